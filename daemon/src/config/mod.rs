@@ -1,0 +1,126 @@
+//! The configuration: types in which nonsense cannot be written.
+//!
+//! `file` mirrors the TOML, `grammar` reads the words in it, `check` turns the mirror into a [`Config`] and collects
+//! every problem on the way.
+
+use std::fmt;
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::time::Duration;
+
+/// What the daemon was told to hold: the tunnels, in the order of the file.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Config {
+    /// The file it was read from.
+    pub path: PathBuf,
+    /// The tunnels; their names and local addresses are distinct.
+    pub tunnels: Vec<TunnelSpec>,
+}
+
+/// A tunnel as configured. Two equal specs are the same tunnel: a reload leaves it alone.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct TunnelSpec {
+    /// Its name.
+    pub name: TunnelName,
+    /// Where local clients connect.
+    pub listen: Listen,
+    /// What they finally reach.
+    pub target: Target,
+    /// How.
+    pub route: Route,
+    /// With whose credentials, and where.
+    pub account: AccountSpec,
+    /// Whether it is wanted up when the daemon starts.
+    pub autostart: bool,
+    /// How long a new connection waits for a link.
+    pub hold: Duration,
+    /// How long, on routes without half-close, a client's FIN is held back after the far end's last byte.
+    pub half_close_grace: Duration,
+}
+
+/// The name of a tunnel: 1 to 63 of `a-z A-Z 0-9 . _ -`, beginning with a letter or digit.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct TunnelName(pub(in crate::config) String);
+
+/// A local address.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Listen {
+    /// One or two TCP addresses (a bare port listens on 127.0.0.1 and ::1).
+    Tcp(Vec<SocketAddr>),
+    /// A Unix socket.
+    Unix(PathBuf),
+}
+
+/// The host and port that bytes finally reach, as a person names it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Target {
+    /// An RDS instance or Aurora cluster; host and port come from AWS.
+    Rds {
+        /// Its identifier.
+        id: String,
+    },
+    /// A port of an instance.
+    Ec2 {
+        /// The instance.
+        instance: Instance,
+        /// The port.
+        port: u16,
+    },
+    /// A host by name or address, seen from where the route ends.
+    Host {
+        /// Name or address, without brackets.
+        host: String,
+        /// The port.
+        port: u16,
+    },
+}
+
+/// An instance, as a person names it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Instance {
+    /// `i-…` or `mi-…`.
+    Id(String),
+    /// `tag:KEY=VALUE`.
+    Tag {
+        /// The tag's key.
+        key: String,
+        /// The tag's value.
+        value: String,
+    },
+    /// The value of the tag `Name`.
+    Name(String),
+}
+
+/// How to get to the target.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Route {
+    /// From this machine.
+    Direct,
+    /// Through the SSM agent of an instance.
+    Ssm {
+        /// The instance; `None` goes straight to the target instance.
+        via: Option<Instance>,
+    },
+}
+
+/// The profile and region that a tunnel's AWS calls use. `None` leaves it to the environment and profile.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, Default)]
+pub struct AccountSpec {
+    /// A profile of `~/.aws/config`.
+    pub profile: Option<String>,
+    /// A region's name.
+    pub region: Option<String>,
+}
+
+impl TunnelName {
+    /// Returns the name as text.
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+impl fmt::Display for TunnelName {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}

@@ -1,0 +1,117 @@
+//! Transports: code that follows a route. A `Transport` makes a `Link`, a `Link` opens `Stream`s.
+//!
+//! ```text
+//!   supervisor ──connect()──► Transport ──► Arc<dyn Link>
+//!   proxy      ──open()─────────────────────► Link ──► Box<dyn Stream>
+//! ```
+//!
+//! Nothing here knows tunnels or status. How a link is shows in `Link::health`; that it ended, in `Link::closed`.
+//! A stream that ends abnormally yields an `io::Error` that wraps a [`Failure`]: see [`failure_of`].
+
+mod direct;
+mod ssm;
+mod websocket;
+
+use std::io;
+use std::sync::Arc;
+use std::time::Duration;
+
+use async_trait::async_trait;
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::sync::watch;
+use tokio::time::Instant;
+
+use crate::aws::Aws;
+use crate::config::{Route, TunnelSpec};
+use crate::failure::Failure;
+
+/// A route to one target. Holds nothing open.
+#[async_trait]
+pub trait Transport: Send + Sync {
+    /// Establishes a link; called again after every loss. Dropping the future aborts the attempt.
+    async fn connect(&self) -> Result<Arc<dyn Link>, Failure>;
+}
+
+/// A live path to the target, over which byte streams are opened.
+#[async_trait]
+pub trait Link: Send + Sync {
+    /// Opens one stream: the far end of one accepted connection.
+    async fn open(&self) -> Result<Box<dyn Stream>, Failure>;
+    /// Resolves, with the reason, once no more streams can be opened.
+    async fn closed(&self) -> Arc<Failure>;
+    /// Tells the far side goodbye. Open streams end.
+    async fn close(&self);
+    /// How the link is, latest value.
+    fn health(&self) -> watch::Receiver<Health>;
+    /// Asks the far end for a sign of life now; the answer shows in `health` or `closed`.
+    fn probe(&self);
+}
+
+/// One byte pipe on a link, serving one accepted connection.
+///
+/// `shutdown` tells the far end that no more bytes come, as far as the route can say so; dropping the stream ends both
+/// directions at once.
+pub trait Stream: AsyncRead + AsyncWrite + Send + Unpin {}
+
+impl<S: AsyncRead + AsyncWrite + Send + Unpin> Stream for S {}
+
+/// How a link is.
+#[derive(Debug, Clone)]
+pub struct Health {
+    /// `None` while the link is well.
+    pub impaired: Option<Impaired>,
+    /// What is known of the far end.
+    pub details: LinkDetails,
+}
+
+/// Why, and since when, a link does not carry bytes although its streams live.
+#[derive(Debug, Clone)]
+pub struct Impaired {
+    /// When it began.
+    pub since: Instant,
+    /// What happened.
+    pub cause: Arc<Failure>,
+}
+
+/// What a link knows of its far end, for status.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct LinkDetails {
+    /// The instance that carries the link, by name and id; empty for direct.
+    pub via: String,
+    /// The host bytes finally reach.
+    pub target_host: String,
+    /// The port bytes finally reach.
+    pub target_port: u16,
+    /// AWS sessions that make up the link.
+    pub sessions: u32,
+    /// Version of the SSM agent, empty where there is none.
+    pub agent_version: String,
+    /// Engine of the database, empty where unknown.
+    pub engine: String,
+}
+
+/// Builds the transport that follows a tunnel's route to its target.
+pub fn build(spec: &TunnelSpec, aws: &Arc<Aws>) -> Arc<dyn Transport> {
+    match &spec.route {
+        Route::Direct => Arc::new(direct::Direct::new(spec, Arc::clone(aws))),
+        Route::Ssm { via } => Arc::new(ssm::Ssm::new(spec, via.clone(), Arc::clone(aws))),
+    }
+}
+
+/// Returns the failure that an error of a stream carries, if it carries one.
+pub fn failure_of(error: &io::Error) -> Option<&Arc<Failure>> {
+    error.get_ref()?.downcast_ref::<StreamFailure>().map(|wrapped| &wrapped.0)
+}
+
+/// Wraps a failure so that it can travel through `AsyncRead` and `AsyncWrite`.
+pub(crate) fn io_error(failure: &Arc<Failure>) -> io::Error {
+    io::Error::new(io::ErrorKind::ConnectionReset, StreamFailure(Arc::clone(failure)))
+}
+
+#[derive(Debug, thiserror::Error)]
+#[error("{0}")]
+struct StreamFailure(Arc<Failure>);
+
+/// The longest a TCP connection may take to be made, to AWS or to a target: a little more than the 3 SYN
+/// retransmissions of Linux (1 + 2 + 4 s) need.
+pub(crate) const TCP_CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
