@@ -91,10 +91,11 @@ impl<'a> Settling<'a> {
         let tunnels = client.up(names).await?;
         let clock = Clock::read();
         for tunnel in &tunnels {
+            let untouched = |earlier: &&Tunnel| earlier.name == tunnel.name && earlier.state == tunnel.state;
             let up_since = before
                 .iter()
-                .find(|earlier| earlier.name == tunnel.name && matches!(earlier.state, Some(State::Up(_))))
-                .filter(|earlier| earlier.since == tunnel.since)
+                .find(untouched)
+                .filter(|earlier| matches!(earlier.state, Some(State::Up(_))))
                 .and_then(|earlier| clock.age(earlier.since.as_ref()?));
             let generation = tunnel.generation;
             self.pending.push(Pending {

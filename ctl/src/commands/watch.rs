@@ -2,6 +2,7 @@
 
 use std::collections::HashMap;
 
+use tokio::signal::unix::{SignalKind, signal};
 use tunneld_proto::v1::{Tunnel, WatchResponse};
 
 use crate::client::Client;
@@ -18,6 +19,8 @@ use crate::tunnel;
 /// A glob also catches tunnels that a reload adds. Ends quietly on an interrupt, and when the reader leaves.
 pub(super) async fn run(names: &[String], client: &mut Client, output: &Output) -> Result<Exit, Error> {
     let selection = Selection::of(names)?;
+    let mut interrupts = signal(SignalKind::interrupt())
+        .map_err(|error| Error::failed("cannot listen for interrupts").because(error.to_string()))?;
     let mut changes = client.watch().await?;
     selection.pick(&changes.present)?;
     let present = WatchResponse {
@@ -30,17 +33,12 @@ pub(super) async fn run(names: &[String], client: &mut Client, output: &Output) 
         seen: HashMap::new(),
     };
     journal.record(present)?;
-    let interrupted = tokio::signal::ctrl_c();
     let reader_left = output.reader_left();
-    tokio::pin!(interrupted, reader_left);
+    tokio::pin!(reader_left);
     loop {
         tokio::select! {
             change = changes.next() => journal.record(change?)?,
-            caught = &mut interrupted => {
-                return caught
-                    .map(|()| Exit::Ok)
-                    .map_err(|error| Error::failed("cannot wait for an interrupt").because(error.to_string()));
-            }
+            _ = interrupts.recv() => return Ok(Exit::Ok),
             () = &mut reader_left => return Ok(Exit::Ok),
         }
     }
