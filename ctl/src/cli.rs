@@ -22,16 +22,21 @@ Exit codes: 0 ok · 1 failed · 2 usage, or problems in the configuration · 3 n
             4 a person must act (log in, free a port, fix the configuration) · 5 timed out
 With several names the highest code wins.
 
-With --json the answer is one JSON object per line; fields are only ever added while `schema` is 1:
-  up, down, restart, watch   {\"schema\":1,\"name\",\"state\",\"local\":[…],\"target\":{\"spec\",\"host\",\"port\",\"engine\"},
-                              \"route\",\"since\",\"attempt\",\"retry_at\",\"cause\":{\"reason\",\"chain\":[…],\"hints\":[…]},
-                              \"traffic\":{…},\"last_error\":{\"at\",\"reason\",\"chain\":[…],\"hints\":[…]},
-                              \"link\":{\"via\",\"sessions\",\"agent_version\"},\"history\":[{\"at\",\"state\",\"reason\"}]}
-  status                     {\"schema\":1,\"tunnels\":[…]}, each as above without `schema`
-  reload                     {\"schema\":1,\"path\",\"problems\":[{\"path\",\"line\",\"message\",\"hint\"}],\"added\",\"changed\",\"removed\"}
-  version                    {\"schema\":1,\"tunnelctl\",\"tunneld\":{\"version\",\"pid\",\"started\",\"config\",\"socket\"}}
-What is unknown is null; times are RFC 3339 in UTC. A tunnel's `state` is one of down, idle, connecting, up, waiting,
-blocked; `watch` also says removed, with nothing but the name.";
+With --json the answer is one JSON object per line. Within `schema` 1 fields are only ever added.
+  status   {\"schema\":1,\"tunnels\":[TUNNEL…]}
+  up, down, restart, watch: a TUNNEL with \"schema\":1, for each that settled or changed
+  reload   {\"schema\":1,\"path\",\"added\",\"changed\",\"removed\",
+            \"problems\":[{\"path\",\"line\",\"message\",\"hint\"}]}
+  version  {\"schema\":1,\"tunnelctl\",
+            \"tunneld\":{\"version\",\"pid\",\"started\",\"config\",\"socket\"}}
+  TUNNEL   {\"name\",\"state\",\"local\":[…],\"target\":{\"spec\",\"host\",\"port\",\"engine\"},
+            \"route\",\"since\",\"attempt\",\"retry_at\",\"cause\":{\"reason\",\"chain\",\"hints\"},
+            \"traffic\":{\"connections\",\"connections_total\",\"connections_failed\",
+            \"bytes_in\",\"bytes_out\",\"held\",\"links_lost\"},
+            \"last_error\":{\"at\",\"reason\",\"chain\",\"hints\"},
+            \"link\":{\"via\",\"sessions\",\"agent_version\"},\"history\":[{\"at\",\"state\",\"reason\"}]}
+What is unknown is null; times are RFC 3339 in UTC. `state` is one of down, idle, connecting, up,
+waiting and blocked; of a tunnel that a reload removed, `watch` says removed and the name alone.";
 
 /// Bring tunnels to AWS up and down, and see how they are
 #[derive(Debug, Parser)]
