@@ -6,11 +6,12 @@ use std::io::{self, Read};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use toml::Spanned;
+
 use super::file::{File, Settings, Tunnel};
-use super::grammar::{duration, mode, profile, region};
 use super::listen::Claims;
 use super::problem::{Findings, Problem, Problems, Refusal, shown};
-use super::{AccountSpec, Config, Listen, Route, Target, TunnelName, TunnelSpec};
+use super::{AccountSpec, Config, Listen, Route, Target, TunnelName, TunnelSpec, grammar};
 
 /// How long a connection waits for a link unless told otherwise: long enough for a resumed session and for most
 /// reconnects, short enough that a person still waits with it.
@@ -77,9 +78,7 @@ impl Check<'_> {
             if !allow_remote {
                 findings.accept(text, refuse_remote(&listen));
             }
-            if let Some(name) = &name {
-                findings.accept(text, self.claims.claim(name, &listen));
-            }
+            findings.accept(text, self.claims.claim(&shown(written.name.get_ref()), &listen));
             Some(listen)
         });
         let target = written.target.as_ref();
@@ -92,10 +91,9 @@ impl Check<'_> {
             Some(route)
         });
         if let Some(text) = &written.mode {
-            findings.accept(text, mode(text.get_ref()));
+            findings.accept(text, grammar::mode(text.get_ref()));
         }
-        let own = Checked::of(&written.settings, findings);
-        let (own, defaults) = (own, &self.defaults);
+        let (own, defaults) = (Checked::of(&written.settings, findings), &self.defaults);
 
         Some(TunnelSpec {
             name: name?,
@@ -129,29 +127,26 @@ struct Checked {
 
 impl Checked {
     fn of(written: &Settings, findings: &mut Findings<'_>) -> Self {
-        let hold = Duration::ZERO..=LONGEST_HOLD;
-        let grace = SHORTEST_HALF_CLOSE_GRACE..=LONGEST_HALF_CLOSE_GRACE;
-        let Settings {
-            profile: own_profile,
-            region: own_region,
-            hold: own_hold,
-            half_close_grace: own_grace,
-        } = written;
+        let hold = |text: &str| grammar::duration("hold", text, &(Duration::ZERO..=LONGEST_HOLD));
+        let half_close_grace = |text: &str| {
+            let range = SHORTEST_HALF_CLOSE_GRACE..=LONGEST_HALF_CLOSE_GRACE;
+            grammar::duration("half_close_grace", text, &range)
+        };
         Self {
-            profile: own_profile
-                .as_ref()
-                .and_then(|text| findings.accept(text, profile(text.get_ref()))),
-            region: own_region
-                .as_ref()
-                .and_then(|text| findings.accept(text, region(text.get_ref()))),
-            hold: own_hold
-                .as_ref()
-                .and_then(|text| findings.accept(text, duration("hold", text.get_ref(), &hold))),
-            half_close_grace: own_grace
-                .as_ref()
-                .and_then(|text| findings.accept(text, duration("half_close_grace", text.get_ref(), &grace))),
+            profile: read_setting(written.profile.as_ref(), grammar::profile, findings),
+            region: read_setting(written.region.as_ref(), grammar::region, findings),
+            hold: read_setting(written.hold.as_ref(), hold, findings),
+            half_close_grace: read_setting(written.half_close_grace.as_ref(), half_close_grace, findings),
         }
     }
+}
+
+fn read_setting<T>(
+    written: Option<&Spanned<String>>,
+    read: impl FnOnce(&str) -> Result<T, Refusal>,
+    findings: &mut Findings<'_>,
+) -> Option<T> {
+    written.and_then(|text| findings.accept(text, read(text.get_ref())))
 }
 
 fn refuse_remote(listen: &Listen) -> Result<(), Refusal> {

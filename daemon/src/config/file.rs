@@ -12,7 +12,7 @@ use super::grammar::{ROUTE_FORMS, TARGET_FORMS};
 use super::listen::LISTEN_FORMS;
 use super::problem::{Findings, Refusal, quoted, shown};
 use super::section::{Key, Section, as_text};
-use super::syntax::note_broken_lines;
+use super::syntax::{note_broken_lines, past_dead_ends};
 
 /// A configuration file. What could not be read is absent here and noted in the findings.
 #[derive(Debug, Default)]
@@ -58,6 +58,7 @@ pub(super) enum WrittenRoute {
 impl File {
     /// Reads the file, noting whatever has not the shape of a configuration.
     pub(super) fn read(text: &str, findings: &mut Findings<'_>) -> Self {
+        let text = &*past_dead_ends(text, findings);
         let (table, errors) = DeTable::parse_recoverable(text);
         if !note_broken_lines(text, &errors, findings) {
             return Self::default();
@@ -120,7 +121,7 @@ const TUNNELS: Key = Key::new("tunnels", "[tunnels.NAME]");
 const LISTEN: Key = Key::new("listen", LISTEN_FORMS);
 const TARGET: Key = Key::new("target", TARGET_FORMS);
 const ROUTE: Key = Key::new("route", ROUTE_FORMS);
-const ROUTES: Key = Key::new("routes", ROUTE_FORMS);
+const ROUTES: &str = "routes";
 const SSM: Key = Key::new("ssm", r#"route = { ssm = "INSTANCE" }"#);
 const PROFILE: Key = Key::new("profile", r#"profile = "prod""#);
 const REGION: Key = Key::new("region", r#"region = "eu-central-1""#);
@@ -169,7 +170,7 @@ impl Section<'_, '_, '_> {
 
     fn route(&mut self) -> Option<Spanned<WrittenRoute>> {
         let present = self.table.contains_key(ROUTE.name);
-        if let Some(routes) = self.take(ROUTES.name) {
+        if let Some(routes) = self.table.remove(ROUTES) {
             let message = if present {
                 format!(
                     "`route` and `routes` are both {}: a tunnel has one of them",
@@ -179,7 +180,7 @@ impl Section<'_, '_, '_> {
                 "this version cannot choose among `routes`, only follow one `route`".to_owned()
             };
             self.findings
-                .push(routes.span().start, Refusal::new(message).instead(ROUTES.example));
+                .push(routes.span().start, Refusal::new(message).instead(ROUTE_FORMS));
         } else if !present {
             self.missing(&ROUTE);
         }
@@ -204,10 +205,10 @@ impl Section<'_, '_, '_> {
     fn route_table(&mut self) -> Option<WrittenRoute> {
         let later: Vec<_> = LATER_ROUTES
             .into_iter()
-            .filter(|key| self.take(key).is_some())
+            .filter(|key| self.table.remove(*key).is_some())
             .collect();
         if let Some(key) = later.first() {
-            self.take(SSM.name);
+            self.table.remove(SSM.name);
             return Some(WrittenRoute::Later(key));
         }
         self.required(&SSM, Self::text)

@@ -334,7 +334,10 @@ pub(super) fn duration(key: &str, text: &str, range: &RangeInclusive<Duration>) 
 pub(super) fn mode(text: &str) -> Result<(), Refusal> {
     let message = match text {
         "always" => return Ok(()),
-        "on-demand" => "this version cannot connect on demand".to_owned(),
+        "on-demand" => {
+            "this version has no `mode = \"on-demand\"`: a tunnel is connected for as long as it is up"
+                .to_owned()
+        }
         _ => format!("unknown mode {}", quoted(text)),
     };
     Err(Refusal::new(message).instead(r#"mode = "always""#))

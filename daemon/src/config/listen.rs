@@ -11,9 +11,9 @@ use std::fmt;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::path::{Path, PathBuf};
 
+use super::Listen;
 use super::grammar::{port, split_port};
 use super::problem::{Refusal, quoted, shown};
-use super::{Listen, TunnelName};
 
 /// What a local address may look like, for hints.
 pub(super) const LISTEN_FORMS: &str = r#"listen = 15432, "127.0.0.1:15432", "[::1]:15432" or "unix:/PATH""#;
@@ -77,7 +77,7 @@ fn not_an_address(text: &str) -> Refusal {
             .instead("listen = 15432");
     }
     let refusal = Refusal::new(format!(
-        "{} is not a local address with a port (1 to 65535)",
+        "{} is not an address with a port (1 to 65535)",
         quoted(text)
     ));
     match split_port(text) {
@@ -116,22 +116,25 @@ fn unix(written: &str, home: Option<&Path>) -> Result<PathBuf, Refusal> {
     Ok(path)
 }
 
-/// The local addresses that tunnels of the file have taken so far.
+/// The local addresses that tunnels of the file have taken so far, with the names as they can be shown.
 #[derive(Debug, Default)]
 pub(super) struct Claims {
-    ports: HashMap<u16, Vec<(SocketAddr, TunnelName)>>,
-    sockets: HashMap<PathBuf, TunnelName>,
+    ports: HashMap<u16, Vec<(SocketAddr, String)>>,
+    sockets: HashMap<PathBuf, String>,
 }
 
 impl Claims {
     /// Takes the addresses for a tunnel, or tells which tunnel of the file has one of them already.
-    pub(super) fn claim(&mut self, name: &TunnelName, listen: &Listen) -> Result<(), Refusal> {
+    pub(super) fn claim(&mut self, name: &str, listen: &Listen) -> Result<(), Refusal> {
         let taken = match listen {
             Listen::Tcp(addresses) => addresses
                 .iter()
                 .find_map(|address| self.taken(*address))
                 .map(|(at, owner)| (at.to_string(), owner)),
-            Listen::Unix(path) => self.sockets.get(path).map(|owner| (listen.to_string(), owner)),
+            Listen::Unix(path) => self
+                .sockets
+                .get(path)
+                .map(|owner| (listen.to_string(), owner.as_str())),
         };
         if let Some((address, owner)) = taken {
             return Err(
@@ -145,26 +148,26 @@ impl Claims {
                     self.ports
                         .entry(address.port())
                         .or_default()
-                        .push((*address, name.clone()));
+                        .push((*address, name.to_owned()));
                 }
             }
             Listen::Unix(path) => {
-                self.sockets.insert(path.clone(), name.clone());
+                self.sockets.insert(path.clone(), name.to_owned());
             }
         }
         Ok(())
     }
 
     /// Returns who has an address already, and at which address the two meet.
-    fn taken(&self, address: SocketAddr) -> Option<(SocketAddr, &TunnelName)> {
+    fn taken(&self, address: SocketAddr) -> Option<(SocketAddr, &str)> {
         self.ports
             .get(&address.port())?
             .iter()
             .find_map(|(other, owner)| {
                 if *other == address || covers(*other, address) {
-                    return Some((address, owner));
+                    return Some((address, owner.as_str()));
                 }
-                covers(address, *other).then_some((*other, owner))
+                covers(address, *other).then_some((*other, owner.as_str()))
             })
     }
 }

@@ -131,9 +131,8 @@ impl<'a> Findings<'a> {
     /// Notes a problem at a byte of the file. A line that is not TOML has had its problem: what was made of the rest
     /// of it is a guess, and not worth a second one.
     pub(super) fn push(&mut self, at: usize, refusal: Refusal) {
-        let line = self.line(at);
-        if !self.broken_lines.contains(&line) {
-            self.problems.push(refusal.at(self.path, Some(line)));
+        if !self.is_broken(at) {
+            self.problems.push(refusal.at(self.path, Some(self.line(at))));
         }
     }
 
@@ -141,6 +140,11 @@ impl<'a> Findings<'a> {
     pub(super) fn push_broken(&mut self, at: usize, refusal: Refusal) {
         self.push(at, refusal);
         self.broken_lines.insert(self.line(at));
+    }
+
+    /// Whether the line at a byte of the file is known not to be TOML.
+    pub(super) fn is_broken(&self, at: usize) -> bool {
+        self.broken_lines.contains(&self.line(at))
     }
 
     /// Whether some line is not TOML: then what seems to be missing may only be unread.
@@ -190,6 +194,9 @@ pub(super) fn shown(text: &str) -> String {
 
 /// Returns text of the file in backticks, in a form that is safe to print.
 pub(super) fn quoted(text: &str) -> String {
+    if text.is_empty() {
+        return "`\"\"`".to_owned();
+    }
     format!("`{}`", shown(text))
 }
 

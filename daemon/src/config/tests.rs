@@ -321,7 +321,6 @@ fn two_tunnels_cannot_have_one_local_address() {
     }
 }
 
-/// Each line in a tunnel that is otherwise sound, and what is said of it.
 #[test]
 fn a_bad_value_is_answered_with_a_good_one() {
     const SOUND: [(&str, &str); 3] = [
@@ -329,20 +328,29 @@ fn a_bad_value_is_answered_with_a_good_one() {
         ("target", "\"db:5432\""),
         ("route", "\"direct\""),
     ];
-    for (key, value, expected) in BAD_VALUES {
-        let mut text = format!("[tunnels.a]\n{key} = {value}\n");
-        for (other, sound) in SOUND.iter().filter(|(other, _)| other != key) {
+    for block in include_str!("bad_values.txt").split("\n\n") {
+        let (line, expected) = block
+            .trim_end()
+            .split_once('\n')
+            .expect("a line, and what is said of it");
+        let key = line.split([' ', '.']).next();
+        let mut text = format!("[tunnels.a]\n{line}\n");
+        for (other, sound) in SOUND.iter().filter(|(other, _)| Some(*other) != key) {
             writeln!(text, "{other} = {sound}").unwrap();
         }
-        assert_eq!(
-            told(&text),
-            format!("2: {expected}\n1 problem"),
-            "{key} = {value}"
-        );
+        assert_eq!(told(&text), format!("2: {expected}\n1 problem"), "{line}");
     }
 }
 
-const BAD_VALUES: &[(&str, &str, &str)] = &[];
+#[test]
+fn a_file_that_is_hardly_toml_is_answered_line_by_line() {
+    for block in include_str!("bad_files.txt").split("\n---\n") {
+        let (text, expected) = block
+            .split_once("\n>>>\n")
+            .expect("a file, and what is said of it");
+        assert_eq!(told(text), expected.trim_end(), "{text}");
+    }
+}
 
 #[test]
 fn everything_wrong_is_told_at_once_in_the_order_of_the_lines() {
@@ -352,7 +360,7 @@ proflie = "dev"
 hold = "1h"
 
 [tunnels."bad name"]
-listen = 15432
+listen = 15433
 target = "rds:prod-db"
 route = "ssm"
 
@@ -370,7 +378,30 @@ mode = "on-demand"
 [tunnel.d]
 listen = 1
 "#;
-    assert_eq!(told(text), "");
+    let expected = r#"3: unknown key `proflie` in `[defaults]`: did you mean `profile`?
+4: `hold = "1h"` is too long
+  use: hold = "10m" or less
+6: `bad name` cannot be the name of a tunnel
+  use: 1 to 63 of a-z A-Z 0-9 . _ - with a letter or digit first
+9: `route = "ssm"` ends at an instance, and `rds:prod-db` is none
+  use: route = { ssm = "INSTANCE" }, an instance that can reach it
+12: tunnels `bad name` and `b` both listen on 127.0.0.1:15433
+  use: another `listen` for one of them
+13: unknown key `port` in `[tunnels.b]`
+  use: one of `listen`, `target`, `route`, `mode`, `autostart`, `allow_remote`, `profile`, `region`, `hold`, `half_close_grace`
+14: `db:0` does not end in a port (1 to 65535)
+  use: target = "rds:ID", "ec2:INSTANCE:PORT" or "HOST:PORT"
+15: `hold = 3o` lacks the quotes around text
+  use: hold = "3o"
+18: tunnels `bad name` and `c` both listen on 127.0.0.1:15433
+  use: another `listen` for one of them
+19: this version cannot follow a route by `eice`, only by `ssm` or `direct`
+  use: route = "ssm", route = { ssm = "INSTANCE" } or route = "direct"
+20: this version has no `mode = "on-demand"`: a tunnel is connected for as long as it is up
+  use: mode = "always"
+22: unknown key `tunnel` at the top of the file: did you mean `tunnels`?
+12 problems"#;
+    assert_eq!(told(text), expected);
 }
 
 #[test]
@@ -434,9 +465,19 @@ fn a_file_that_is_no_configuration_is_refused_in_words() {
 
 #[test]
 fn the_default_file_is_tunnelds_own() {
-    if let Some(path) = default_path() {
-        assert!(path.ends_with("tunneld/config.toml"), "{}", path.display());
-    }
+    let path = default_path().expect("the user of a test has a home");
+    assert!(path.ends_with("tunneld/config.toml"), "{}", path.display());
+}
+
+/// Each of these takes minutes if reading it is quadratic in the length of a line or in the number of problems.
+#[test]
+fn a_large_file_of_nothing_but_problems_is_read_to_its_end() {
+    let count = |text: &str| parse(text).unwrap_err().as_slice().len();
+    assert_eq!(count(&format!("a = [{}]", "x,".repeat(500_000))), 1);
+    assert_eq!(count(&"[tunnels.a]\n".repeat(50_000)), 49_999);
+    assert_eq!(count(&"a=1\n".repeat(200_000)), 200_000);
+    let doubled = format!("[tunnels.a]\nx=1\n[tunnels.a]\n{}", "x=1\n".repeat(200_000));
+    assert_eq!(count(&doubled), 2);
 }
 
 fn instances() -> impl Strategy<Value = Instance> {
