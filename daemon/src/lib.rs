@@ -1,1 +1,4 @@
-//! x
+//! The daemon: everything that runs.
+
+pub mod config;
+pub mod failure;
