@@ -144,8 +144,14 @@ mod tests {
         let id = StreamId(3);
         let mut wire = Header::Psh(id, 5).encode().to_vec();
         wire.extend(b"he");
-        assert_eq!(items(&mut decoder, &wire), [Item::Data(id, Bytes::from_static(b"he"))]);
-        assert_eq!(items(&mut decoder, b"llo"), [Item::Data(id, Bytes::from_static(b"llo"))]);
+        assert_eq!(
+            items(&mut decoder, &wire),
+            [Item::Data(id, Bytes::from_static(b"he"))]
+        );
+        assert_eq!(
+            items(&mut decoder, b"llo"),
+            [Item::Data(id, Bytes::from_static(b"llo"))]
+        );
     }
 
     #[test]
@@ -158,7 +164,10 @@ mod tests {
         let whole = items(&mut Decoder::default(), &wire);
         assert_eq!(whole.len(), 3);
         let mut decoder = Decoder::default();
-        let bytewise: Vec<_> = wire.iter().flat_map(|byte| items(&mut decoder, &[*byte])).collect();
+        let bytewise: Vec<_> = wire
+            .iter()
+            .flat_map(|byte| items(&mut decoder, &[*byte]))
+            .collect();
         assert_eq!(bytewise, whole);
     }
 

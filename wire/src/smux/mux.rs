@@ -128,13 +128,21 @@ impl Mux {
         let number = self.next_id?;
         self.next_id = number.checked_add(2);
         let id = StreamId(number);
-        self.streams.insert(id, Stream { syn: Syn::Due(now + SYN_GRACE), ..Stream::default() });
+        self.streams.insert(
+            id,
+            Stream {
+                syn: Syn::Due(now + SYN_GRACE),
+                ..Stream::default()
+            },
+        );
         Some(id)
     }
 
     /// Queues bytes on a stream. Bytes for a stream that is gone or finished are dropped.
     pub fn write(&mut self, id: StreamId, bytes: Bytes) {
-        let Some(stream) = self.streams.get_mut(&id) else { return };
+        let Some(stream) = self.streams.get_mut(&id) else {
+            return;
+        };
         if bytes.is_empty() || stream.end != End::Open {
             return;
         }
@@ -149,7 +157,9 @@ impl Mux {
 
     /// No more bytes will be written: the stream ends once the far end has, or after the grace time.
     pub fn finish(&mut self, id: StreamId, now: Instant) {
-        let Some(stream) = self.streams.get_mut(&id) else { return };
+        let Some(stream) = self.streams.get_mut(&id) else {
+            return;
+        };
         if stream.end == End::Open {
             stream.end = End::Finishing(now + self.grace);
         }
@@ -157,7 +167,9 @@ impl Mux {
 
     /// Ends a stream in both directions, after what is queued.
     pub fn close(&mut self, id: StreamId) {
-        let Some(stream) = self.streams.get_mut(&id) else { return };
+        let Some(stream) = self.streams.get_mut(&id) else {
+            return;
+        };
         stream.end = End::Closing;
         self.make_ready(id);
     }
@@ -271,7 +283,9 @@ impl Mux {
     }
 
     fn handle_data(&mut self, id: StreamId, piece: Bytes, now: Instant) {
-        let Some(stream) = self.streams.get_mut(&id) else { return };
+        let Some(stream) = self.streams.get_mut(&id) else {
+            return;
+        };
         stream.heard = true;
         if let End::Finishing(at) = &mut stream.end {
             *at = now + self.grace;
@@ -282,16 +296,23 @@ impl Mux {
     }
 
     fn handle_fin(&mut self, id: StreamId) {
-        let Some(stream) = self.streams.get_mut(&id) else { return };
+        let Some(stream) = self.streams.get_mut(&id) else {
+            return;
+        };
         // A stream whose FIN is queued already has nobody left to tell.
         if stream.end != End::Closing {
-            self.events.push_back(Event::Finished { id, silent: !stream.heard });
+            self.events.push_back(Event::Finished {
+                id,
+                silent: !stream.heard,
+            });
         }
         self.reset(id);
     }
 
     fn make_ready(&mut self, id: StreamId) {
-        let Some(stream) = self.streams.get_mut(&id) else { return };
+        let Some(stream) = self.streams.get_mut(&id) else {
+            return;
+        };
         if !stream.queued {
             stream.queued = true;
             self.ready.push_back(id);
@@ -301,7 +322,9 @@ impl Mux {
     /// Writes the SYN, data frame or FIN that a stream is due.
     fn begin_turn(&mut self, id: StreamId, limit: usize, piece: &mut BytesMut) {
         let alone = self.ready.is_empty();
-        let Some(stream) = self.streams.get_mut(&id) else { return };
+        let Some(stream) = self.streams.get_mut(&id) else {
+            return;
+        };
         if stream.syn != Syn::Done {
             stream.syn = Syn::Done;
             piece.put_slice(&Header::Syn(id).encode());
@@ -331,7 +354,9 @@ impl Mux {
 
     /// A frame is through: the stream gets in line again if it has more, or its end, to send.
     fn after_turn(&mut self, id: StreamId) {
-        let Some(stream) = self.streams.get_mut(&id) else { return };
+        let Some(stream) = self.streams.get_mut(&id) else {
+            return;
+        };
         stream.queued = false;
         if !stream.outgoing.is_empty() || stream.end == End::Closing {
             self.make_ready(id);
@@ -340,10 +365,14 @@ impl Mux {
 
     /// Moves up to `length` bytes of a stream into the piece.
     fn take(&mut self, id: StreamId, length: usize, piece: &mut BytesMut) -> usize {
-        let Some(stream) = self.streams.get_mut(&id) else { return 0 };
+        let Some(stream) = self.streams.get_mut(&id) else {
+            return 0;
+        };
         let mut missing = length;
         while missing > 0 {
-            let Some(front) = stream.outgoing.front_mut() else { break };
+            let Some(front) = stream.outgoing.front_mut() else {
+                break;
+            };
             let part = front.split_to(missing.min(front.len()));
             if front.is_empty() {
                 stream.outgoing.pop_front();
@@ -356,8 +385,13 @@ impl Mux {
 
     /// Drops what a stream has not sent, except what the frame under way has promised.
     fn drop_queued(&mut self, id: StreamId) {
-        let Some(stream) = self.streams.get_mut(&id) else { return };
-        let mut promised = self.current.filter(|(current, _)| *current == id).map_or(0, |(_, length)| length);
+        let Some(stream) = self.streams.get_mut(&id) else {
+            return;
+        };
+        let mut promised = self
+            .current
+            .filter(|(current, _)| *current == id)
+            .map_or(0, |(_, length)| length);
         stream.outgoing.retain_mut(|bytes| {
             bytes.truncate(promised);
             promised -= bytes.len();

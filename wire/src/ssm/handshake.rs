@@ -88,7 +88,9 @@ pub(crate) fn answer(request: &[u8]) -> Result<(Bytes, Result<Offer, HandshakeEr
     let offer = match (refusal, type_of_session) {
         (Some(refusal), _) => Err(refusal),
         (None, Some(true)) => offer(request.agent_version),
-        (None, Some(false)) => Err(HandshakeError::NotPort("Port without LocalPortForwarding".to_owned())),
+        (None, Some(false)) => Err(HandshakeError::NotPort(
+            "Port without LocalPortForwarding".to_owned(),
+        )),
         (None, None) => Err(HandshakeError::Malformed("no session type is named".to_owned())),
     };
     Ok((response, offer))
@@ -96,11 +98,16 @@ pub(crate) fn answer(request: &[u8]) -> Result<(Bytes, Result<Offer, HandshakeEr
 
 /// Returns whether a session type is the one that forwards ports; another type is an error.
 fn port_type(parameters: &Value) -> Result<bool, HandshakeError> {
-    let name = parameters.get("SessionType").and_then(Value::as_str).unwrap_or_default();
+    let name = parameters
+        .get("SessionType")
+        .and_then(Value::as_str)
+        .unwrap_or_default();
     if name != "Port" {
         return Err(HandshakeError::NotPort(name.to_owned()));
     }
-    let forwarding = parameters.get("Properties").and_then(|properties| properties.get("type"));
+    let forwarding = parameters
+        .get("Properties")
+        .and_then(|properties| properties.get("type"));
     Ok(forwarding.and_then(Value::as_str) == Some("LocalPortForwarding"))
 }
 
@@ -134,7 +141,10 @@ pub(crate) fn judge(response: &[u8]) -> Result<(), HandshakeError> {
         serde_json::from_slice(response).map_err(|error| HandshakeError::Malformed(error.to_string()))?;
     for action in response.processed_client_actions {
         if action.action_status != 1 {
-            return Err(HandshakeError::Refused { action: action.action_type, error: action.error });
+            return Err(HandshakeError::Refused {
+                action: action.action_type,
+                error: action.error,
+            });
         }
     }
     let version = Version::parse(&response.client_version);

@@ -168,7 +168,10 @@ impl Message {
         let flags = fields.u64().ok_or_else(missing)?;
         let low = fields.u64().ok_or_else(missing)?;
         let high = fields.u64().ok_or_else(missing)?;
-        let digest = fields.take(32).and_then(|bytes| bytes.try_into().ok()).ok_or_else(missing)?;
+        let digest = fields
+            .take(32)
+            .and_then(|bytes| bytes.try_into().ok())
+            .ok_or_else(missing)?;
         let payload_type = match header_length >= HEADER_LENGTH {
             true => PayloadType::from_number(fields.u32().ok_or_else(missing)?),
             false => PayloadType::Undefined,
@@ -183,7 +186,16 @@ impl Message {
         let sequence = u64::try_from(sequence).map_err(|_| Malformed::Sequence(sequence))?;
         let payload = frame.slice(payload_start..);
         let id = Uuid::from_u64_pair(high, low);
-        Ok(Self { kind, created, sequence, flags, id, digest, payload_type, payload })
+        Ok(Self {
+            kind,
+            created,
+            sequence,
+            flags,
+            id,
+            digest,
+            payload_type,
+            payload,
+        })
     }
 
     /// Checks the digest as the official client does: of every frame with a payload, except the two publication

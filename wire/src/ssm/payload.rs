@@ -115,7 +115,11 @@ pub struct ChannelClosed {
 /// Returns the reason that a `channel_closed` gives. Whatever else is wrong with the body, the session has ended.
 pub fn closing_words(payload: &[u8]) -> String {
     let body: Value = serde_json::from_slice(payload).unwrap_or_default();
-    body.get("Output").and_then(Value::as_str).unwrap_or_default().trim().to_owned()
+    body.get("Output")
+        .and_then(Value::as_str)
+        .unwrap_or_default()
+        .trim()
+        .to_owned()
 }
 
 /// Writes a body as compact JSON.
