@@ -14,6 +14,7 @@
 
 mod frame;
 mod mux;
+mod stream;
 
 pub use frame::{Decoder, Header, Item, ProtocolError, StreamId};
 pub use mux::{Event, Framing, Mux, Side};

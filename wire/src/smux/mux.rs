@@ -20,6 +20,7 @@ use std::time::{Duration, Instant};
 use bytes::{BufMut, Bytes, BytesMut};
 
 use super::frame::{Decoder, HEADER_LENGTH, Header, Item, LONGEST_PAYLOAD, ProtocolError, StreamId};
+use super::stream::{End, Stream, Syn};
 
 /// The most of one stream that goes into a piece while other streams wait: a quarter of the largest piece.
 const TURN: usize = 4_096;
@@ -79,34 +80,6 @@ pub struct Mux {
     events: VecDeque<Event>,
 }
 
-#[derive(Debug, Default)]
-struct Stream {
-    outgoing: VecDeque<Bytes>,
-    queued: bool,
-    syn: Syn,
-    end: End,
-    heard: bool,
-}
-
-#[derive(Debug, Default, PartialEq, Eq)]
-enum Syn {
-    /// Sent, or not ours to send.
-    #[default]
-    Done,
-    /// To be sent with the first bytes, or then.
-    Due(Instant),
-}
-
-#[derive(Debug, Default, PartialEq, Eq)]
-enum End {
-    #[default]
-    Open,
-    /// Everything was written; the FIN is due then, unless more is heard before.
-    Finishing(Instant),
-    /// The FIN is to be sent as soon as what is queued has been.
-    Closing,
-}
-
 impl Mux {
     /// A mux without streams. `grace` is how long a FIN is held back after the far end's last byte.
     pub fn new(side: Side, framing: Framing, grace: Duration) -> Self {
@@ -128,13 +101,7 @@ impl Mux {
         let number = self.next_id?;
         self.next_id = number.checked_add(2);
         let id = StreamId(number);
-        self.streams.insert(
-            id,
-            Stream {
-                syn: Syn::Due(now + SYN_GRACE),
-                ..Stream::default()
-            },
-        );
+        self.streams.insert(id, Stream::with_syn_due(now + SYN_GRACE));
         Some(id)
     }
 
@@ -146,13 +113,13 @@ impl Mux {
         if bytes.is_empty() || stream.end != End::Open {
             return;
         }
-        stream.outgoing.push_back(bytes);
+        stream.push(bytes);
         self.make_ready(id);
     }
 
     /// Returns how many writes of a stream have not wholly left it.
     pub fn pending_writes(&self, id: StreamId) -> usize {
-        self.streams.get(&id).map_or(0, |stream| stream.outgoing.len())
+        self.streams.get(&id).map_or(0, Stream::pending_writes)
     }
 
     /// No more bytes will be written: the stream ends once the far end has, or after the grace time.
@@ -243,7 +210,9 @@ impl Mux {
         let mut piece = BytesMut::with_capacity(limit);
         while piece.len() < limit {
             if let Some((id, missing)) = self.current.take() {
-                let sent = self.take(id, missing.min(limit - piece.len()), &mut piece);
+                let room = limit - piece.len();
+                let stream = self.streams.get_mut(&id);
+                let sent = stream.map_or(0, |stream| stream.move_into(&mut piece, missing.min(room)));
                 if sent < missing && sent > 0 {
                     self.current = Some((id, missing - sent));
                 } else {
@@ -333,7 +302,7 @@ impl Mux {
                 return;
             }
         }
-        let waiting: usize = stream.outgoing.iter().map(Bytes::len).sum();
+        let waiting = stream.waiting();
         if waiting == 0 {
             stream.queued = false;
             if stream.end == End::Closing {
@@ -358,29 +327,9 @@ impl Mux {
             return;
         };
         stream.queued = false;
-        if !stream.outgoing.is_empty() || stream.end == End::Closing {
+        if stream.waiting() > 0 || stream.end == End::Closing {
             self.make_ready(id);
         }
-    }
-
-    /// Moves up to `length` bytes of a stream into the piece.
-    fn take(&mut self, id: StreamId, length: usize, piece: &mut BytesMut) -> usize {
-        let Some(stream) = self.streams.get_mut(&id) else {
-            return 0;
-        };
-        let mut missing = length;
-        while missing > 0 {
-            let Some(front) = stream.outgoing.front_mut() else {
-                break;
-            };
-            let part = front.split_to(missing.min(front.len()));
-            if front.is_empty() {
-                stream.outgoing.pop_front();
-            }
-            missing -= part.len();
-            piece.put_slice(&part);
-        }
-        length - missing
     }
 
     /// Drops what a stream has not sent, except what the frame under way has promised.
@@ -388,14 +337,10 @@ impl Mux {
         let Some(stream) = self.streams.get_mut(&id) else {
             return;
         };
-        let mut promised = self
+        let promised = self
             .current
             .filter(|(current, _)| *current == id)
             .map_or(0, |(_, length)| length);
-        stream.outgoing.retain_mut(|bytes| {
-            bytes.truncate(promised);
-            promised -= bytes.len();
-            !bytes.is_empty()
-        });
+        stream.truncate(promised);
     }
 }
