@@ -75,7 +75,7 @@ pub enum ProtocolError {
 }
 
 /// What the decoder found.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Clone, PartialEq, Eq)]
 pub enum Item {
     /// A stream was opened.
     Syn(StreamId),
@@ -122,6 +122,17 @@ impl Decoder {
             }
         }
         Ok(None)
+    }
+}
+
+impl fmt::Debug for Item {
+    /// Everything but the bytes, which are the user's.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Syn(id) => write!(f, "Syn({id})"),
+            Self::Fin(id) => write!(f, "Fin({id})"),
+            Self::Data(id, bytes) => write!(f, "Data({id}, {} bytes)", bytes.len()),
+        }
     }
 }
 

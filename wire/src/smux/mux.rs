@@ -15,6 +15,7 @@
 //! turns, so a bulk transfer never stands before another stream's few bytes.
 
 use std::collections::{BTreeMap, VecDeque};
+use std::fmt;
 use std::time::{Duration, Instant};
 
 use bytes::{BufMut, Bytes, BytesMut};
@@ -49,7 +50,7 @@ pub enum Framing {
 }
 
 /// What happened to a stream.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Clone, PartialEq, Eq)]
 pub enum Event {
     /// The far end opened it.
     Opened(StreamId),
@@ -342,5 +343,16 @@ impl Mux {
             .filter(|(current, _)| *current == id)
             .map_or(0, |(_, length)| length);
         stream.truncate(promised);
+    }
+}
+
+impl fmt::Debug for Event {
+    /// Everything but the bytes, which are the user's.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Opened(id) => write!(f, "Opened({id})"),
+            Self::Data(id, bytes) => write!(f, "Data({id}, {} bytes)", bytes.len()),
+            Self::Finished { id, silent } => write!(f, "Finished({id}, silent: {silent})"),
+        }
     }
 }

@@ -15,7 +15,7 @@ const MOST_EARLY_BYTES: usize = 32 << 20;
 const REPEATED_ACKS: usize = 256;
 
 /// The peer's messages.
-#[derive(Debug, Default)]
+#[derive(Default)]
 pub(super) struct Incoming {
     expected: u64,
     early: BTreeMap<u64, Message>,

@@ -42,7 +42,6 @@ pub(crate) enum Role {
 const PAUSE_PROBE: Duration = Duration::from_secs(1);
 
 /// The reliable channel of one side.
-#[derive(Debug)]
 pub(crate) struct Channel {
     role: Role,
     stamps: Stamps,

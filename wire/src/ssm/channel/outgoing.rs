@@ -20,7 +20,6 @@ const OVERTAKEN_REACH: usize = 64;
 const BELIEVED_AFTER: u32 = 6;
 
 /// Our messages.
-#[derive(Debug)]
 pub(super) struct Outgoing {
     policy: Policy,
     round_trip: RoundTrip,
@@ -37,7 +36,6 @@ pub(super) struct Outgoing {
     last_tick: Option<Instant>,
 }
 
-#[derive(Debug)]
 struct Sent {
     frame: Bytes,
     length: usize,

@@ -17,7 +17,7 @@ pub enum Frame {
 }
 
 /// What happened in a session.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Clone, PartialEq, Eq)]
 pub enum Event {
     /// Data may flow.
     Ready {
@@ -68,6 +68,24 @@ impl fmt::Debug for Frame {
         match self {
             Self::Text(_) => f.write_str("Text"),
             Self::Binary(frame) => write!(f, "Binary({} bytes)", frame.len()),
+        }
+    }
+}
+
+impl fmt::Debug for Event {
+    /// Everything but the bytes, which are the user's.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Ready { agent_version, .. } => write!(f, "Ready(agent {agent_version})"),
+            Self::Opened(id) => write!(f, "Opened({id})"),
+            Self::Data(id, bytes) => write!(f, "Data({id}, {} bytes)", bytes.len()),
+            Self::Finished(id) => write!(f, "Finished({id})"),
+            Self::Refused(id) => write!(f, "Refused({id})"),
+            Self::Paused => f.write_str("Paused"),
+            Self::Resumed => f.write_str("Resumed"),
+            Self::Doubtful => f.write_str("Doubtful"),
+            Self::Terminate => f.write_str("Terminate"),
+            Self::Ended(end) => write!(f, "Ended({end:?})"),
         }
     }
 }

@@ -4,6 +4,7 @@ mod deliver;
 mod event;
 
 use std::collections::{BTreeMap, VecDeque};
+use std::fmt;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
@@ -53,7 +54,6 @@ pub struct AgentOptions {
 }
 
 /// One session, either side.
-#[derive(Debug)]
 pub struct Session {
     role: Role,
     origin: Origin,
@@ -62,7 +62,7 @@ pub struct Session {
     stage: Stage,
     framing: Framing,
     /// The text frame that must be the first on a new websocket.
-    opening: Option<String>,
+    opening: Option<Frame>,
     /// Messages that steer the session, before any data.
     steering: VecDeque<(PayloadType, Bytes)>,
     events: VecDeque<Event>,
@@ -140,7 +140,7 @@ impl Session {
             client_version: CLIENT_VERSION.to_owned(),
         };
         // An empty text would be the only sign of a failure, and writing strings and ids can't fail.
-        self.opening = Some(serde_json::to_string(&opening).unwrap_or_default());
+        self.opening = Some(Frame::Text(serde_json::to_string(&opening).unwrap_or_default()));
         self.attached(now);
     }
 
@@ -278,7 +278,7 @@ impl Session {
     /// Returns the next websocket message to send.
     pub fn poll_transmit(&mut self, now: Instant) -> Option<Frame> {
         if let Some(opening) = self.opening.take() {
-            return Some(Frame::Text(opening));
+            return Some(opening);
         }
         if self.silent_until.is_some_and(|until| until > now) {
             return None;
@@ -378,5 +378,16 @@ impl Session {
             self.deadline = None;
             self.events.push_back(Event::Ended(end));
         }
+    }
+}
+
+impl fmt::Debug for Session {
+    /// What it is and how far it is; frames, which hold the token and the user's bytes, are left out.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Session")
+            .field("role", &self.role)
+            .field("client_id", &self.client_id)
+            .field("stage", &self.stage)
+            .finish_non_exhaustive()
     }
 }
