@@ -30,6 +30,8 @@ const TURN: usize = 4_096;
 const SYN_GRACE: Duration = Duration::from_millis(1);
 /// The most streams the far end may have open: the official library's accept backlog, four times over.
 const MOST_ACCEPTED: usize = 4_096;
+/// The most streams there may be with those whose refusal is still to be sent; beyond, a SYN is not heard.
+const MOST_KNOWN: usize = 2 * MOST_ACCEPTED;
 
 /// Which end of the pipe a mux is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -241,7 +243,7 @@ impl Mux {
     }
 
     fn handle_syn(&mut self, id: StreamId) {
-        if self.side == Side::Client || self.streams.contains_key(&id) {
+        if self.side == Side::Client || self.streams.contains_key(&id) || self.streams.len() >= MOST_KNOWN {
             return;
         }
         self.streams.insert(id, Stream::default());

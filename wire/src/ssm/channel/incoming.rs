@@ -11,6 +11,9 @@ use crate::ssm::message::Message;
 const MOST_EARLY: usize = 20_000;
 /// The most bytes of them.
 const MOST_EARLY_BYTES: usize = 32 << 20;
+/// The most acknowledgements that wait to be sent, as when the websocket takes nothing; beyond, the peer has to send
+/// its message again.
+const MOST_ACKS: usize = MOST_EARLY;
 /// Acknowledgements that are repeated when the websocket is back: what a cut may have swallowed of them.
 const REPEATED_ACKS: usize = 256;
 
@@ -85,7 +88,9 @@ impl Incoming {
     }
 
     fn acknowledge(&mut self, ack: Ack) {
-        self.acks.push_back(ack);
+        if self.acks.len() < MOST_ACKS {
+            self.acks.push_back(ack);
+        }
         self.recent_acks.push_back(ack);
         if self.recent_acks.len() > REPEATED_ACKS {
             self.recent_acks.pop_front();
