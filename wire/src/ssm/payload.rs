@@ -36,6 +36,18 @@ pub struct Acknowledge {
     pub is_sequential_message: bool,
 }
 
+/// Returns the number that an acknowledgement is about. Receivers match nothing else, so nothing else needs to be well.
+pub fn acknowledged_number(payload: &[u8]) -> Option<u64> {
+    #[derive(Deserialize)]
+    struct Number {
+        #[serde(rename = "AcknowledgedMessageSequenceNumber")]
+        number: u64,
+    }
+    serde_json::from_slice::<Number>(payload)
+        .ok()
+        .map(|body| body.number)
+}
+
 /// The agent's offer.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "PascalCase")]

@@ -14,7 +14,7 @@ pub use self::event::{End, Event, Frame};
 use super::channel::{Channel, Role, Stamps};
 use super::handshake::{self, Offer};
 use super::message::{Flag, Kind, Malformed, Message, PayloadType};
-use super::payload::{self, Acknowledge, OpenDataChannel};
+use super::payload::{self, OpenDataChannel};
 use super::policy::Policy;
 use super::version::CLIENT_VERSION;
 use crate::smux::{Framing, Mux, StreamId};
@@ -176,9 +176,8 @@ impl Session {
             }
             Kind::Acknowledge => {
                 self.heard();
-                if let Ok(body) = serde_json::from_slice::<Acknowledge>(&message.payload) {
-                    self.channel
-                        .handle_ack(body.acknowledged_message_sequence_number, now);
+                if let Some(number) = payload::acknowledged_number(&message.payload) {
+                    self.channel.handle_ack(number, now);
                 }
             }
             Kind::ChannelClosed => self.end(End::ChannelClosed(payload::closing_words(&message.payload))),
@@ -199,6 +198,9 @@ impl Session {
 
     /// A moment has come that [`Session::poll_timeout`] named.
     pub fn handle_timeout(&mut self, now: Instant) {
+        if matches!(self.stage, Stage::Ended) {
+            return;
+        }
         if self.deadline.is_some_and(|deadline| deadline <= now) {
             self.end(End::HandshakeTimeout);
         }
