@@ -211,7 +211,19 @@ impl Outgoing {
     }
 
     fn has_room(&self) -> bool {
-        self.again.is_empty() && self.unacknowledged < self.policy.window && self.sent.len() < MOST_SENT
+        let next = self.unacknowledged.saturating_add(self.policy.chunk.size());
+        let fits = next <= self.policy.window && self.sent.len() < MOST_SENT;
+        self.again.is_empty() && (fits || self.needs_witness())
+    }
+
+    /// Returns whether only a new message can show that the old ones arrived: a cut swallowed the acknowledgements of
+    /// a whole window, and the peer doesn't repeat them.
+    fn needs_witness(&self) -> bool {
+        self.silent_on_duplicates
+            && self
+                .sent
+                .back()
+                .is_some_and(|sent| sent.times_sent >= BELIEVED_AFTER)
     }
 
     fn first_sequence(&self) -> Option<u64> {
