@@ -15,11 +15,11 @@
 //! turns, so a bulk transfer never stands before another stream's few bytes.
 
 use std::collections::{BTreeMap, VecDeque};
-use std::fmt;
 use std::time::{Duration, Instant};
 
 use bytes::{BufMut, Bytes, BytesMut};
 
+use super::event::Event;
 use super::frame::{Decoder, HEADER_LENGTH, Header, Item, LONGEST_PAYLOAD, ProtocolError, StreamId};
 use super::stream::{End, Stream, Syn};
 
@@ -51,22 +51,6 @@ pub enum Framing {
     Spanning,
 }
 
-/// What happened to a stream.
-#[derive(Clone, PartialEq, Eq)]
-pub enum Event {
-    /// The far end opened it.
-    Opened(StreamId),
-    /// Bytes came.
-    Data(StreamId, Bytes),
-    /// The far end ended it; the stream is gone. `silent`: without ever having sent a byte.
-    Finished {
-        /// The stream.
-        id: StreamId,
-        /// No byte ever came.
-        silent: bool,
-    },
-}
-
 /// Many streams over one byte pipe.
 #[derive(Debug)]
 pub struct Mux {
@@ -80,7 +64,16 @@ pub struct Mux {
     ready: VecDeque<StreamId>,
     /// A spanning frame under way, and how much of it is still to send.
     current: Option<(StreamId, usize)>,
+    keep_alive: Option<KeepAlive>,
     events: VecDeque<Event>,
+}
+
+#[derive(Debug)]
+struct KeepAlive {
+    interval: Duration,
+    next: Instant,
+    /// The NOP is to be sent as soon as there is room.
+    due: bool,
 }
 
 impl Mux {
@@ -95,7 +88,27 @@ impl Mux {
             streams: BTreeMap::new(),
             ready: VecDeque::new(),
             current: None,
+            keep_alive: None,
             events: VecDeque::new(),
+        }
+    }
+
+    /// Sends a NOP that often from now on.
+    pub fn keep_alive(&mut self, interval: Duration, now: Instant) {
+        let next = now + interval;
+        self.keep_alive = Some(KeepAlive {
+            interval,
+            next,
+            due: false,
+        });
+    }
+
+    /// The far end could not be heard until now: held-back FINs wait for the whole grace time once more.
+    pub fn restart_grace(&mut self, now: Instant) {
+        for stream in self.streams.values_mut() {
+            if let End::Finishing(at) = &mut stream.end {
+                *at = now + self.grace;
+            }
         }
     }
 
@@ -169,8 +182,13 @@ impl Mux {
             if let End::Finishing(at) = stream.end
                 && at <= now
             {
-                stream.end = End::Closing;
-                due.push(*id);
+                if stream.waiting() > 0 {
+                    // The far end hasn't got the whole question yet.
+                    stream.end = End::Finishing(now + self.grace);
+                } else {
+                    stream.end = End::Closing;
+                    due.push(*id);
+                }
             }
             if let Syn::Due(at) = stream.syn
                 && at <= now
@@ -180,6 +198,12 @@ impl Mux {
         }
         for id in due {
             self.make_ready(id);
+        }
+        if let Some(keep_alive) = &mut self.keep_alive
+            && keep_alive.next <= now
+        {
+            keep_alive.next = now + keep_alive.interval;
+            keep_alive.due = true;
         }
     }
 
@@ -196,12 +220,14 @@ impl Mux {
             };
             [syn, fin]
         });
-        times.flatten().min()
+        let keep_alive = self.keep_alive.as_ref().map(|keep_alive| keep_alive.next);
+        times.flatten().chain(keep_alive).min()
     }
 
     /// Returns whether [`Mux::poll_bytes`] has something to give.
     pub fn wants_to_send(&self) -> bool {
-        self.current.is_some() || !self.ready.is_empty()
+        let keep_alive = self.keep_alive.as_ref().is_some_and(|keep_alive| keep_alive.due);
+        self.current.is_some() || !self.ready.is_empty() || keep_alive
     }
 
     /// Returns the next piece of the pipe, of at most `limit` bytes: frames of all streams that have some, in turns.
@@ -225,6 +251,14 @@ impl Mux {
             }
             if piece.len() + HEADER_LENGTH >= limit {
                 break;
+            }
+            if self
+                .keep_alive
+                .as_mut()
+                .is_some_and(|keep_alive| std::mem::take(&mut keep_alive.due))
+            {
+                piece.put_slice(&Header::Nop.encode());
+                continue;
             }
             let Some(id) = self.ready.pop_front() else { break };
             self.begin_turn(id, limit, &mut piece);
@@ -345,16 +379,5 @@ impl Mux {
             .filter(|(current, _)| *current == id)
             .map_or(0, |(_, length)| length);
         stream.truncate(promised);
-    }
-}
-
-impl fmt::Debug for Event {
-    /// Everything but the bytes, which are the user's.
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Opened(id) => write!(f, "Opened({id})"),
-            Self::Data(id, bytes) => write!(f, "Data({id}, {} bytes)", bytes.len()),
-            Self::Finished { id, silent } => write!(f, "Finished({id}, silent: {silent})"),
-        }
     }
 }

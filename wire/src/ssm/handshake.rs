@@ -50,6 +50,7 @@ pub(crate) struct Offer {
     pub(crate) agent_version: String,
     pub(crate) understands_terminate: bool,
     pub(crate) acknowledges_duplicates: bool,
+    pub(crate) wants_keep_alives: bool,
 }
 
 /// The client's half: reads the request; returns the response to send, and what to think of the agent. The response is
@@ -120,6 +121,7 @@ fn offer(agent_version: String) -> Result<Offer, HandshakeError> {
     Ok(Offer {
         agent_version,
         understands_terminate: version > Version::AGENT_BEFORE_TERMINATE,
+        wants_keep_alives: version <= Version::AGENT_BEFORE_SILENCE,
         acknowledges_duplicates: version >= Version::AGENT_ACKNOWLEDGES_DUPLICATES,
     })
 }

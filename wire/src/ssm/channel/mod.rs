@@ -154,6 +154,11 @@ impl Channel {
         }
     }
 
+    /// Returns whether both sides are there, as far as is known.
+    pub(crate) fn is_open(&self) -> bool {
+        self.presence == Presence::Here
+    }
+
     /// Returns whether messages that steer the session, which know no window, may be sent.
     pub(crate) fn is_attached(&self) -> bool {
         self.presence != Presence::Away

@@ -1,6 +1,6 @@
 //! What a session does with the peer's messages, once they are in order.
 
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 
@@ -11,13 +11,17 @@ use crate::ssm::handshake::{self, HandshakeError};
 use crate::ssm::message::{Flag, Message, PayloadType};
 use crate::ssm::payload::HandshakeComplete;
 
+/// How often an old agent is told that we are there: the official library's interval. An agent that hears nothing
+/// between two ticks of 30 s closes all its streams (plugin issues 83 and 93).
+const KEEP_ALIVE: Duration = Duration::from_secs(10);
+
 impl Session {
     pub(super) fn deliver(&mut self, message: Message, now: Instant) {
         let payload = message.payload;
         match (message.payload_type, self.role) {
             (PayloadType::Output, _) => self.deliver_output(payload, now),
             (PayloadType::HandshakeRequest, Role::Client) => self.deliver_request(&payload),
-            (PayloadType::HandshakeComplete, Role::Client) => self.deliver_complete(&payload),
+            (PayloadType::HandshakeComplete, Role::Client) => self.deliver_complete(&payload, now),
             (PayloadType::HandshakeResponse, Role::Agent) => self.deliver_response(&payload, now),
             (PayloadType::Flag, role) => match (Flag::from_payload(&payload), role) {
                 (Some(Flag::ConnectToPortError), Role::Client) => self.refusals += 1,
@@ -53,7 +57,7 @@ impl Session {
         }
     }
 
-    fn deliver_complete(&mut self, payload: &[u8]) {
+    fn deliver_complete(&mut self, payload: &[u8], now: Instant) {
         let Stage::Agreed(offer) = &self.stage else { return };
         let offer = offer.clone();
         if !offer.acknowledges_duplicates {
@@ -63,8 +67,12 @@ impl Session {
         let customer_message = serde_json::from_slice::<HandshakeComplete>(payload)
             .map(|body| body.customer_message)
             .unwrap_or_default();
+        let mut mux = Mux::new(Side::Client, self.framing, self.origin.half_close_grace);
+        if offer.wants_keep_alives {
+            mux.keep_alive(KEEP_ALIVE, now);
+        }
         self.run(
-            Side::Client,
+            mux,
             Event::Ready {
                 agent_version: offer.agent_version,
                 customer_message,
@@ -86,15 +94,18 @@ impl Session {
                     agent_version: String::new(),
                     customer_message: String::new(),
                 };
-                self.run(Side::Server, ready);
+                self.run(
+                    Mux::new(Side::Server, self.framing, self.origin.half_close_grace),
+                    ready,
+                );
             }
             Err(error) => self.end(error.into()),
         }
     }
 
-    fn run(&mut self, side: Side, ready: Event) {
+    fn run(&mut self, mux: Mux, ready: Event) {
         self.deadline = None;
-        self.stage = Stage::Running(Mux::new(side, self.framing, self.origin.half_close_grace));
+        self.stage = Stage::Running(mux);
         self.events.push_back(ready);
     }
 

@@ -2,8 +2,9 @@
 
 mod deliver;
 mod event;
+mod options;
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::VecDeque;
 use std::fmt;
 use std::time::{Duration, Instant};
 
@@ -11,6 +12,7 @@ use bytes::Bytes;
 use uuid::Uuid;
 
 pub use self::event::{End, Event, Frame};
+pub use self::options::{AgentOptions, Origin};
 use super::channel::{Channel, Role, Stamps};
 use super::handshake::{self, Offer};
 use super::message::{Flag, Kind, Malformed, Message, PayloadType};
@@ -23,35 +25,6 @@ use crate::smux::{Framing, Mux, StreamId};
 const HANDSHAKE_DEADLINE: Duration = Duration::from_secs(60);
 /// A pause this long may mean that the session has ended unnoticed: ask AWS (ssm.md section 7.4).
 const PAUSE_PATIENCE: Duration = Duration::from_secs(45);
-
-/// What a session can't find out by itself.
-#[derive(Debug, Clone, Copy)]
-pub struct Origin {
-    /// Where message ids come from. They need to differ, not to be secret.
-    pub seed: u64,
-    /// A reading of the monotonic clock…
-    pub began: Instant,
-    /// …and of the wall clock at the same moment, as time since 1970.
-    pub began_unix: Duration,
-    /// How long a stream's FIN is held back after the far end's last byte: smux has no half-close.
-    pub half_close_grace: Duration,
-}
-
-/// How an agent presents itself.
-#[derive(Debug, Clone)]
-pub struct AgentOptions {
-    /// Its version, four numbers.
-    pub version: String,
-    /// The properties of the session document.
-    pub properties: BTreeMap<String, String>,
-    /// How it sends.
-    pub policy: Policy,
-    /// Frames of up to 32 KiB that span messages, as the official agent's, or such that fit their message.
-    pub framing: Framing,
-    /// How long it is silent after HandshakeComplete: the official client ends its reader at any frame that comes
-    /// while it sets itself up (ssm.md section 6.7).
-    pub quiet: Duration,
-}
 
 /// One session, either side.
 pub struct Session {
@@ -168,21 +141,21 @@ impl Session {
         let (_, peer) = self.role.kinds();
         match message.kind {
             kind if kind == peer => {
-                self.heard();
+                self.heard(now);
                 self.channel.receive(message);
                 while let Some(message) = self.channel.poll_delivery() {
                     self.deliver(message, now);
                 }
             }
             Kind::Acknowledge => {
-                self.heard();
+                self.heard(now);
                 if let Some(number) = payload::acknowledged_number(&message.payload) {
                     self.channel.handle_ack(number, now);
                 }
             }
             Kind::ChannelClosed => self.end(End::ChannelClosed(payload::closing_words(&message.payload))),
             Kind::StartPublication => {
-                self.heard();
+                self.heard(now);
                 self.channel.peer_is_back(now);
             }
             Kind::PausePublication => {
@@ -212,7 +185,10 @@ impl Session {
             self.silent_until = None;
         }
         self.channel.handle_timeout(now);
-        if let Stage::Running(mux) = &mut self.stage {
+        // While the far end can't be heard, its silence means nothing: no FIN becomes due.
+        if self.channel.is_open()
+            && let Stage::Running(mux) = &mut self.stage
+        {
             mux.handle_timeout(now);
         }
     }
@@ -325,7 +301,7 @@ impl Session {
             self.doubtful_at(),
             self.silent_until,
             self.channel.poll_timeout(),
-            mux.and_then(Mux::poll_timeout),
+            mux.filter(|_| self.channel.is_open()).and_then(Mux::poll_timeout),
             pace,
         ];
         times.into_iter().flatten().min()
@@ -351,6 +327,13 @@ impl Session {
         }
         self.doubted = false;
         self.channel.attach();
+        self.restart_grace(now);
+    }
+
+    fn restart_grace(&mut self, now: Instant) {
+        if let Some(mux) = self.mux() {
+            mux.restart_grace(now);
+        }
     }
 
     fn mux(&mut self) -> Option<&mut Mux> {
@@ -366,9 +349,10 @@ impl Session {
     }
 
     /// A frame of the other side came: it is there.
-    fn heard(&mut self) {
+    fn heard(&mut self, now: Instant) {
         if self.channel.paused_since().is_some() {
             self.channel.resume();
+            self.restart_grace(now);
             self.doubted = false;
             self.events.push_back(Event::Resumed);
         }
