@@ -12,10 +12,11 @@
 use std::collections::BTreeMap;
 
 use bytes::Bytes;
-use serde_json::{Value, json};
+use serde_json::Value;
 
 use super::payload::{
     self, HandshakeComplete, HandshakeRequest, HandshakeResponse, ProcessedAction, RequestedAction,
+    SessionParameters,
 };
 use super::version::{CLIENT_VERSION, Version};
 
@@ -132,7 +133,10 @@ pub(crate) fn request(agent_version: &str, properties: &BTreeMap<String, String>
         agent_version: agent_version.to_owned(),
         requested_client_actions: vec![RequestedAction {
             action_type: "SessionType".to_owned(),
-            action_parameters: json!({ "SessionType": "Port", "Properties": properties }),
+            action_parameters: SessionParameters {
+                session_type: "Port".to_owned(),
+                properties: properties.clone(),
+            },
         }],
     })
 }

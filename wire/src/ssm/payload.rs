@@ -1,5 +1,7 @@
 //! The JSON bodies of the data channel, key order and spacing as the official client and agent write them.
 
+use std::collections::BTreeMap;
+
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
@@ -48,24 +50,34 @@ pub fn acknowledged_number(payload: &[u8]) -> Option<u64> {
         .map(|body| body.number)
 }
 
-/// The agent's offer.
+/// The agent's offer. `Parameters` is whatever came, or what is to be written in the agent's own order.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "PascalCase")]
-pub struct HandshakeRequest {
+pub struct HandshakeRequest<Parameters = Value> {
     /// The agent's version, four numbers.
     pub agent_version: String,
     /// What the client shall do, in order.
-    pub requested_client_actions: Vec<RequestedAction>,
+    pub requested_client_actions: Vec<RequestedAction<Parameters>>,
 }
 
 /// One thing that the agent asks for.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "PascalCase")]
-pub struct RequestedAction {
+pub struct RequestedAction<Parameters = Value> {
     /// `SessionType` or `KMSEncryption`.
     pub action_type: String,
     /// Depends on the type.
-    pub action_parameters: Value,
+    pub action_parameters: Parameters,
+}
+
+/// The parameters of the action `SessionType`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "PascalCase")]
+pub struct SessionParameters {
+    /// `Port`, or a kind of shell.
+    pub session_type: String,
+    /// Those of the session document.
+    pub properties: BTreeMap<String, String>,
 }
 
 /// The client's answer.
