@@ -12,8 +12,11 @@
 //! There is no answer to SYN, no flow control and no half-close: FIN ends both directions. Frames may be cut anywhere
 //! by the layer below.
 
+mod event;
 mod frame;
 mod mux;
+mod stream;
 
+pub use event::Event;
 pub use frame::{Decoder, Header, Item, ProtocolError, StreamId};
-pub use mux::{Event, Framing, Mux, Side};
+pub use mux::{Framing, Mux, Side};

@@ -19,7 +19,9 @@ use std::time::{Duration, Instant};
 
 use bytes::{BufMut, Bytes, BytesMut};
 
+use super::event::Event;
 use super::frame::{Decoder, HEADER_LENGTH, Header, Item, LONGEST_PAYLOAD, ProtocolError, StreamId};
+use super::stream::{End, Stream, Syn};
 
 /// The most of one stream that goes into a piece while other streams wait: a quarter of the largest piece.
 const TURN: usize = 4_096;
@@ -28,6 +30,8 @@ const TURN: usize = 4_096;
 const SYN_GRACE: Duration = Duration::from_millis(1);
 /// The most streams the far end may have open: the official library's accept backlog, four times over.
 const MOST_ACCEPTED: usize = 4_096;
+/// The most streams there may be with those whose refusal is still to be sent; beyond, a SYN is not heard.
+const MOST_KNOWN: usize = 2 * MOST_ACCEPTED;
 
 /// Which end of the pipe a mux is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -47,22 +51,6 @@ pub enum Framing {
     Spanning,
 }
 
-/// What happened to a stream.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Event {
-    /// The far end opened it.
-    Opened(StreamId),
-    /// Bytes came.
-    Data(StreamId, Bytes),
-    /// The far end ended it; the stream is gone. `silent`: without ever having sent a byte.
-    Finished {
-        /// The stream.
-        id: StreamId,
-        /// No byte ever came.
-        silent: bool,
-    },
-}
-
 /// Many streams over one byte pipe.
 #[derive(Debug)]
 pub struct Mux {
@@ -76,35 +64,16 @@ pub struct Mux {
     ready: VecDeque<StreamId>,
     /// A spanning frame under way, and how much of it is still to send.
     current: Option<(StreamId, usize)>,
+    keep_alive: Option<KeepAlive>,
     events: VecDeque<Event>,
 }
 
-#[derive(Debug, Default)]
-struct Stream {
-    outgoing: VecDeque<Bytes>,
-    queued: bool,
-    syn: Syn,
-    end: End,
-    heard: bool,
-}
-
-#[derive(Debug, Default, PartialEq, Eq)]
-enum Syn {
-    /// Sent, or not ours to send.
-    #[default]
-    Done,
-    /// To be sent with the first bytes, or then.
-    Due(Instant),
-}
-
-#[derive(Debug, Default, PartialEq, Eq)]
-enum End {
-    #[default]
-    Open,
-    /// Everything was written; the FIN is due then, unless more is heard before.
-    Finishing(Instant),
-    /// The FIN is to be sent as soon as what is queued has been.
-    Closing,
+#[derive(Debug)]
+struct KeepAlive {
+    interval: Duration,
+    next: Instant,
+    /// The NOP is to be sent as soon as there is room.
+    due: bool,
 }
 
 impl Mux {
@@ -119,7 +88,27 @@ impl Mux {
             streams: BTreeMap::new(),
             ready: VecDeque::new(),
             current: None,
+            keep_alive: None,
             events: VecDeque::new(),
+        }
+    }
+
+    /// Sends a NOP that often from now on.
+    pub fn keep_alive(&mut self, interval: Duration, now: Instant) {
+        let next = now + interval;
+        self.keep_alive = Some(KeepAlive {
+            interval,
+            next,
+            due: false,
+        });
+    }
+
+    /// The far end could not be heard until now: held-back FINs wait for the whole grace time once more.
+    pub fn restart_grace(&mut self, now: Instant) {
+        for stream in self.streams.values_mut() {
+            if let End::Finishing(at) = &mut stream.end {
+                *at = now + self.grace;
+            }
         }
     }
 
@@ -128,28 +117,32 @@ impl Mux {
         let number = self.next_id?;
         self.next_id = number.checked_add(2);
         let id = StreamId(number);
-        self.streams.insert(id, Stream { syn: Syn::Due(now + SYN_GRACE), ..Stream::default() });
+        self.streams.insert(id, Stream::with_syn_due(now + SYN_GRACE));
         Some(id)
     }
 
     /// Queues bytes on a stream. Bytes for a stream that is gone or finished are dropped.
     pub fn write(&mut self, id: StreamId, bytes: Bytes) {
-        let Some(stream) = self.streams.get_mut(&id) else { return };
+        let Some(stream) = self.streams.get_mut(&id) else {
+            return;
+        };
         if bytes.is_empty() || stream.end != End::Open {
             return;
         }
-        stream.outgoing.push_back(bytes);
+        stream.push(bytes);
         self.make_ready(id);
     }
 
     /// Returns how many writes of a stream have not wholly left it.
     pub fn pending_writes(&self, id: StreamId) -> usize {
-        self.streams.get(&id).map_or(0, |stream| stream.outgoing.len())
+        self.streams.get(&id).map_or(0, Stream::pending_writes)
     }
 
     /// No more bytes will be written: the stream ends once the far end has, or after the grace time.
     pub fn finish(&mut self, id: StreamId, now: Instant) {
-        let Some(stream) = self.streams.get_mut(&id) else { return };
+        let Some(stream) = self.streams.get_mut(&id) else {
+            return;
+        };
         if stream.end == End::Open {
             stream.end = End::Finishing(now + self.grace);
         }
@@ -157,7 +150,9 @@ impl Mux {
 
     /// Ends a stream in both directions, after what is queued.
     pub fn close(&mut self, id: StreamId) {
-        let Some(stream) = self.streams.get_mut(&id) else { return };
+        let Some(stream) = self.streams.get_mut(&id) else {
+            return;
+        };
         stream.end = End::Closing;
         self.make_ready(id);
     }
@@ -187,8 +182,13 @@ impl Mux {
             if let End::Finishing(at) = stream.end
                 && at <= now
             {
-                stream.end = End::Closing;
-                due.push(*id);
+                if stream.waiting() > 0 {
+                    // The far end hasn't got the whole question yet.
+                    stream.end = End::Finishing(now + self.grace);
+                } else {
+                    stream.end = End::Closing;
+                    due.push(*id);
+                }
             }
             if let Syn::Due(at) = stream.syn
                 && at <= now
@@ -198,6 +198,12 @@ impl Mux {
         }
         for id in due {
             self.make_ready(id);
+        }
+        if let Some(keep_alive) = &mut self.keep_alive
+            && keep_alive.next <= now
+        {
+            keep_alive.next = now + keep_alive.interval;
+            keep_alive.due = true;
         }
     }
 
@@ -214,12 +220,14 @@ impl Mux {
             };
             [syn, fin]
         });
-        times.flatten().min()
+        let keep_alive = self.keep_alive.as_ref().map(|keep_alive| keep_alive.next);
+        times.flatten().chain(keep_alive).min()
     }
 
     /// Returns whether [`Mux::poll_bytes`] has something to give.
     pub fn wants_to_send(&self) -> bool {
-        self.current.is_some() || !self.ready.is_empty()
+        let keep_alive = self.keep_alive.as_ref().is_some_and(|keep_alive| keep_alive.due);
+        self.current.is_some() || !self.ready.is_empty() || keep_alive
     }
 
     /// Returns the next piece of the pipe, of at most `limit` bytes: frames of all streams that have some, in turns.
@@ -231,7 +239,9 @@ impl Mux {
         let mut piece = BytesMut::with_capacity(limit);
         while piece.len() < limit {
             if let Some((id, missing)) = self.current.take() {
-                let sent = self.take(id, missing.min(limit - piece.len()), &mut piece);
+                let room = limit - piece.len();
+                let stream = self.streams.get_mut(&id);
+                let sent = stream.map_or(0, |stream| stream.move_into(&mut piece, missing.min(room)));
                 if sent < missing && sent > 0 {
                     self.current = Some((id, missing - sent));
                 } else {
@@ -241,6 +251,14 @@ impl Mux {
             }
             if piece.len() + HEADER_LENGTH >= limit {
                 break;
+            }
+            if self
+                .keep_alive
+                .as_mut()
+                .is_some_and(|keep_alive| std::mem::take(&mut keep_alive.due))
+            {
+                piece.put_slice(&Header::Nop.encode());
+                continue;
             }
             let Some(id) = self.ready.pop_front() else { break };
             self.begin_turn(id, limit, &mut piece);
@@ -259,7 +277,7 @@ impl Mux {
     }
 
     fn handle_syn(&mut self, id: StreamId) {
-        if self.side == Side::Client || self.streams.contains_key(&id) {
+        if self.side == Side::Client || self.streams.contains_key(&id) || self.streams.len() >= MOST_KNOWN {
             return;
         }
         self.streams.insert(id, Stream::default());
@@ -271,7 +289,9 @@ impl Mux {
     }
 
     fn handle_data(&mut self, id: StreamId, piece: Bytes, now: Instant) {
-        let Some(stream) = self.streams.get_mut(&id) else { return };
+        let Some(stream) = self.streams.get_mut(&id) else {
+            return;
+        };
         stream.heard = true;
         if let End::Finishing(at) = &mut stream.end {
             *at = now + self.grace;
@@ -282,16 +302,23 @@ impl Mux {
     }
 
     fn handle_fin(&mut self, id: StreamId) {
-        let Some(stream) = self.streams.get_mut(&id) else { return };
+        let Some(stream) = self.streams.get_mut(&id) else {
+            return;
+        };
         // A stream whose FIN is queued already has nobody left to tell.
         if stream.end != End::Closing {
-            self.events.push_back(Event::Finished { id, silent: !stream.heard });
+            self.events.push_back(Event::Finished {
+                id,
+                silent: !stream.heard,
+            });
         }
         self.reset(id);
     }
 
     fn make_ready(&mut self, id: StreamId) {
-        let Some(stream) = self.streams.get_mut(&id) else { return };
+        let Some(stream) = self.streams.get_mut(&id) else {
+            return;
+        };
         if !stream.queued {
             stream.queued = true;
             self.ready.push_back(id);
@@ -301,7 +328,9 @@ impl Mux {
     /// Writes the SYN, data frame or FIN that a stream is due.
     fn begin_turn(&mut self, id: StreamId, limit: usize, piece: &mut BytesMut) {
         let alone = self.ready.is_empty();
-        let Some(stream) = self.streams.get_mut(&id) else { return };
+        let Some(stream) = self.streams.get_mut(&id) else {
+            return;
+        };
         if stream.syn != Syn::Done {
             stream.syn = Syn::Done;
             piece.put_slice(&Header::Syn(id).encode());
@@ -310,7 +339,7 @@ impl Mux {
                 return;
             }
         }
-        let waiting: usize = stream.outgoing.iter().map(Bytes::len).sum();
+        let waiting = stream.waiting();
         if waiting == 0 {
             stream.queued = false;
             if stream.end == End::Closing {
@@ -331,37 +360,24 @@ impl Mux {
 
     /// A frame is through: the stream gets in line again if it has more, or its end, to send.
     fn after_turn(&mut self, id: StreamId) {
-        let Some(stream) = self.streams.get_mut(&id) else { return };
+        let Some(stream) = self.streams.get_mut(&id) else {
+            return;
+        };
         stream.queued = false;
-        if !stream.outgoing.is_empty() || stream.end == End::Closing {
+        if stream.waiting() > 0 || stream.end == End::Closing {
             self.make_ready(id);
         }
     }
 
-    /// Moves up to `length` bytes of a stream into the piece.
-    fn take(&mut self, id: StreamId, length: usize, piece: &mut BytesMut) -> usize {
-        let Some(stream) = self.streams.get_mut(&id) else { return 0 };
-        let mut missing = length;
-        while missing > 0 {
-            let Some(front) = stream.outgoing.front_mut() else { break };
-            let part = front.split_to(missing.min(front.len()));
-            if front.is_empty() {
-                stream.outgoing.pop_front();
-            }
-            missing -= part.len();
-            piece.put_slice(&part);
-        }
-        length - missing
-    }
-
     /// Drops what a stream has not sent, except what the frame under way has promised.
     fn drop_queued(&mut self, id: StreamId) {
-        let Some(stream) = self.streams.get_mut(&id) else { return };
-        let mut promised = self.current.filter(|(current, _)| *current == id).map_or(0, |(_, length)| length);
-        stream.outgoing.retain_mut(|bytes| {
-            bytes.truncate(promised);
-            promised -= bytes.len();
-            !bytes.is_empty()
-        });
+        let Some(stream) = self.streams.get_mut(&id) else {
+            return;
+        };
+        let promised = self
+            .current
+            .filter(|(current, _)| *current == id)
+            .map_or(0, |(_, length)| length);
+        stream.truncate(promised);
     }
 }

@@ -12,10 +12,11 @@
 use std::collections::BTreeMap;
 
 use bytes::Bytes;
-use serde_json::{Value, json};
+use serde_json::Value;
 
 use super::payload::{
     self, HandshakeComplete, HandshakeRequest, HandshakeResponse, ProcessedAction, RequestedAction,
+    SessionParameters,
 };
 use super::version::{CLIENT_VERSION, Version};
 
@@ -50,6 +51,7 @@ pub(crate) struct Offer {
     pub(crate) agent_version: String,
     pub(crate) understands_terminate: bool,
     pub(crate) acknowledges_duplicates: bool,
+    pub(crate) wants_keep_alives: bool,
 }
 
 /// The client's half: reads the request; returns the response to send, and what to think of the agent. The response is
@@ -88,7 +90,9 @@ pub(crate) fn answer(request: &[u8]) -> Result<(Bytes, Result<Offer, HandshakeEr
     let offer = match (refusal, type_of_session) {
         (Some(refusal), _) => Err(refusal),
         (None, Some(true)) => offer(request.agent_version),
-        (None, Some(false)) => Err(HandshakeError::NotPort("Port without LocalPortForwarding".to_owned())),
+        (None, Some(false)) => Err(HandshakeError::NotPort(
+            "Port without LocalPortForwarding".to_owned(),
+        )),
         (None, None) => Err(HandshakeError::Malformed("no session type is named".to_owned())),
     };
     Ok((response, offer))
@@ -96,11 +100,16 @@ pub(crate) fn answer(request: &[u8]) -> Result<(Bytes, Result<Offer, HandshakeEr
 
 /// Returns whether a session type is the one that forwards ports; another type is an error.
 fn port_type(parameters: &Value) -> Result<bool, HandshakeError> {
-    let name = parameters.get("SessionType").and_then(Value::as_str).unwrap_or_default();
+    let name = parameters
+        .get("SessionType")
+        .and_then(Value::as_str)
+        .unwrap_or_default();
     if name != "Port" {
         return Err(HandshakeError::NotPort(name.to_owned()));
     }
-    let forwarding = parameters.get("Properties").and_then(|properties| properties.get("type"));
+    let forwarding = parameters
+        .get("Properties")
+        .and_then(|properties| properties.get("type"));
     Ok(forwarding.and_then(Value::as_str) == Some("LocalPortForwarding"))
 }
 
@@ -113,6 +122,7 @@ fn offer(agent_version: String) -> Result<Offer, HandshakeError> {
     Ok(Offer {
         agent_version,
         understands_terminate: version > Version::AGENT_BEFORE_TERMINATE,
+        wants_keep_alives: version <= Version::AGENT_BEFORE_SILENCE,
         acknowledges_duplicates: version >= Version::AGENT_ACKNOWLEDGES_DUPLICATES,
     })
 }
@@ -123,7 +133,10 @@ pub(crate) fn request(agent_version: &str, properties: &BTreeMap<String, String>
         agent_version: agent_version.to_owned(),
         requested_client_actions: vec![RequestedAction {
             action_type: "SessionType".to_owned(),
-            action_parameters: json!({ "SessionType": "Port", "Properties": properties }),
+            action_parameters: SessionParameters {
+                session_type: "Port".to_owned(),
+                properties: properties.clone(),
+            },
         }],
     })
 }
@@ -134,7 +147,10 @@ pub(crate) fn judge(response: &[u8]) -> Result<(), HandshakeError> {
         serde_json::from_slice(response).map_err(|error| HandshakeError::Malformed(error.to_string()))?;
     for action in response.processed_client_actions {
         if action.action_status != 1 {
-            return Err(HandshakeError::Refused { action: action.action_type, error: action.error });
+            return Err(HandshakeError::Refused {
+                action: action.action_type,
+                error: action.error,
+            });
         }
     }
     let version = Version::parse(&response.client_version);

@@ -30,6 +30,9 @@ const HEADER_LENGTH: usize = 116;
 pub const OVERHEAD: usize = HEADER_LENGTH + 4;
 /// The shortest header that holds all fields up to the digest: what the service sends for `channel_closed`.
 const SHORTEST_HEADER: usize = 112;
+/// The longest header that is believed: room for fields to come. A longer one would hold memory that no payload
+/// accounts for.
+const LONGEST_HEADER: usize = 512;
 const TYPE_WIDTH: usize = 32;
 
 /// One frame of the data channel.
@@ -105,8 +108,8 @@ pub enum Flag {
 /// Why a frame can't be used.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum Malformed {
-    /// The frame is shorter than its header says, or than any header can be.
-    #[error("frame of {length} bytes can't hold a header of {header}")]
+    /// The frame is shorter than its header says, or the header is none.
+    #[error("frame of {length} bytes can't have a header of {header}")]
     Header {
         /// The header length it claims.
         header: u64,
@@ -157,7 +160,7 @@ impl Message {
         let header = fields.u32().ok_or_else(|| short(0))?;
         let header_length = header as usize;
         let payload_start = header_length.saturating_add(4);
-        if header_length < SHORTEST_HEADER || payload_start > length {
+        if !(SHORTEST_HEADER..=LONGEST_HEADER).contains(&header_length) || payload_start > length {
             return Err(short(u64::from(header)));
         }
         let missing = || short(u64::from(header));
@@ -168,7 +171,10 @@ impl Message {
         let flags = fields.u64().ok_or_else(missing)?;
         let low = fields.u64().ok_or_else(missing)?;
         let high = fields.u64().ok_or_else(missing)?;
-        let digest = fields.take(32).and_then(|bytes| bytes.try_into().ok()).ok_or_else(missing)?;
+        let digest = fields
+            .take(32)
+            .and_then(|bytes| bytes.try_into().ok())
+            .ok_or_else(missing)?;
         let payload_type = match header_length >= HEADER_LENGTH {
             true => PayloadType::from_number(fields.u32().ok_or_else(missing)?),
             false => PayloadType::Undefined,
@@ -183,7 +189,16 @@ impl Message {
         let sequence = u64::try_from(sequence).map_err(|_| Malformed::Sequence(sequence))?;
         let payload = frame.slice(payload_start..);
         let id = Uuid::from_u64_pair(high, low);
-        Ok(Self { kind, created, sequence, flags, id, digest, payload_type, payload })
+        Ok(Self {
+            kind,
+            created,
+            sequence,
+            flags,
+            id,
+            digest,
+            payload_type,
+            payload,
+        })
     }
 
     /// Checks the digest as the official client does: of every frame with a payload, except the two publication

@@ -1,5 +1,7 @@
 //! The JSON bodies of the data channel, key order and spacing as the official client and agent write them.
 
+use std::collections::BTreeMap;
+
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
@@ -36,24 +38,46 @@ pub struct Acknowledge {
     pub is_sequential_message: bool,
 }
 
-/// The agent's offer.
+/// Returns the number that an acknowledgement is about. Receivers match nothing else, so nothing else needs to be well.
+pub fn acknowledged_number(payload: &[u8]) -> Option<u64> {
+    #[derive(Deserialize)]
+    struct Number {
+        #[serde(rename = "AcknowledgedMessageSequenceNumber")]
+        number: u64,
+    }
+    serde_json::from_slice::<Number>(payload)
+        .ok()
+        .map(|body| body.number)
+}
+
+/// The agent's offer. `Parameters` is whatever came, or what is to be written in the agent's own order.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "PascalCase")]
-pub struct HandshakeRequest {
+pub struct HandshakeRequest<Parameters = Value> {
     /// The agent's version, four numbers.
     pub agent_version: String,
     /// What the client shall do, in order.
-    pub requested_client_actions: Vec<RequestedAction>,
+    pub requested_client_actions: Vec<RequestedAction<Parameters>>,
 }
 
 /// One thing that the agent asks for.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "PascalCase")]
-pub struct RequestedAction {
+pub struct RequestedAction<Parameters = Value> {
     /// `SessionType` or `KMSEncryption`.
     pub action_type: String,
     /// Depends on the type.
-    pub action_parameters: Value,
+    pub action_parameters: Parameters,
+}
+
+/// The parameters of the action `SessionType`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "PascalCase")]
+pub struct SessionParameters {
+    /// `Port`, or a kind of shell.
+    pub session_type: String,
+    /// Those of the session document.
+    pub properties: BTreeMap<String, String>,
 }
 
 /// The client's answer.
@@ -115,7 +139,11 @@ pub struct ChannelClosed {
 /// Returns the reason that a `channel_closed` gives. Whatever else is wrong with the body, the session has ended.
 pub fn closing_words(payload: &[u8]) -> String {
     let body: Value = serde_json::from_slice(payload).unwrap_or_default();
-    body.get("Output").and_then(Value::as_str).unwrap_or_default().trim().to_owned()
+    body.get("Output")
+        .and_then(Value::as_str)
+        .unwrap_or_default()
+        .trim()
+        .to_owned()
 }
 
 /// Writes a body as compact JSON.

@@ -30,7 +30,10 @@ impl Policy {
     pub fn client() -> Self {
         Self {
             resend: Resend::All,
-            limits: Limits { floor: Duration::from_millis(200), ceiling: Duration::from_secs(2) },
+            limits: Limits {
+                floor: Duration::from_millis(200),
+                ceiling: Duration::from_secs(2),
+            },
             // 10 MB/s at 100 ms round trip, and a quarter of what the agent buffers for a target that stalls.
             window: 1 << 20,
             // One client author measured a hard ceiling of about 1,000 data messages a second.
@@ -44,7 +47,10 @@ impl Policy {
     pub fn stock_agent() -> Self {
         Self {
             resend: Resend::Oldest,
-            limits: Limits { floor: Duration::ZERO, ceiling: Duration::from_secs(1) },
+            limits: Limits {
+                floor: Duration::ZERO,
+                ceiling: Duration::from_secs(1),
+            },
             window: usize::MAX,
             pace: Pace::new(Duration::from_micros(1_193), 4),
             chunk: Chunk::fixed(1_024),
@@ -56,7 +62,10 @@ impl Policy {
     pub fn fast_agent() -> Self {
         Self {
             resend: Resend::All,
-            limits: Limits { floor: Duration::from_millis(200), ceiling: Duration::from_secs(2) },
+            limits: Limits {
+                floor: Duration::from_millis(200),
+                ceiling: Duration::from_secs(2),
+            },
             window: 4 << 20,
             pace: Pace::unlimited(),
             chunk: Chunk::fixed(16_384),
@@ -75,7 +84,11 @@ pub(crate) struct Pace {
 
 impl Pace {
     fn new(interval: Duration, burst: u32) -> Self {
-        Self { interval, tolerance: interval * burst, due: None }
+        Self {
+            interval,
+            tolerance: interval * burst,
+            due: None,
+        }
     }
 
     fn unlimited() -> Self {
@@ -120,7 +133,13 @@ impl Chunk {
     }
 
     fn probing(smallest: usize, largest: usize) -> Self {
-        Self { size: smallest, largest, smallest, clean: 0, wanted: PROOF }
+        Self {
+            size: smallest,
+            largest,
+            smallest,
+            clean: 0,
+            wanted: PROOF,
+        }
     }
 
     pub(crate) fn size(&self) -> usize {

@@ -28,7 +28,12 @@ pub(crate) struct RoundTrip {
 
 impl RoundTrip {
     pub(crate) fn new(limits: Limits) -> Self {
-        Self { limits, smoothed: FIRST_ROUND_TRIP, variation: FIRST_ROUND_TRIP / 2, backoff: 0 }
+        Self {
+            limits,
+            smoothed: FIRST_ROUND_TRIP,
+            variation: FIRST_ROUND_TRIP / 2,
+            backoff: 0,
+        }
     }
 
     /// Takes the time between a message sent once and its acknowledgement.
@@ -58,7 +63,10 @@ impl RoundTrip {
 mod tests {
     use super::*;
 
-    const LIMITS: Limits = Limits { floor: Duration::from_millis(200), ceiling: Duration::from_secs(2) };
+    const LIMITS: Limits = Limits {
+        floor: Duration::from_millis(200),
+        ceiling: Duration::from_secs(2),
+    };
 
     #[test]
     fn a_steady_path_settles_at_the_floor() {

@@ -17,6 +17,8 @@ impl Version {
     pub(crate) const AGENT_BEFORE_MULTIPLEXING: Self = Self([3, 0, 196, 0]);
     /// Agents *after* this understand the flag TerminateSession.
     pub(crate) const AGENT_BEFORE_TERMINATE: Self = Self([2, 3, 722, 0]);
+    /// Agents *after* this leave smux keep-alives off.
+    pub(crate) const AGENT_BEFORE_SILENCE: Self = Self([3, 1, 1511, 0]);
     /// Agents from here on acknowledge duplicates.
     pub(crate) const AGENT_ACKNOWLEDGES_DUPLICATES: Self = Self([3, 2, 1041, 0]);
 

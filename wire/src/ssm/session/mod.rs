@@ -1,113 +1,32 @@
 //! One session, either side: handshake, channel and smux as one machine.
 
-use std::collections::{BTreeMap, VecDeque};
+mod deliver;
+mod event;
+mod options;
+
+use std::collections::VecDeque;
+use std::fmt;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use uuid::Uuid;
 
+pub use self::event::{End, Event, Frame};
+pub use self::options::{AgentOptions, Origin};
 use super::channel::{Channel, Role, Stamps};
-use super::handshake::{self, HandshakeError, Offer};
+use super::handshake::{self, Offer};
 use super::message::{Flag, Kind, Malformed, Message, PayloadType};
-use super::payload::{self, Acknowledge, HandshakeComplete, OpenDataChannel};
+use super::payload::{self, OpenDataChannel};
 use super::policy::Policy;
 use super::version::CLIENT_VERSION;
-use crate::smux::{self, Framing, Mux, ProtocolError, Side, StreamId};
+use crate::smux::{Framing, Mux, StreamId};
 
 /// From the first websocket to HandshakeComplete. The agent gives each of its stages 15 s.
 const HANDSHAKE_DEADLINE: Duration = Duration::from_secs(60);
 /// A pause this long may mean that the session has ended unnoticed: ask AWS (ssm.md section 7.4).
 const PAUSE_PATIENCE: Duration = Duration::from_secs(45);
-/// Data is not cut smaller than this at the end of a piece: an smux header and some payload.
-const LEAST_PIECE: usize = 64;
-
-/// What a driver sends as one websocket message.
-#[derive(Clone, PartialEq, Eq)]
-pub enum Frame {
-    /// A text message. It holds the token: a secret.
-    Text(String),
-    /// A binary message.
-    Binary(Bytes),
-}
-
-/// What happened in a session.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Event {
-    /// Data may flow.
-    Ready {
-        /// The agent's version, for a client; empty for an agent.
-        agent_version: String,
-        /// To be shown to the user, if not empty.
-        customer_message: String,
-    },
-    /// Agent: the client opened a stream.
-    Opened(StreamId),
-    /// Bytes of a stream came.
-    Data(StreamId, Bytes),
-    /// The far end of a stream ended it; the stream is gone.
-    Finished(StreamId),
-    /// Client: the target refused a stream; the stream is gone.
-    Refused(StreamId),
-    /// The service says that the other side is away; nothing is lost yet.
-    Paused,
-    /// The other side is there again.
-    Resumed,
-    /// Client: the pause has lasted so long that AWS should be asked whether the session lives.
-    Doubtful,
-    /// Agent: the client asks to end the session.
-    Terminate,
-    /// The session has ended and can't be resumed.
-    Ended(End),
-}
-
-/// Why a session has ended.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-pub enum End {
-    /// The service closed it, in its own words, which may be none.
-    #[error("{}", if .0.is_empty() { "the session was ended by the far side" } else { .0.as_str() })]
-    ChannelClosed(String),
-    /// The handshake failed.
-    #[error(transparent)]
-    Handshake(#[from] HandshakeError),
-    /// The handshake took longer than a minute.
-    #[error("no handshake within a minute of opening the data channel")]
-    HandshakeTimeout,
-    /// The bytes of the session are not smux.
-    #[error(transparent)]
-    Protocol(#[from] ProtocolError),
-}
-
-/// What a session can't find out by itself.
-#[derive(Debug, Clone, Copy)]
-pub struct Origin {
-    /// Where message ids come from. They need to differ, not to be secret.
-    pub seed: u64,
-    /// A reading of the monotonic clock…
-    pub began: Instant,
-    /// …and of the wall clock at the same moment, as time since 1970.
-    pub began_unix: Duration,
-    /// How long a stream's FIN is held back after the far end's last byte: smux has no half-close.
-    pub half_close_grace: Duration,
-}
-
-/// How an agent presents itself.
-#[derive(Debug, Clone)]
-pub struct AgentOptions {
-    /// Its version, four numbers.
-    pub version: String,
-    /// The properties of the session document.
-    pub properties: BTreeMap<String, String>,
-    /// How it sends.
-    pub policy: Policy,
-    /// Frames of up to 32 KiB that span messages, as the official agent's, or such that fit their message.
-    pub framing: Framing,
-    /// How long it is silent after HandshakeComplete: the official client ends its reader at any frame that comes
-    /// while it sets itself up (ssm.md section 6.7).
-    pub quiet: Duration,
-}
 
 /// One session, either side.
-#[derive(Debug)]
 pub struct Session {
     role: Role,
     origin: Origin,
@@ -116,7 +35,7 @@ pub struct Session {
     stage: Stage,
     framing: Framing,
     /// The text frame that must be the first on a new websocket.
-    opening: Option<String>,
+    opening: Option<Frame>,
     /// Messages that steer the session, before any data.
     steering: VecDeque<(PayloadType, Bytes)>,
     events: VecDeque<Event>,
@@ -147,10 +66,17 @@ impl Session {
 
     /// The agent's side.
     pub fn agent(options: AgentOptions, origin: Origin) -> Self {
-        let mut session =
-            Self::new(Role::Agent, options.policy, origin, options.framing, options.quiet);
+        let mut session = Self::new(
+            Role::Agent,
+            options.policy,
+            origin,
+            options.framing,
+            options.quiet,
+        );
         let request = handshake::request(&options.version, &options.properties);
-        session.steering.push_back((PayloadType::HandshakeRequest, request));
+        session
+            .steering
+            .push_back((PayloadType::HandshakeRequest, request));
         session
     }
 
@@ -187,7 +113,7 @@ impl Session {
             client_version: CLIENT_VERSION.to_owned(),
         };
         // An empty text would be the only sign of a failure, and writing strings and ids can't fail.
-        self.opening = Some(serde_json::to_string(&opening).unwrap_or_default());
+        self.opening = Some(Frame::Text(serde_json::to_string(&opening).unwrap_or_default()));
         self.attached(now);
     }
 
@@ -215,21 +141,21 @@ impl Session {
         let (_, peer) = self.role.kinds();
         match message.kind {
             kind if kind == peer => {
-                self.heard();
+                self.heard(now);
                 self.channel.receive(message);
                 while let Some(message) = self.channel.poll_delivery() {
                     self.deliver(message, now);
                 }
             }
             Kind::Acknowledge => {
-                self.heard();
-                if let Ok(body) = serde_json::from_slice::<Acknowledge>(&message.payload) {
-                    self.channel.handle_ack(body.acknowledged_message_sequence_number, now);
+                self.heard(now);
+                if let Some(number) = payload::acknowledged_number(&message.payload) {
+                    self.channel.handle_ack(number, now);
                 }
             }
             Kind::ChannelClosed => self.end(End::ChannelClosed(payload::closing_words(&message.payload))),
             Kind::StartPublication => {
-                self.heard();
+                self.heard(now);
                 self.channel.peer_is_back(now);
             }
             Kind::PausePublication => {
@@ -245,6 +171,9 @@ impl Session {
 
     /// A moment has come that [`Session::poll_timeout`] named.
     pub fn handle_timeout(&mut self, now: Instant) {
+        if matches!(self.stage, Stage::Ended) {
+            return;
+        }
         if self.deadline.is_some_and(|deadline| deadline <= now) {
             self.end(End::HandshakeTimeout);
         }
@@ -256,7 +185,10 @@ impl Session {
             self.silent_until = None;
         }
         self.channel.handle_timeout(now);
-        if let Stage::Running(mux) = &mut self.stage {
+        // While the far end can't be heard, its silence means nothing: no FIN becomes due.
+        if self.channel.is_open()
+            && let Stage::Running(mux) = &mut self.stage
+        {
             mux.handle_timeout(now);
         }
     }
@@ -305,7 +237,8 @@ impl Session {
 
     /// Agent: the target of a stream can't be reached.
     pub fn refuse(&mut self, id: StreamId) {
-        self.steering.push_back((PayloadType::Flag, Flag::ConnectToPortError.payload()));
+        self.steering
+            .push_back((PayloadType::Flag, Flag::ConnectToPortError.payload()));
         self.reset(id);
     }
 
@@ -315,14 +248,15 @@ impl Session {
         if !std::mem::take(&mut self.can_terminate) {
             return false;
         }
-        self.steering.push_back((PayloadType::Flag, Flag::TerminateSession.payload()));
+        self.steering
+            .push_back((PayloadType::Flag, Flag::TerminateSession.payload()));
         true
     }
 
     /// Returns the next websocket message to send.
     pub fn poll_transmit(&mut self, now: Instant) -> Option<Frame> {
         if let Some(opening) = self.opening.take() {
-            return Some(Frame::Text(opening));
+            return Some(opening);
         }
         if self.silent_until.is_some_and(|until| until > now) {
             return None;
@@ -338,9 +272,13 @@ impl Session {
             }
             return Some(Frame::Binary(self.channel.send(payload_type, payload, now)));
         }
-        let room = self.channel.room(now)?.max(LEAST_PIECE);
+        let room = self.channel.room(now)?;
         let payload = self.mux()?.poll_bytes(room)?;
-        Some(Frame::Binary(self.channel.send(PayloadType::Output, payload, now)))
+        Some(Frame::Binary(self.channel.send(
+            PayloadType::Output,
+            payload,
+            now,
+        )))
     }
 
     /// Returns the next thing that happened.
@@ -355,13 +293,15 @@ impl Session {
             Stage::Greeting | Stage::Agreed(_) => None,
             Stage::Ended => return None,
         };
-        let pace = mux.filter(|mux| mux.wants_to_send()).and_then(|_| self.channel.room_at(now));
+        let pace = mux
+            .filter(|mux| mux.wants_to_send())
+            .and_then(|_| self.channel.room_at(now));
         let times = [
             self.deadline,
             self.doubtful_at(),
             self.silent_until,
             self.channel.poll_timeout(),
-            mux.and_then(Mux::poll_timeout),
+            mux.filter(|_| self.channel.is_open()).and_then(Mux::poll_timeout),
             pace,
         ];
         times.into_iter().flatten().min()
@@ -387,6 +327,13 @@ impl Session {
         }
         self.doubted = false;
         self.channel.attach();
+        self.restart_grace(now);
+    }
+
+    fn restart_grace(&mut self, now: Instant) {
+        if let Some(mux) = self.mux() {
+            mux.restart_grace(now);
+        }
     }
 
     fn mux(&mut self) -> Option<&mut Mux> {
@@ -402,115 +349,12 @@ impl Session {
     }
 
     /// A frame of the other side came: it is there.
-    fn heard(&mut self) {
+    fn heard(&mut self, now: Instant) {
         if self.channel.paused_since().is_some() {
             self.channel.resume();
+            self.restart_grace(now);
             self.doubted = false;
             self.events.push_back(Event::Resumed);
-        }
-    }
-
-    fn deliver(&mut self, message: Message, now: Instant) {
-        let payload = message.payload;
-        match (message.payload_type, self.role) {
-            (PayloadType::Output, _) => self.deliver_output(payload, now),
-            (PayloadType::HandshakeRequest, Role::Client) => self.deliver_request(&payload),
-            (PayloadType::HandshakeComplete, Role::Client) => self.deliver_complete(&payload),
-            (PayloadType::HandshakeResponse, Role::Agent) => self.deliver_response(&payload, now),
-            (PayloadType::Flag, role) => match (Flag::from_payload(&payload), role) {
-                (Some(Flag::ConnectToPortError), Role::Client) => self.refusals += 1,
-                (Some(Flag::TerminateSession), Role::Agent) => self.events.push_back(Event::Terminate),
-                (Some(_) | None, Role::Client | Role::Agent) => {}
-            },
-            (
-                PayloadType::HandshakeRequest
-                | PayloadType::HandshakeComplete
-                | PayloadType::HandshakeResponse
-                | PayloadType::Undefined
-                | PayloadType::Other(_),
-                Role::Client | Role::Agent,
-            ) => {}
-        }
-    }
-
-    fn deliver_request(&mut self, payload: &[u8]) {
-        // A second answer, which would have a new number, blocks the official agent's reader (ssm.md trap 39).
-        if !matches!(self.stage, Stage::Greeting) {
-            return;
-        }
-        match handshake::answer(payload) {
-            Ok((response, offer)) => {
-                self.steering.push_back((PayloadType::HandshakeResponse, response));
-                match offer {
-                    Ok(offer) => self.stage = Stage::Agreed(offer),
-                    Err(error) => self.end(error.into()),
-                }
-            }
-            Err(error) => self.end(error.into()),
-        }
-    }
-
-    fn deliver_complete(&mut self, payload: &[u8]) {
-        let Stage::Agreed(offer) = &self.stage else { return };
-        let offer = offer.clone();
-        if !offer.acknowledges_duplicates {
-            self.channel.peer_is_silent_on_duplicates();
-        }
-        self.can_terminate = offer.understands_terminate;
-        let customer_message = serde_json::from_slice::<HandshakeComplete>(payload)
-            .map(|body| body.customer_message)
-            .unwrap_or_default();
-        self.run(Side::Client, Event::Ready { agent_version: offer.agent_version, customer_message });
-    }
-
-    fn deliver_response(&mut self, payload: &[u8], now: Instant) {
-        if !matches!(self.stage, Stage::Greeting) {
-            return;
-        }
-        match handshake::judge(payload) {
-            Ok(()) => {
-                let took = now.saturating_duration_since(self.origin.began).as_nanos();
-                let complete = handshake::complete(u64::try_from(took).unwrap_or(u64::MAX));
-                self.steering.push_back((PayloadType::HandshakeComplete, complete));
-                let ready = Event::Ready { agent_version: String::new(), customer_message: String::new() };
-                self.run(Side::Server, ready);
-            }
-            Err(error) => self.end(error.into()),
-        }
-    }
-
-    fn run(&mut self, side: Side, ready: Event) {
-        self.deadline = None;
-        self.stage = Stage::Running(Mux::new(side, self.framing, self.origin.half_close_grace));
-        self.events.push_back(ready);
-    }
-
-    fn deliver_output(&mut self, payload: Bytes, now: Instant) {
-        let mux = match &mut self.stage {
-            Stage::Running(mux) => mux,
-            // Output without a handshake is how a shell begins (ssm.md section 5.5). An agent throws early data away.
-            Stage::Greeting if self.role == Role::Client => {
-                return self.end(HandshakeError::NotPort("shell".to_owned()).into());
-            }
-            Stage::Greeting | Stage::Agreed(_) | Stage::Ended => return,
-        };
-        let received = mux.receive(payload, now);
-        while let Some(event) = mux.poll_event() {
-            let event = match event {
-                smux::Event::Opened(id) => Event::Opened(id),
-                smux::Event::Data(id, bytes) => Event::Data(id, bytes),
-                // The flag that tells of a failed dial names no stream; the FIN of a stream that never had a byte
-                // follows it (ssm.md section 6.3).
-                smux::Event::Finished { id, silent: true } if self.refusals > 0 => {
-                    self.refusals -= 1;
-                    Event::Refused(id)
-                }
-                smux::Event::Finished { id, .. } => Event::Finished(id),
-            };
-            self.events.push_back(event);
-        }
-        if let Err(error) = received {
-            self.end(error.into());
         }
     }
 
@@ -523,11 +367,13 @@ impl Session {
     }
 }
 
-impl std::fmt::Debug for Frame {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        match self {
-            Self::Text(_) => f.write_str("Text"),
-            Self::Binary(frame) => write!(f, "Binary({} bytes)", frame.len()),
-        }
+impl fmt::Debug for Session {
+    /// What it is and how far it is; frames, which hold the token and the user's bytes, are left out.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Session")
+            .field("role", &self.role)
+            .field("client_id", &self.client_id)
+            .field("stage", &self.stage)
+            .finish_non_exhaustive()
     }
 }
