@@ -1,1 +1,6 @@
 //! x
+pub mod aws;
+pub mod config;
+pub mod connector;
+pub mod failure;
+pub mod transport;
