@@ -22,7 +22,6 @@ use tokio_util::task::TaskTracker;
 use crate::clock::wall_clock;
 use crate::config::Agent;
 use crate::documents::Forward;
-use crate::faults::Faults;
 use crate::gateway::{Gateway, SessionSpec};
 use crate::keys::random;
 use crate::socket::ResetSwitch;
@@ -68,15 +67,13 @@ pub(crate) struct Opening<'a> {
 
 /// Every session there has been.
 pub(crate) struct Sessions {
-    faults: Arc<Faults>,
     tasks: TaskTracker,
     all: Mutex<Vec<Arc<Session>>>,
 }
 
 impl Sessions {
-    pub(crate) fn new(faults: Arc<Faults>, tasks: TaskTracker) -> Self {
+    pub(crate) fn new(tasks: TaskTracker) -> Self {
         Self {
-            faults,
             tasks,
             all: Mutex::default(),
         }
@@ -90,12 +87,10 @@ impl Sessions {
             session_id: id.clone(),
             agent: opening.agent.kind,
             agent_version: opening.agent.version.clone(),
-            host: opening.forward.host.clone(),
-            port: opening.forward.port,
             properties: opening.forward.properties,
             address: opening.address,
         };
-        let gateway = Gateway::start(spec, Arc::clone(&self.faults), &self.tasks, {
+        let gateway = Gateway::start(spec, &self.tasks, {
             let ending = Arc::clone(&ending);
             move |cause| ending.settle(cause)
         });
@@ -278,7 +273,7 @@ mod tests {
     use crate::gateway::AgentKind;
 
     fn started() -> (Sessions, Arc<Session>, Ticket) {
-        let sessions = Sessions::new(Arc::default(), TaskTracker::new());
+        let sessions = Sessions::new(TaskTracker::new());
         let agent = Agent {
             kind: AgentKind::Stock,
             version: "3.3.1142.0".to_owned(),

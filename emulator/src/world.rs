@@ -30,7 +30,7 @@ impl World {
             config,
             faults: Arc::clone(&faults),
             calls: Calls::default(),
-            sessions: Sessions::new(faults, tasks.clone()),
+            sessions: Sessions::new(tasks.clone()),
             tasks,
         }
     }

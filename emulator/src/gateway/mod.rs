@@ -1,21 +1,35 @@
 //! The service half of a session's data channel, with its agent behind it: one `Gateway` a session.
 //!
-//! A client's websocket is attached to it; its first message, a text OpenDataChannelInput, must carry a token that
-//! has not been used. A newer websocket replaces the older one.
+//! ```text
+//!   client ══websocket══► socket task ──frames──► relay task ── wire::ssm::Session (agent)
+//!                                     ◄──frames──     │
+//!                                                     └── one task per stream ══TCP══► target
+//! ```
+//!
+//! A websocket's first message, a text OpenDataChannelInput, must carry a token that has not been used. A newer
+//! websocket replaces the older one. While no client is there the agent is paused at once, and nothing is stored for
+//! the client, which is what the recordings of the official pair assume (observed.md).
+
+mod client;
+mod relay;
+mod target;
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, PoisonError};
 
-use futures_util::{SinkExt, StreamExt};
 use serde::Deserialize;
 use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::sync::mpsc;
 use tokio_tungstenite::WebSocketStream;
-use tokio_tungstenite::tungstenite::Message;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-use crate::faults::Faults;
+use self::client::Arrival;
+use self::relay::Relay;
+
+/// Websockets and frames that wait for the relay: little, so that a relay that stops reading is felt by the client.
+const WAITING: usize = 16;
 
 /// How the far end behaves.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Deserialize)]
@@ -29,17 +43,13 @@ pub(crate) enum AgentKind {
 }
 
 /// What StartSession asked for, resolved.
-#[expect(dead_code, reason = "read by the agent half")]
 pub(crate) struct SessionSpec {
     pub(crate) session_id: String,
     pub(crate) agent: AgentKind,
     pub(crate) agent_version: String,
-    /// `None`: the instance itself.
-    pub(crate) host: Option<String>,
-    pub(crate) port: u16,
     /// The document's properties, which the handshake carries.
     pub(crate) properties: BTreeMap<String, String>,
-    /// Where `host:port` really is; `None`: nowhere.
+    /// Where the session's host and port really are; `None`: nowhere, every dial fails.
     pub(crate) address: Option<SocketAddr>,
 }
 
@@ -47,66 +57,34 @@ pub(crate) struct SessionSpec {
 pub(crate) struct Gateway {
     tasks: TaskTracker,
     over: CancellationToken,
+    /// Cancels the websocket of the present client.
     client: Mutex<CancellationToken>,
+    arrivals: mpsc::Sender<Arrival>,
 }
 
 impl Gateway {
     /// Starts the agent's end of a session; `ended` is called once, with the cause, when the session is over.
     pub(crate) fn start(
-        _spec: SessionSpec,
-        _faults: Arc<Faults>,
+        spec: SessionSpec,
         tasks: &TaskTracker,
         ended: impl FnOnce(String) + Send + 'static,
     ) -> Arc<Self> {
         let over = CancellationToken::new();
-        let until = over.clone();
-        tasks.spawn(async move {
-            until.cancelled().await;
-            ended("terminated".to_owned());
-        });
-        Arc::new(Self {
-            tasks: tasks.clone(),
-            over,
-            client: Mutex::default(),
-        })
+        let (arrivals, arriving) = mpsc::channel(WAITING);
+        let relay = Relay::new(spec, arriving, over.clone());
+        tasks.spawn(async move { ended(relay.run().await) });
+        Arc::new(Self { tasks: tasks.clone(), over, client: Mutex::default(), arrivals })
     }
 
     /// Serves one more websocket of the session's client.
     pub(crate) fn attach<S: AsyncRead + AsyncWrite + Unpin + Send + 'static>(
         &self,
-        mut socket: WebSocketStream<S>,
+        socket: WebSocketStream<S>,
         check_token: impl Fn(&str) -> bool + Send + 'static,
     ) {
-        let over = self.over.clone();
-        let replaced = over.child_token();
-        std::mem::replace(
-            &mut *self.client.lock().unwrap_or_else(PoisonError::into_inner),
-            replaced.clone(),
-        )
-        .cancel();
-        self.tasks.spawn(async move {
-            let mut opened = false;
-            loop {
-                let message = tokio::select! {
-                    () = replaced.cancelled() => break,
-                    message = socket.next() => message,
-                };
-                let Some(Ok(message)) = message else { break };
-                if let Message::Text(text) = &message
-                    && !opened
-                {
-                    let open: serde_json::Value = serde_json::from_str(text).unwrap_or_default();
-                    opened = open["TokenValue"].as_str().is_some_and(&check_token);
-                }
-                if !opened {
-                    break;
-                }
-            }
-            if over.is_cancelled() || !opened {
-                let _ = socket.close(None).await;
-            }
-            let _ = socket.flush().await;
-        });
+        let replaced = CancellationToken::new();
+        std::mem::replace(&mut *self.client.lock().unwrap_or_else(PoisonError::into_inner), replaced.clone()).cancel();
+        self.tasks.spawn(client::serve(socket, check_token, self.arrivals.clone(), replaced));
     }
 
     /// Ends the session, as TerminateSession asks.
@@ -116,9 +94,6 @@ impl Gateway {
 
     /// Drops the client's websocket without a word; the session lives on.
     pub(crate) fn cut(&self) {
-        self.client
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .cancel();
+        self.client.lock().unwrap_or_else(PoisonError::into_inner).cancel();
     }
 }

@@ -9,7 +9,7 @@ use bytes::Bytes;
 use futures_util::stream::{SplitSink, SplitStream};
 use futures_util::{SinkExt, StreamExt};
 use tokio::sync::mpsc;
-use tokio::task::JoinSet;
+use tokio::task::{JoinError, JoinSet};
 use tokio::time::{Instant, sleep_until, timeout};
 use tokio_tungstenite::WebSocketStream;
 use tokio_tungstenite::tungstenite::{self, Message, Utf8Bytes};
@@ -54,8 +54,8 @@ pub(super) enum Lost {
     Ended,
     #[error("the websocket failed")]
     Failed(#[source] Box<tungstenite::Error>),
-    #[error("nothing came on the websocket for {} seconds after a ping", .0.as_secs())]
-    Silent(Duration),
+    #[error("nothing came on the websocket after a ping")]
+    Silent,
     #[error("writing to the websocket took longer than {} seconds", WRITE_DEADLINE.as_secs())]
     Stuck,
     #[error("AWS said that the far side is away, and nothing more")]
@@ -85,41 +85,27 @@ impl Channel {
 
     /// Waits for something to happen; `full`: room for a frame is one of the things waited for. Cancel-safe.
     pub(super) async fn activity(&mut self, full: bool) -> Result<Activity, Lost> {
-        tokio::select! {
-            message = self.frames.next() => {
+        let wake = tokio::select! {
+            message = self.frames.next() => Wake::Message(message),
+            Some(written) = self.writing.join_next() => Wake::Written(written),
+            _ = self.writer.reserve(), if full => Wake::Room,
+            () = sleep_until(self.next_ping) => Wake::Ping,
+            () = sleep_until(self.pong_due.unwrap_or(self.next_ping)), if self.pong_due.is_some() => Wake::Silence,
+        };
+        match wake {
+            Wake::Message(message) => {
                 self.pong_due = None;
-                match message {
-                    Some(Ok(Message::Binary(frame))) => Ok(Activity::Frame(frame)),
-                    Some(Ok(Message::Close(Some(close)))) => {
-                        Err(Lost::Closed(format!("{} {}", u16::from(close.code), close.reason)))
-                    }
-                    Some(Ok(Message::Close(None))) | None => Err(Lost::Ended),
-                    Some(Ok(Message::Text(_) | Message::Ping(_) | Message::Pong(_) | Message::Frame(_))) => {
-                        Ok(Activity::Nothing)
-                    }
-                    Some(Err(error)) => Err(Lost::Failed(Box::new(error))),
-                }
+                received(message)
             }
-            Some(ended) = self.writing.join_next() => match ended {
-                Ok(Err(lost)) => Err(lost),
-                Ok(Ok(())) | Err(_) => Err(Lost::Ended),
-            },
-            _ = self.writer.reserve(), if full => Ok(Activity::Nothing),
-            () = sleep_until(self.next_ping) => {
+            Wake::Written(Ok(Err(lost))) => Err(lost),
+            Wake::Written(Ok(Ok(())) | Err(_)) => Err(Lost::Ended),
+            Wake::Room => Ok(Activity::Nothing),
+            Wake::Ping => {
                 self.ping();
                 Ok(Activity::Nothing)
             }
-            () = sleep_until(self.pong_due.unwrap_or(self.next_ping)), if self.pong_due.is_some() => {
-                Err(Lost::Silent(PONG_DEADLINE))
-            }
+            Wake::Silence => Err(Lost::Silent),
         }
-    }
-
-    /// Says goodbye: what waits is written, then the websocket is closed.
-    pub(super) async fn close(mut self) {
-        drop(self.writer);
-        // The writer has its own deadline for each step.
-        while self.writing.join_next().await.is_some() {}
     }
 
     fn ping(&mut self) {
@@ -130,6 +116,26 @@ impl Channel {
             permit.send(Message::Ping(Bytes::from_static(b"keepalive")));
             self.pong_due.get_or_insert(now + PONG_DEADLINE);
         }
+    }
+}
+
+enum Wake {
+    Message(Option<Result<Message, tungstenite::Error>>),
+    Written(Result<Result<(), Lost>, JoinError>),
+    Room,
+    Ping,
+    Silence,
+}
+
+fn received(message: Option<Result<Message, tungstenite::Error>>) -> Result<Activity, Lost> {
+    match message {
+        Some(Ok(Message::Binary(frame))) => Ok(Activity::Frame(frame)),
+        Some(Ok(Message::Close(Some(close)))) => {
+            Err(Lost::Closed(format!("{} {}", u16::from(close.code), close.reason)))
+        }
+        Some(Ok(Message::Close(None))) | None => Err(Lost::Ended),
+        Some(Ok(Message::Text(_) | Message::Ping(_) | Message::Pong(_) | Message::Frame(_))) => Ok(Activity::Nothing),
+        Some(Err(error)) => Err(Lost::Failed(Box::new(error))),
     }
 }
 

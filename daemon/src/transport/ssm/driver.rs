@@ -60,7 +60,7 @@ pub(super) struct Driver {
     upstream: Upstream,
     outside: Outside,
     /// Told once data may flow.
-    ready: Option<oneshot::Sender<Result<(), Arc<Failure>>>>,
+    ready: Option<oneshot::Sender<Result<(), Failure>>>,
     /// Bounded by its senders: a stream holds a permit for every write, and opens come one for each connection.
     commands: mpsc::UnboundedReceiver<Command>,
     /// For new streams; commands of streams come from here.
@@ -98,7 +98,7 @@ impl Driver {
         first: Resumed,
         upstream: Upstream,
         outside: Outside,
-        ready: oneshot::Sender<Result<(), Arc<Failure>>>,
+        ready: oneshot::Sender<Result<(), Failure>>,
         commands: (mpsc::WeakUnboundedSender<Command>, mpsc::UnboundedReceiver<Command>),
         goodbye: CancellationToken,
     ) -> Self {
@@ -317,26 +317,27 @@ impl Driver {
     /// Ends everything in this order: the outside learns of it, streams end, the agent is asked to end the session,
     /// AWS is asked where that may not have worked.
     async fn finish(mut self, stop: Stop) {
-        let failure = Arc::new(match &stop {
+        let closed_at_aws = matches!(stop, Stop::Ended(End::ChannelClosed(_)));
+        let failure = match stop {
             Stop::Goodbye => Failure::new(Reason::Unreachable, Remedy::Retry, "the link was closed"),
-            Stop::Ended(end) => self.upstream.ended(end),
-            Stop::Gone(_) => Failure::new(Reason::Unreachable, Remedy::Retry, "the SSM session is gone"),
-        });
-        let (failure, ended_at_aws) = match stop {
-            Stop::Goodbye => (failure, false),
-            Stop::Ended(End::ChannelClosed(_)) => (failure, true),
-            Stop::Ended(End::Handshake(_) | End::HandshakeTimeout | End::Protocol(_)) => (failure, false),
-            Stop::Gone(gone) => (Arc::new(gone), false),
+            Stop::Ended(end) => self.upstream.ended(&end),
+            Stop::Gone(failure) => failure,
         };
-        if let Some(ready) = self.ready.take() {
-            let _ = ready.send(Err(Arc::clone(&failure)));
-        }
+        let failure = match self.ready.take() {
+            // Nobody has the link yet: whoever asked for it is the one to be told.
+            Some(ready) => {
+                let _ = ready.send(Err(failure));
+                Failure::new(Reason::Unreachable, Remedy::Retry, "the SSM session did not become ready")
+            }
+            None => failure,
+        };
+        let failure = Arc::new(failure);
         for (_, stream) in self.streams.drain() {
             stream.fail(Arc::clone(&failure));
         }
         self.outside.closed.send_replace(Some(failure));
-        let ended_at_aws = ended_at_aws || self.say_goodbye().await;
-        self.upstream.settle(ended_at_aws).await;
+        let closed_at_aws = closed_at_aws || self.say_goodbye().await;
+        self.upstream.settle(closed_at_aws).await;
     }
 
     /// Asks the agent to end the session; returns whether AWS confirmed it.

@@ -112,17 +112,12 @@ impl Transport for Ssm {
         let account = self.shared.aws.account(&self.account).await?;
         let destination = self.destination(&account).await?;
         let Destination { instance, document, details } = destination;
-        let grant = account.start_session(&instance.id, &document).await?;
+        let grant = account.start_session(&instance, &document).await?;
         info!(session = grant.session_id, via = details.via, "session started");
 
         // From here on there is a session at AWS: the driver alone may end it, also if this attempt is dropped.
-        let upstream = Upstream::new(
-            Arc::clone(&account),
-            self.account.clone(),
-            Arc::clone(&self.shared.ledger),
-            &grant.session_id,
-            details.clone(),
-        );
+        let upstream =
+            Upstream::new(Arc::clone(&self.shared), self.account.clone(), &grant.session_id, details.clone());
         let (health, health_seen) = watch::channel(Health { impaired: None, details });
         let (closed, closed_seen) = watch::channel(None);
         let (sender, receiver) = mpsc::unbounded_channel();
@@ -149,7 +144,7 @@ impl Transport for Ssm {
                 Ok(first) => Driver::new(session, first, upstream, outside, ready, commands, goodbye).run().await,
                 Err(failure) => {
                     // Whoever waited may be gone.
-                    let _ = ready.send(Err(Arc::new(failure)));
+                    let _ = ready.send(Err(failure));
                     upstream.settle(false).await;
                 }
             }
@@ -158,7 +153,7 @@ impl Transport for Ssm {
 
         match is_ready.await {
             Ok(Ok(())) => Ok(Arc::new(link)),
-            Ok(Err(failure)) => Err(Failure::from_shared(failure)),
+            Ok(Err(failure)) => Err(failure),
             Err(_) => Err(Failure::new(Reason::Unreachable, Remedy::Retry, "the SSM session ended before it was ready")),
         }
     }

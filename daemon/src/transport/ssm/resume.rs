@@ -3,18 +3,17 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use tokio::time::{Instant, sleep};
+use tokio::time::{Instant, sleep, timeout};
 use tokio_tungstenite::WebSocketStream;
 use tracing::{debug, warn};
 use tunneld_wire::ssm::{End, HandshakeError};
 
 use super::driver::Outside;
-use super::ledger::Ledger;
-use crate::aws::{Account, SessionGrant, Token};
+use crate::aws::{SessionGrant, Token};
 use crate::config::AccountSpec;
 use crate::connector::Socket;
 use crate::failure::{Failure, Reason, Remedy};
-use crate::transport::{Impaired, LinkDetails, websocket};
+use crate::transport::{Impaired, LinkDetails, Shared, websocket};
 
 /// The first delay between attempts to resume; drawn anew between zero and a bound that doubles.
 const FIRST_DELAY: Duration = Duration::from_millis(100);
@@ -28,9 +27,8 @@ const SETTLE_DEADLINE: Duration = Duration::from_secs(5);
 /// A session at AWS, and how to reach it.
 #[derive(Clone)]
 pub(super) struct Upstream {
-    account: Arc<Account>,
-    account_spec: AccountSpec,
-    ledger: Arc<Ledger>,
+    shared: Arc<Shared>,
+    account: AccountSpec,
     session_id: Arc<str>,
     details: LinkDetails,
 }
@@ -44,14 +42,13 @@ pub(super) struct Resumed {
 impl Upstream {
     /// Takes note of a session that AWS has started, so that it is ended even after a crash.
     pub(super) fn new(
-        account: Arc<Account>,
-        account_spec: AccountSpec,
-        ledger: Arc<Ledger>,
+        shared: Arc<Shared>,
+        account: AccountSpec,
         session_id: &str,
         details: LinkDetails,
     ) -> Self {
-        ledger.opened(session_id, &account_spec);
-        Self { account, account_spec, ledger, session_id: session_id.into(), details }
+        shared.ledger.opened(session_id, &account);
+        Self { shared, account, session_id: session_id.into(), details }
     }
 
     pub(super) fn session_id(&self) -> &str {
@@ -60,8 +57,9 @@ impl Upstream {
 
     /// Opens a websocket for a grant.
     pub(super) async fn attach(&self, grant: SessionGrant) -> Result<Resumed, Failure> {
-        let request = self.account.sign_upgrade(&grant.stream_url).await?;
-        let socket = websocket::connect(self.account.connector(), request).await?;
+        let account = self.shared.aws.account(&self.account).await?;
+        let request = account.sign_upgrade(&grant.stream_url).await?;
+        let socket = websocket::connect(self.shared.aws.connector(), request).await?;
         Ok(Resumed { socket, token: grant.token })
     }
 
@@ -70,11 +68,8 @@ impl Upstream {
     pub(super) async fn resume(self, outside: Outside) -> Result<Resumed, Failure> {
         let mut bound = FIRST_DELAY;
         loop {
-            let failure = match self.account.resume_session(&self.session_id).await {
-                Ok(Some(grant)) => match self.attach(grant).await {
-                    Ok(resumed) => return Ok(resumed),
-                    Err(failure) => failure,
-                },
+            let failure = match self.attempt().await {
+                Ok(Some(resumed)) => return Ok(resumed),
                 Ok(None) => return Err(self.gone()),
                 Err(failure) => failure,
             };
@@ -95,11 +90,23 @@ impl Upstream {
         }
     }
 
+    /// Tries once, with fresh credentials, token and StreamUrl; `None` if the session is gone.
+    async fn attempt(&self) -> Result<Option<Resumed>, Failure> {
+        let account = self.shared.aws.account(&self.account).await?;
+        match account.resume_session(&self.session_id).await? {
+            Some(grant) => self.attach(grant).await.map(Some),
+            None => Ok(None),
+        }
+    }
+
+    async fn terminate(&self) -> Result<(), Failure> {
+        self.shared.aws.account(&self.account).await?.terminate_session(&self.session_id).await
+    }
+
     /// Makes sure that the session has ended at AWS, and forgets it.
     pub(super) async fn settle(&self, ended: bool) {
         if !ended {
-            let terminated = tokio::time::timeout(SETTLE_DEADLINE, self.account.terminate_session(&self.session_id));
-            match terminated.await {
+            match timeout(SETTLE_DEADLINE, self.terminate()).await {
                 Ok(Ok(())) => {}
                 Ok(Err(failure)) => {
                     let cause = failure.in_one_line();
@@ -112,7 +119,7 @@ impl Upstream {
                 }
             }
         }
-        self.ledger.closed(&self.session_id);
+        self.shared.ledger.closed(&self.session_id);
     }
 
     /// The failure of a stream whose target refused.
