@@ -25,7 +25,7 @@ use crate::aws::Aws;
 use crate::config::{Route, TunnelSpec};
 use crate::failure::Failure;
 
-pub use self::ssm::{Ledger, Orphan};
+pub use self::ssm::{Ledger, Orphan, end_orphans};
 
 /// A route to one target. Holds nothing open.
 #[async_trait]
@@ -112,7 +112,10 @@ pub struct Shared {
 
 /// Returns the failure that an error of a stream carries, if it carries one.
 pub fn failure_of(error: &io::Error) -> Option<&Arc<Failure>> {
-    error.get_ref()?.downcast_ref::<StreamFailure>().map(|wrapped| &wrapped.0)
+    error
+        .get_ref()?
+        .downcast_ref::<StreamFailure>()
+        .map(|wrapped| &wrapped.0)
 }
 
 /// Wraps a failure so that it can travel through `AsyncRead` and `AsyncWrite`.

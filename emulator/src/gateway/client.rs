@@ -34,7 +34,10 @@ pub(super) async fn serve<S: AsyncRead + AsyncWrite + Unpin + Send + 'static>(
     arrivals: mpsc::Sender<Arrival>,
     replaced: CancellationToken,
 ) {
-    if !matches!(timeout(OPENING_DEADLINE, opens_well(&mut socket, check_token)).await, Ok(true)) {
+    if !matches!(
+        timeout(OPENING_DEADLINE, opens_well(&mut socket, check_token)).await,
+        Ok(true)
+    ) {
         debug!("a websocket did not open its data channel");
         // The client may be gone.
         let _ = socket.close(None).await;

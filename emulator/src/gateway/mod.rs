@@ -73,7 +73,12 @@ impl Gateway {
         let (arrivals, arriving) = mpsc::channel(WAITING);
         let relay = Relay::new(spec, arriving, over.clone());
         tasks.spawn(async move { ended(relay.run().await) });
-        Arc::new(Self { tasks: tasks.clone(), over, client: Mutex::default(), arrivals })
+        Arc::new(Self {
+            tasks: tasks.clone(),
+            over,
+            client: Mutex::default(),
+            arrivals,
+        })
     }
 
     /// Serves one more websocket of the session's client.
@@ -83,8 +88,17 @@ impl Gateway {
         check_token: impl Fn(&str) -> bool + Send + 'static,
     ) {
         let replaced = CancellationToken::new();
-        std::mem::replace(&mut *self.client.lock().unwrap_or_else(PoisonError::into_inner), replaced.clone()).cancel();
-        self.tasks.spawn(client::serve(socket, check_token, self.arrivals.clone(), replaced));
+        std::mem::replace(
+            &mut *self.client.lock().unwrap_or_else(PoisonError::into_inner),
+            replaced.clone(),
+        )
+        .cancel();
+        self.tasks.spawn(client::serve(
+            socket,
+            check_token,
+            self.arrivals.clone(),
+            replaced,
+        ));
     }
 
     /// Ends the session, as TerminateSession asks.
@@ -94,6 +108,9 @@ impl Gateway {
 
     /// Drops the client's websocket without a word; the session lives on.
     pub(crate) fn cut(&self) {
-        self.client.lock().unwrap_or_else(PoisonError::into_inner).cancel();
+        self.client
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .cancel();
     }
 }

@@ -88,8 +88,13 @@ impl Relay {
             AgentKind::Stock => (Policy::stock_agent(), Framing::Spanning),
             AgentKind::Fast => (Policy::fast_agent(), Framing::Fitted),
         };
-        let options =
-            AgentOptions { version: spec.agent_version, properties: spec.properties, policy, framing, quiet: QUIET };
+        let options = AgentOptions {
+            version: spec.agent_version,
+            properties: spec.properties,
+            policy,
+            framing,
+            quiet: QUIET,
+        };
         let (reporter, reports) = mpsc::channel(REPORTS);
         Self {
             session_id: spec.session_id,
@@ -173,10 +178,14 @@ impl Relay {
 
     /// Sends what the agent has to send; returns whether the websocket's queue stopped it.
     fn transmit(&mut self) -> bool {
-        let Some(Arrival { writer, .. }) = &self.client else { return false };
+        let Some(Arrival { writer, .. }) = &self.client else {
+            return false;
+        };
         let now = now();
         let full = loop {
-            let Ok(room) = writer.try_reserve() else { break true };
+            let Ok(room) = writer.try_reserve() else {
+                break true;
+            };
             match self.session.poll_transmit(now) {
                 Some(Frame::Binary(frame)) => room.send(frame),
                 // Only clients send text.
@@ -201,7 +210,11 @@ impl Relay {
                 Event::Finished(id) => self.handle_finished(id),
                 Event::Terminate => self.ending = Some(Instant::now() + DRAIN),
                 Event::Ended(end) => return Some((end.to_string(), end.to_string())),
-                Event::Ready { .. } | Event::Refused(_) | Event::Paused | Event::Resumed | Event::Doubtful => {}
+                Event::Ready { .. }
+                | Event::Refused(_)
+                | Event::Paused
+                | Event::Resumed
+                | Event::Doubtful => {}
             }
         }
         None
@@ -210,16 +223,24 @@ impl Relay {
     fn handle_opened(&mut self, id: StreamId) {
         // Bounded by the bucket.
         let (sender, receiver) = mpsc::unbounded_channel();
-        let stream =
-            Stream { to_target: Some(sender), waiting: Some(receiver), untaken: 0, held: VecDeque::new() };
+        let stream = Stream {
+            to_target: Some(sender),
+            waiting: Some(receiver),
+            untaken: 0,
+            held: VecDeque::new(),
+        };
         self.streams.insert(id, stream);
         self.undialled.push_back(id);
         self.dial_next();
     }
 
     fn handle_data(&mut self, id: StreamId, bytes: Bytes) {
-        let Some(stream) = self.streams.get_mut(&id) else { return };
-        let Some(to_target) = &stream.to_target else { return };
+        let Some(stream) = self.streams.get_mut(&id) else {
+            return;
+        };
+        let Some(to_target) = &stream.to_target else {
+            return;
+        };
         let length = bytes.len();
         if to_target.send(bytes).is_ok() {
             stream.untaken += length;
@@ -245,11 +266,14 @@ impl Relay {
     }
 
     fn handle_dialled(&mut self, dialled: io::Result<TcpStream>) {
-        let Some((id, _)) = self.dialling.take() else { return };
+        let Some((id, _)) = self.dialling.take() else {
+            return;
+        };
         let waiting = self.streams.get_mut(&id).and_then(|stream| stream.waiting.take());
         match (dialled, waiting) {
             (Ok(socket), Some(outgoing)) => {
-                self.targets.spawn(target::serve(id, socket, outgoing, self.reporter.clone()));
+                self.targets
+                    .spawn(target::serve(id, socket, outgoing, self.reporter.clone()));
             }
             (Ok(_), None) => self.forget(id),
             (Err(error), _) => {
@@ -264,7 +288,11 @@ impl Relay {
     fn handle_report(&mut self, report: Report) {
         match report {
             Report::Read { id, bytes, permit } => {
-                if let Some(stream) = self.streams.get_mut(&id).filter(|stream| stream.to_target.is_some()) {
+                if let Some(stream) = self
+                    .streams
+                    .get_mut(&id)
+                    .filter(|stream| stream.to_target.is_some())
+                {
                     stream.held.push_back(permit);
                     self.session.write(id, bytes);
                 }
@@ -292,7 +320,8 @@ impl Relay {
 
     /// Whether the end that the client asked for may be confirmed.
     fn is_drained(&self) -> bool {
-        self.ending.is_some_and(|deadline| deadline <= Instant::now() || self.session.is_drained())
+        self.ending
+            .is_some_and(|deadline| deadline <= Instant::now() || self.session.is_drained())
     }
 
     /// Tells the client that the session is over; its websocket is closed by the drop of its writer.
@@ -342,7 +371,12 @@ fn random_id() -> Uuid {
 }
 
 fn origin() -> Origin {
-    Origin { seed: fastrand::u64(..), began: now(), began_unix: since_1970(), half_close_grace: Duration::ZERO }
+    Origin {
+        seed: fastrand::u64(..),
+        began: now(),
+        began_unix: since_1970(),
+        half_close_grace: Duration::ZERO,
+    }
 }
 
 fn now() -> std::time::Instant {
@@ -350,7 +384,9 @@ fn now() -> std::time::Instant {
 }
 
 fn since_1970() -> Duration {
-    crate::clock::wall_clock().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default()
+    crate::clock::wall_clock()
+        .duration_since(SystemTime::UNIX_EPOCH)
+        .unwrap_or_default()
 }
 
 /// Waits for a future that may not be there: `None` at once where it is not, which disables its branch.

@@ -18,7 +18,11 @@ const LONGEST_READ: usize = 32_768;
 /// What a target did.
 pub(super) enum Report {
     /// It sent bytes; the permit comes back once the session has sent them.
-    Read { id: StreamId, bytes: Bytes, permit: OwnedSemaphorePermit },
+    Read {
+        id: StreamId,
+        bytes: Bytes,
+        permit: OwnedSemaphorePermit,
+    },
     /// It took that many bytes.
     Wrote { id: StreamId, length: usize },
     /// It is gone: it closed, failed, or had nothing more to take.
@@ -61,7 +65,12 @@ pub(super) async fn serve(
         while let Some(bytes) = outgoing.recv().await {
             let written = writer.write_all(&bytes).await;
             // The relay is gone: so is the session.
-            let told = reports.send(Report::Wrote { id, length: bytes.len() }).await;
+            let told = reports
+                .send(Report::Wrote {
+                    id,
+                    length: bytes.len(),
+                })
+                .await;
             if written.is_err() || told.is_err() {
                 return;
             }

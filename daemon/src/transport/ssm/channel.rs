@@ -68,7 +68,13 @@ impl Channel {
         let (writer, queue) = mpsc::channel(FRAMES);
         let mut writing = JoinSet::new();
         writing.spawn(write(sink, queue));
-        Self { frames, writer, writing, next_ping: Instant::now() + PING_INTERVAL, pong_due: None }
+        Self {
+            frames,
+            writer,
+            writing,
+            next_ping: Instant::now() + PING_INTERVAL,
+            pong_due: None,
+        }
     }
 
     /// Returns a place for one frame, if there is room now.
@@ -80,7 +86,10 @@ impl Channel {
     pub(super) fn probe(&mut self) {
         let now = Instant::now();
         self.next_ping = now;
-        self.pong_due = Some(self.pong_due.map_or(now + PROBE_DEADLINE, |due| due.min(now + PROBE_DEADLINE)));
+        self.pong_due = Some(
+            self.pong_due
+                .map_or(now + PROBE_DEADLINE, |due| due.min(now + PROBE_DEADLINE)),
+        );
     }
 
     /// Waits for something to happen; `full`: room for a frame is one of the things waited for. Cancel-safe.
@@ -130,11 +139,15 @@ enum Wake {
 fn received(message: Option<Result<Message, tungstenite::Error>>) -> Result<Activity, Lost> {
     match message {
         Some(Ok(Message::Binary(frame))) => Ok(Activity::Frame(frame)),
-        Some(Ok(Message::Close(Some(close)))) => {
-            Err(Lost::Closed(format!("{} {}", u16::from(close.code), close.reason)))
-        }
+        Some(Ok(Message::Close(Some(close)))) => Err(Lost::Closed(format!(
+            "{} {}",
+            u16::from(close.code),
+            close.reason
+        ))),
         Some(Ok(Message::Close(None))) | None => Err(Lost::Ended),
-        Some(Ok(Message::Text(_) | Message::Ping(_) | Message::Pong(_) | Message::Frame(_))) => Ok(Activity::Nothing),
+        Some(Ok(Message::Text(_) | Message::Ping(_) | Message::Pong(_) | Message::Frame(_))) => {
+            Ok(Activity::Nothing)
+        }
         Some(Err(error)) => Err(Lost::Failed(Box::new(error))),
     }
 }
@@ -165,7 +178,9 @@ async fn write(
     finished(timeout(WRITE_DEADLINE, sink.close()).await)
 }
 
-fn finished(outcome: Result<Result<(), tungstenite::Error>, tokio::time::error::Elapsed>) -> Result<(), Lost> {
+fn finished(
+    outcome: Result<Result<(), tungstenite::Error>, tokio::time::error::Elapsed>,
+) -> Result<(), Lost> {
     match outcome {
         Ok(Ok(())) => Ok(()),
         Ok(Err(error)) => Err(Lost::Failed(Box::new(error))),

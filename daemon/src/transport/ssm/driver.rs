@@ -38,7 +38,11 @@ const GOODBYE: Duration = Duration::from_secs(2);
 /// What a link or stream asks of its driver.
 pub(super) enum Command {
     Open(oneshot::Sender<Result<SsmStream, Arc<Failure>>>),
-    Write { id: StreamId, bytes: Bytes, permit: OwnedSemaphorePermit },
+    Write {
+        id: StreamId,
+        bytes: Bytes,
+        permit: OwnedSemaphorePermit,
+    },
     Finish(StreamId),
     Drop(StreamId),
     Probe,
@@ -99,12 +103,15 @@ impl Driver {
         upstream: Upstream,
         outside: Outside,
         ready: oneshot::Sender<Result<(), Failure>>,
-        commands: (mpsc::WeakUnboundedSender<Command>, mpsc::UnboundedReceiver<Command>),
+        commands: (
+            mpsc::WeakUnboundedSender<Command>,
+            mpsc::UnboundedReceiver<Command>,
+        ),
         goodbye: CancellationToken,
     ) -> Self {
         let mut driver = Self {
             session,
-            phase: Phase::Attached(Box::new(Channel::new(first.socket))),
+            phase: Phase::Attached(Box::new(Channel::new(*first.socket))),
             upstream,
             outside,
             ready: Some(ready),
@@ -113,7 +120,9 @@ impl Driver {
             streams: HashMap::new(),
             goodbye,
         };
-        driver.session.attach(first.token.reveal(), Instant::now().into_std());
+        driver
+            .session
+            .attach(first.token.reveal(), Instant::now().into_std());
         driver
     }
 
@@ -143,7 +152,10 @@ impl Driver {
     }
 
     async fn wait(&mut self, full: bool) -> Wake {
-        let timeout = self.session.poll_timeout(Instant::now().into_std()).map(Instant::from_std);
+        let timeout = self
+            .session
+            .poll_timeout(Instant::now().into_std())
+            .map(Instant::from_std);
         let (activity, resumed) = match &mut self.phase {
             Phase::Attached(channel) => (Some(channel), None),
             Phase::Resuming(resumed) => (None, Some(resumed)),
@@ -160,11 +172,15 @@ impl Driver {
 
     /// Sends what the session has to send; returns whether the websocket's queue stopped it.
     fn transmit(&mut self) -> bool {
-        let Phase::Attached(channel) = &self.phase else { return false };
+        let Phase::Attached(channel) = &self.phase else {
+            return false;
+        };
         let now = Instant::now().into_std();
         let full = loop {
             let Some(room) = channel.room() else { break true };
-            let Some(frame) = self.session.poll_transmit(now) else { break false };
+            let Some(frame) = self.session.poll_transmit(now) else {
+                break false;
+            };
             trace!(?frame, "send");
             room.send(message(frame));
         };
@@ -224,7 +240,11 @@ impl Driver {
     fn open(&mut self, now: std::time::Instant) -> Result<SsmStream, Arc<Failure>> {
         let id = self.session.open(now).zip(self.sender.upgrade());
         let Some((id, sender)) = id else {
-            let failure = Failure::new(Reason::Unreachable, Remedy::Retry, "the SSM session takes no more streams");
+            let failure = Failure::new(
+                Reason::Unreachable,
+                Remedy::Retry,
+                "the SSM session takes no more streams",
+            );
             return Err(Arc::new(failure));
         };
         let (stream, end) = pair(id, sender);
@@ -236,7 +256,10 @@ impl Driver {
     fn handle_events(&mut self) -> Option<End> {
         while let Some(event) = self.session.poll_event() {
             match event {
-                Event::Ready { agent_version, customer_message } => self.become_ready(agent_version, &customer_message),
+                Event::Ready {
+                    agent_version,
+                    customer_message,
+                } => self.become_ready(agent_version, &customer_message),
                 Event::Data(id, bytes) => self.deliver(id, bytes),
                 Event::Finished(id) => {
                     if let Some(stream) = self.streams.remove(&id) {
@@ -264,7 +287,9 @@ impl Driver {
             info!(message = customer_message, "the session says");
         }
         debug!(%agent_version, "session ready");
-        self.outside.health.send_modify(|health| health.details.agent_version = agent_version);
+        self.outside
+            .health
+            .send_modify(|health| health.details.agent_version = agent_version);
         if let Some(ready) = self.ready.take() {
             // Whoever waited is gone: then the link was dropped, and `goodbye` is on the way.
             let _ = ready.send(Ok(()));
@@ -272,30 +297,49 @@ impl Driver {
     }
 
     fn deliver(&mut self, id: StreamId, bytes: Bytes) {
-        let Some(stream) = self.streams.get(&id) else { return };
+        let Some(stream) = self.streams.get(&id) else {
+            return;
+        };
         if stream.deliver(bytes) {
             return;
         }
         self.session.reset(id);
         if let Some(stream) = self.streams.remove(&id) {
             let limit = RECEIVE_LIMIT >> 20;
-            let doing = format!("the local client left more than {limit} MiB unread, its connection was reset");
-            stream.fail(Arc::new(Failure::new(Reason::Unreachable, Remedy::Retry, doing).of_stream()));
+            let doing =
+                format!("the local client left more than {limit} MiB unread, its connection was reset");
+            stream.fail(Arc::new(
+                Failure::new(Reason::Unreachable, Remedy::Retry, doing).of_stream(),
+            ));
         }
     }
 
     fn handle_loss(&mut self, lost: Lost) {
         self.session.detach();
-        let cause = Failure::new(Reason::Unreachable, Remedy::Retry, "the SSM session lost its websocket").because(lost);
-        info!(cause = cause.in_one_line(), session = self.upstream.session_id(), "resuming the session");
+        let cause = Failure::new(
+            Reason::Unreachable,
+            Remedy::Retry,
+            "the SSM session lost its websocket",
+        )
+        .because(lost);
+        info!(
+            cause = cause.in_one_line(),
+            session = self.upstream.session_id(),
+            "resuming the session"
+        );
         self.set_impaired(Arc::new(cause));
         self.phase = Phase::Resuming(Box::pin(self.upstream.clone().resume(self.outside.clone())));
     }
 
     fn handle_resumed(&mut self, resumed: Resumed) {
-        self.session.attach(resumed.token.reveal(), Instant::now().into_std());
-        self.phase = Phase::Attached(Box::new(Channel::new(resumed.socket)));
-        info!(session = self.upstream.session_id(), streams = self.streams.len(), "session resumed");
+        self.session
+            .attach(resumed.token.reveal(), Instant::now().into_std());
+        self.phase = Phase::Attached(Box::new(Channel::new(*resumed.socket)));
+        info!(
+            session = self.upstream.session_id(),
+            streams = self.streams.len(),
+            "session resumed"
+        );
         self.recover();
     }
 
@@ -305,13 +349,18 @@ impl Driver {
 
     fn set_impaired(&self, cause: Arc<Failure>) {
         self.outside.health.send_modify(|health| {
-            let since = health.impaired.as_ref().map_or_else(Instant::now, |impaired| impaired.since);
+            let since = health
+                .impaired
+                .as_ref()
+                .map_or_else(Instant::now, |impaired| impaired.since);
             health.impaired = Some(Impaired { since, cause });
         });
     }
 
     fn recover(&self) {
-        self.outside.health.send_if_modified(|health| health.impaired.take().is_some());
+        self.outside
+            .health
+            .send_if_modified(|health| health.impaired.take().is_some());
     }
 
     /// Ends everything in this order: the outside learns of it, streams end, the agent is asked to end the session,
@@ -327,7 +376,11 @@ impl Driver {
             // Nobody has the link yet: whoever asked for it is the one to be told.
             Some(ready) => {
                 let _ = ready.send(Err(failure));
-                Failure::new(Reason::Unreachable, Remedy::Retry, "the SSM session did not become ready")
+                Failure::new(
+                    Reason::Unreachable,
+                    Remedy::Retry,
+                    "the SSM session did not become ready",
+                )
             }
             None => failure,
         };
@@ -356,7 +409,9 @@ impl Driver {
                     return true;
                 }
             }
-            let Phase::Attached(channel) = &mut self.phase else { return false };
+            let Phase::Attached(channel) = &mut self.phase else {
+                return false;
+            };
             match timeout_at(deadline, channel.activity(full)).await {
                 Ok(Ok(Activity::Frame(frame))) => self.handle_frame(frame),
                 Ok(Ok(Activity::Nothing)) => {}

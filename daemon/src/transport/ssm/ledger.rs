@@ -43,8 +43,14 @@ pub struct Orphan {
 #[derive(Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 enum Line {
-    Opened { session_id: String, profile: Option<String>, region: Option<String> },
-    Closed { session_id: String },
+    Opened {
+        session_id: String,
+        profile: Option<String>,
+        region: Option<String>,
+    },
+    Closed {
+        session_id: String,
+    },
 }
 
 impl Ledger {
@@ -53,9 +59,20 @@ impl Ledger {
         fs::DirBuilder::new().recursive(true).mode(0o700).create(folder)?;
         let orphans = take_orphans(folder)?;
         let path = folder.join(format!("sessions-{}.jsonl", std::process::id()));
-        let file = OpenOptions::new().create(true).append(true).read(true).mode(0o600).open(&path)?;
+        let file = OpenOptions::new()
+            .create(true)
+            .append(true)
+            .read(true)
+            .mode(0o600)
+            .open(&path)?;
         flock(&file, FlockOperation::NonBlockingLockExclusive)?;
-        let ledger = Self { path, entries: Mutex::new(Entries { file, open: BTreeMap::new() }) };
+        let ledger = Self {
+            path,
+            entries: Mutex::new(Entries {
+                file,
+                open: BTreeMap::new(),
+            }),
+        };
         for orphan in &orphans {
             ledger.opened(&orphan.session_id, &orphan.account);
         }
@@ -67,7 +84,11 @@ impl Ledger {
         let AccountSpec { profile, region } = account.clone();
         let mut entries = self.entries.lock().unwrap_or_else(PoisonError::into_inner);
         entries.open.insert(session_id.to_owned(), account.clone());
-        entries.append(&Line::Opened { session_id: session_id.to_owned(), profile, region });
+        entries.append(&Line::Opened {
+            session_id: session_id.to_owned(),
+            profile,
+            region,
+        });
     }
 
     /// A session has ended at AWS.
@@ -82,7 +103,9 @@ impl Ledger {
                 warn!(%error, "cannot empty the ledger of sessions");
             }
         } else {
-            entries.append(&Line::Closed { session_id: session_id.to_owned() });
+            entries.append(&Line::Closed {
+                session_id: session_id.to_owned(),
+            });
         }
     }
 }
@@ -114,7 +137,10 @@ fn take_orphans(folder: &Path) -> io::Result<Vec<Orphan>> {
     let mut orphans = Vec::new();
     for entry in fs::read_dir(folder)? {
         let path = entry?.path();
-        let name = path.file_name().and_then(|name| name.to_str()).unwrap_or_default();
+        let name = path
+            .file_name()
+            .and_then(|name| name.to_str())
+            .unwrap_or_default();
         if !name.starts_with("sessions-") || !name.ends_with(".jsonl") {
             continue;
         }
@@ -134,7 +160,11 @@ fn still_open(text: &str) -> Vec<Orphan> {
     let mut open = BTreeMap::new();
     for line in text.lines() {
         match serde_json::from_str(line) {
-            Ok(Line::Opened { session_id, profile, region }) => {
+            Ok(Line::Opened {
+                session_id,
+                profile,
+                region,
+            }) => {
                 open.insert(session_id, AccountSpec { profile, region });
             }
             Ok(Line::Closed { session_id }) => {
@@ -143,7 +173,9 @@ fn still_open(text: &str) -> Vec<Orphan> {
             Err(_) => {}
         }
     }
-    open.into_iter().map(|(session_id, account)| Orphan { session_id, account }).collect()
+    open.into_iter()
+        .map(|(session_id, account)| Orphan { session_id, account })
+        .collect()
 }
 
 #[cfg(test)]
@@ -151,7 +183,10 @@ mod tests {
     use super::*;
 
     fn account(profile: &str) -> AccountSpec {
-        AccountSpec { profile: Some(profile.to_owned()), region: None }
+        AccountSpec {
+            profile: Some(profile.to_owned()),
+            region: None,
+        }
     }
 
     #[test]
@@ -162,7 +197,13 @@ mod tests {
                     {\"closed\":{\"session_id\":\"b\"}}\n{\"opened\":{\"sess";
         fs::write(folder.path().join("sessions-1.jsonl"), left).unwrap();
         let (ledger, orphans) = Ledger::open(folder.path()).unwrap();
-        assert_eq!(orphans, [Orphan { session_id: "a".to_owned(), account: account("prod") }]);
+        assert_eq!(
+            orphans,
+            [Orphan {
+                session_id: "a".to_owned(),
+                account: account("prod")
+            }]
+        );
         ledger.closed("a");
         drop(ledger);
         assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 0);
@@ -193,6 +234,9 @@ mod tests {
         let inner = folder.path().join("state");
         let (ledger, _) = Ledger::open(&inner).unwrap();
         assert_eq!(fs::metadata(&inner).unwrap().permissions().mode() & 0o777, 0o700);
-        assert_eq!(fs::metadata(&ledger.path).unwrap().permissions().mode() & 0o777, 0o600);
+        assert_eq!(
+            fs::metadata(&ledger.path).unwrap().permissions().mode() & 0o777,
+            0o600
+        );
     }
 }

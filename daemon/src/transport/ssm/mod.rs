@@ -34,6 +34,7 @@ use crate::config::{AccountSpec, Instance, Target, TunnelSpec};
 use crate::failure::{Failure, Reason, Remedy};
 
 pub use self::ledger::{Ledger, Orphan};
+pub use self::resume::end_orphans;
 
 /// Follows the route `ssm` to one target.
 pub(super) struct Ssm {
@@ -71,8 +72,12 @@ impl Ssm {
             (Some(via), _) => account.find_instance(via).await?,
             (None, Some(target)) => target.clone(),
             (None, None) => {
-                return Err(Failure::new(Reason::Invalid, Remedy::Fix, "the route `ssm` needs an instance to go through")
-                    .hint("use: route = { ssm = \"INSTANCE\" }"));
+                return Err(Failure::new(
+                    Reason::Invalid,
+                    Remedy::Fix,
+                    "the route `ssm` needs an instance to go through",
+                )
+                .hint("use: route = { ssm = \"INSTANCE\" }"));
             }
         };
         let (host, port, engine) = match (&self.target, target_instance) {
@@ -85,7 +90,11 @@ impl Ssm {
             (Target::Ec2 { port, .. }, Some(target)) if target.id == via.id => (None, *port, String::new()),
             (Target::Ec2 { port, .. }, target) => {
                 let address = target.and_then(|target| target.private_address).ok_or_else(|| {
-                    Failure::new(Reason::NotFound, Remedy::Fix, "the target instance has no private address")
+                    Failure::new(
+                        Reason::NotFound,
+                        Remedy::Fix,
+                        "the target instance has no private address",
+                    )
                 })?;
                 (Some(address), *port, String::new())
             }
@@ -102,7 +111,11 @@ impl Ssm {
             Some(host) => Document::RemoteHost { host, port },
             None => Document::Port { port },
         };
-        Ok(Destination { instance: via, document, details })
+        Ok(Destination {
+            instance: via,
+            document,
+            details,
+        })
     }
 }
 
@@ -111,14 +124,25 @@ impl Transport for Ssm {
     async fn connect(&self) -> Result<Arc<dyn Link>, Failure> {
         let account = self.shared.aws.account(&self.account).await?;
         let destination = self.destination(&account).await?;
-        let Destination { instance, document, details } = destination;
+        let Destination {
+            instance,
+            document,
+            details,
+        } = destination;
         let grant = account.start_session(&instance, &document).await?;
         info!(session = grant.session_id, via = details.via, "session started");
 
         // From here on there is a session at AWS: the driver alone may end it, also if this attempt is dropped.
-        let upstream =
-            Upstream::new(Arc::clone(&self.shared), self.account.clone(), &grant.session_id, details.clone());
-        let (health, health_seen) = watch::channel(Health { impaired: None, details });
+        let upstream = Upstream::new(
+            Arc::clone(&self.shared),
+            self.account.clone(),
+            &grant.session_id,
+            details.clone(),
+        );
+        let (health, health_seen) = watch::channel(Health {
+            impaired: None,
+            details,
+        });
         let (closed, closed_seen) = watch::channel(None);
         let (sender, receiver) = mpsc::unbounded_channel();
         let (ready, is_ready) = oneshot::channel();
@@ -141,7 +165,11 @@ impl Transport for Ssm {
                 first = upstream.attach(grant) => first,
             };
             match first {
-                Ok(first) => Driver::new(session, first, upstream, outside, ready, commands, goodbye).run().await,
+                Ok(first) => {
+                    Driver::new(session, first, upstream, outside, ready, commands, goodbye)
+                        .run()
+                        .await
+                }
                 Err(failure) => {
                     // Whoever waited may be gone.
                     let _ = ready.send(Err(failure));
@@ -154,18 +182,27 @@ impl Transport for Ssm {
         match is_ready.await {
             Ok(Ok(())) => Ok(Arc::new(link)),
             Ok(Err(failure)) => Err(failure),
-            Err(_) => Err(Failure::new(Reason::Unreachable, Remedy::Retry, "the SSM session ended before it was ready")),
+            Err(_) => Err(Failure::new(
+                Reason::Unreachable,
+                Remedy::Retry,
+                "the SSM session ended before it was ready",
+            )),
         }
     }
 }
 
 impl Ssm {
-    #[expect(clippy::disallowed_methods, reason = "the edge where wire's dates and seeds come from")]
+    #[expect(
+        clippy::disallowed_methods,
+        reason = "the edge where wire's dates and seeds come from"
+    )]
     fn origin(&self) -> Origin {
         Origin {
             seed: fastrand::u64(..),
             began: Instant::now().into_std(),
-            began_unix: SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default(),
+            began_unix: SystemTime::now()
+                .duration_since(SystemTime::UNIX_EPOCH)
+                .unwrap_or_default(),
             half_close_grace: self.half_close_grace,
         }
     }

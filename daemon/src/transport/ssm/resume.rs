@@ -5,10 +5,11 @@ use std::time::Duration;
 
 use tokio::time::{Instant, sleep, timeout};
 use tokio_tungstenite::WebSocketStream;
-use tracing::{debug, warn};
+use tracing::{debug, info, warn};
 use tunneld_wire::ssm::{End, HandshakeError};
 
 use super::driver::Outside;
+use super::ledger::Orphan;
 use crate::aws::{SessionGrant, Token};
 use crate::config::AccountSpec;
 use crate::connector::Socket;
@@ -35,7 +36,7 @@ pub(super) struct Upstream {
 
 /// A websocket to a session, and the token that opens the data channel on it.
 pub(super) struct Resumed {
-    pub(super) socket: WebSocketStream<Socket>,
+    pub(super) socket: Box<WebSocketStream<Socket>>,
     pub(super) token: Token,
 }
 
@@ -48,7 +49,12 @@ impl Upstream {
         details: LinkDetails,
     ) -> Self {
         shared.ledger.opened(session_id, &account);
-        Self { shared, account, session_id: session_id.into(), details }
+        Self {
+            shared,
+            account,
+            session_id: session_id.into(),
+            details,
+        }
     }
 
     pub(super) fn session_id(&self) -> &str {
@@ -59,8 +65,11 @@ impl Upstream {
     pub(super) async fn attach(&self, grant: SessionGrant) -> Result<Resumed, Failure> {
         let account = self.shared.aws.account(&self.account).await?;
         let request = account.sign_upgrade(&grant.stream_url).await?;
-        let socket = websocket::connect(self.shared.aws.connector(), request).await?;
-        Ok(Resumed { socket, token: grant.token })
+        let socket = Box::new(websocket::connect(self.shared.aws.connector(), request).await?);
+        Ok(Resumed {
+            socket,
+            token: grant.token,
+        })
     }
 
     /// Brings the session back, however long it takes; fails once AWS says that it is gone, or refuses for a reason
@@ -73,7 +82,11 @@ impl Upstream {
                 Ok(None) => return Err(self.gone()),
                 Err(failure) => failure,
             };
-            debug!(cause = failure.in_one_line(), session = &*self.session_id, "resume failed");
+            debug!(
+                cause = failure.in_one_line(),
+                session = &*self.session_id,
+                "resume failed"
+            );
             let delay = match failure.remedy() {
                 Remedy::Fix => return Err(failure),
                 Remedy::Login { .. } => LOGIN_DELAY,
@@ -83,7 +96,10 @@ impl Upstream {
             bound = (bound * 2).min(LONGEST_DELAY);
             let cause = Arc::new(failure);
             outside.health.send_modify(|health| {
-                let since = health.impaired.as_ref().map_or_else(Instant::now, |impaired| impaired.since);
+                let since = health
+                    .impaired
+                    .as_ref()
+                    .map_or_else(Instant::now, |impaired| impaired.since);
                 health.impaired = Some(Impaired { since, cause });
             });
             sleep(delay).await;
@@ -100,7 +116,12 @@ impl Upstream {
     }
 
     async fn terminate(&self) -> Result<(), Failure> {
-        self.shared.aws.account(&self.account).await?.terminate_session(&self.session_id).await
+        self.shared
+            .aws
+            .account(&self.account)
+            .await?
+            .terminate_session(&self.session_id)
+            .await
     }
 
     /// Makes sure that the session has ended at AWS, and forgets it.
@@ -110,11 +131,17 @@ impl Upstream {
                 Ok(Ok(())) => {}
                 Ok(Err(failure)) => {
                     let cause = failure.in_one_line();
-                    warn!(session = &*self.session_id, cause, "cannot end the session; the next start will try");
+                    warn!(
+                        session = &*self.session_id,
+                        cause, "cannot end the session; the next start will try"
+                    );
                     return;
                 }
                 Err(_) => {
-                    warn!(session = &*self.session_id, "AWS does not answer; the next start will end the session");
+                    warn!(
+                        session = &*self.session_id,
+                        "AWS does not answer; the next start will end the session"
+                    );
                     return;
                 }
             }
@@ -124,11 +151,19 @@ impl Upstream {
 
     /// The failure of a stream whose target refused.
     pub(super) fn refused(&self) -> Failure {
-        let LinkDetails { via, target_host, target_port, .. } = &self.details;
-        let doing = format!("{target_host}:{target_port} refused the connection, or can't be reached, from `{via}`");
+        let LinkDetails {
+            via,
+            target_host,
+            target_port,
+            ..
+        } = &self.details;
+        let doing =
+            format!("{target_host}:{target_port} refused the connection, or can't be reached, from `{via}`");
         Failure::new(Reason::TargetRefused, Remedy::Retry, doing)
             .of_stream()
-            .hint(format!("check that {target_host}:{target_port} listens and lets `{via}` in (its security group)"))
+            .hint(format!(
+                "check that {target_host}:{target_port} listens and lets `{via}` in (its security group)"
+            ))
     }
 
     /// The failure of a link whose session has ended.
@@ -136,12 +171,15 @@ impl Upstream {
         let via = &self.details.via;
         let (reason, remedy, hint) = match end {
             End::ChannelClosed(_) | End::HandshakeTimeout => (Reason::Unreachable, Remedy::Retry, None),
-            End::Handshake(HandshakeError::AgentTooOld(_)) => {
-                (Reason::Invalid, Remedy::Fix, Some("update the SSM agent: AWS Systems Manager, Run Command, AWS-UpdateSSMAgent"))
-            }
+            End::Handshake(HandshakeError::AgentTooOld(_)) => (
+                Reason::Invalid,
+                Remedy::Fix,
+                Some("update the SSM agent: AWS Systems Manager, Run Command, AWS-UpdateSSMAgent"),
+            ),
             End::Handshake(_) | End::Protocol(_) => (Reason::Invalid, Remedy::Fix, None),
         };
-        let failure = Failure::new(reason, remedy, format!("the SSM session through `{via}` ended")).because(end.clone());
+        let failure = Failure::new(reason, remedy, format!("the SSM session through `{via}` ended"))
+            .because(end.clone());
         match hint {
             Some(hint) => failure.hint(hint),
             None => failure,
@@ -152,5 +190,22 @@ impl Upstream {
         let via = &self.details.via;
         let doing = format!("AWS has ended the SSM session through `{via}` (idle too long, or terminated)");
         Failure::new(Reason::Unreachable, Remedy::Retry, doing)
+    }
+}
+
+/// Ends the sessions that a daemon which is gone has left open.
+pub async fn end_orphans(shared: Arc<Shared>, orphans: Vec<Orphan>) {
+    for orphan in orphans {
+        info!(
+            session = orphan.session_id,
+            "ending a session that an earlier daemon left open"
+        );
+        let upstream = Upstream {
+            shared: Arc::clone(&shared),
+            account: orphan.account,
+            session_id: orphan.session_id.into(),
+            details: LinkDetails::default(),
+        };
+        upstream.settle(false).await;
     }
 }

@@ -73,7 +73,15 @@ pub(super) fn pair(id: StreamId, commands: mpsc::UnboundedSender<Command>) -> (S
         present: Bytes::new(),
         ended: None,
     };
-    (stream, StreamEnd { incoming: sender, buffered, permits, held: std::collections::VecDeque::new() })
+    (
+        stream,
+        StreamEnd {
+            incoming: sender,
+            buffered,
+            permits,
+            held: std::collections::VecDeque::new(),
+        },
+    )
 }
 
 impl StreamEnd {
@@ -135,13 +143,23 @@ impl AsyncRead for SsmStream {
 }
 
 impl AsyncWrite for SsmStream {
-    fn poll_write(mut self: Pin<&mut Self>, context: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+    fn poll_write(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        bytes: &[u8],
+    ) -> Poll<io::Result<usize>> {
         let Some(permit) = ready!(self.permits.poll_acquire(context)) else {
             return Poll::Ready(Err(io::ErrorKind::BrokenPipe.into()));
         };
-        let bytes = bytes.take(LONGEST_WRITE).copy_to_bytes(bytes.len().min(LONGEST_WRITE));
+        let bytes = bytes
+            .take(LONGEST_WRITE)
+            .copy_to_bytes(bytes.len().min(LONGEST_WRITE));
         let length = bytes.len();
-        let write = Command::Write { id: self.id, bytes, permit };
+        let write = Command::Write {
+            id: self.id,
+            bytes,
+            permit,
+        };
         match self.commands.send(write) {
             Ok(()) => Poll::Ready(Ok(length)),
             Err(_) => Poll::Ready(Err(io::ErrorKind::BrokenPipe.into())),
