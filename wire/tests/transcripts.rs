@@ -1,19 +1,6 @@
 //! Conversations recorded between the official client and the official agent, with one of them replaced by ours: the
 //! other's frames are fed at the recorded times, and ours must be such as it would have accepted.
 
-#![cfg(test)]
-
-#[path = "common/clock.rs"]
-mod clock;
-#[path = "common/hex.rs"]
-mod hex;
-#[path = "common/raw.rs"]
-mod raw;
-#[path = "common/recording.rs"]
-mod recording;
-#[path = "common/witness.rs"]
-mod witness;
-
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
@@ -21,9 +8,10 @@ use bytes::Bytes;
 use tunneld_wire::smux::{Framing, StreamId};
 use tunneld_wire::ssm::{AgentOptions, End, Event, HandshakeError, Policy, Session};
 
-use crate::raw::{Piece, Pipe, Raw, Streams};
-use crate::recording::{Entry, What};
-use crate::witness::Witness;
+use crate::common::clock;
+use crate::common::raw::{Piece, Pipe, Raw, Streams};
+use crate::common::recording::{self, Entry, What};
+use crate::common::witness::Witness;
 
 /// Every recording in which both sides multiplex.
 const MULTIPLEXED: [&str; 15] = [

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use crate::hex;
+use crate::common::hex;
 
 /// One line of a recording.
 pub(crate) struct Entry {

@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use bytes::Bytes;
 use tunneld_wire::ssm::Frame;
 
-use crate::raw::{HANDSHAKE_COMPLETE, OUTPUT, Piece, Pipe, Raw, Streams};
+use crate::common::raw::{HANDSHAKE_COMPLETE, OUTPUT, Piece, Pipe, Raw, Streams};
 
 /// More new messages in a second than this are too many: 900 a second and a burst of a tenth of that.
 const MOST_A_SECOND: usize = 992;
@@ -36,6 +36,8 @@ pub(crate) struct Witness {
     pub(crate) flags: Vec<u32>,
     /// How many data messages were sent more than once, each time counted.
     pub(crate) repeats: usize,
+    /// The numbers of those since the last websocket.
+    pub(crate) repeated: Vec<u64>,
 }
 
 impl Witness {
@@ -66,17 +68,20 @@ impl Witness {
             pieces: Vec::new(),
             flags: Vec::new(),
             repeats: 0,
+            repeated: Vec::new(),
         }
     }
 
     /// A client got a websocket and this token.
     pub(crate) fn attach(&mut self, token: &str) {
         self.token = Some(token.to_owned());
+        self.repeated.clear();
     }
 
     /// The websocket is gone, and with it what had to be answered.
     pub(crate) fn detach(&mut self) {
-        self.owed.clear();
+        self.paid
+            .extend(self.owed.drain(..).map(|(number, id)| (id, number)));
     }
 
     /// This side is given a frame.
@@ -168,6 +173,7 @@ impl Witness {
         if let Some(first) = self.sent.get(index) {
             assert_eq!(first, frame, "a message sent again differs from the first");
             self.repeats += 1;
+            self.repeated.push(raw.sequence);
             return;
         }
         assert_eq!(index, self.sent.len(), "a gap in the numbers");

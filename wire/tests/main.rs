@@ -1,0 +1,8 @@
+//! The protocol machines from outside: golden frames, recorded conversations, a bad network.
+
+#![cfg(test)]
+
+mod common;
+mod golden;
+mod pair;
+mod transcripts;
