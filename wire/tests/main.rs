@@ -5,4 +5,5 @@
 mod common;
 mod golden;
 mod pair;
+mod session;
 mod transcripts;

@@ -13,7 +13,7 @@ use crate::common::rig::{Act, Agent, End, Network, Rig, Told, bytes};
 
 /// Set to a seed that failed, to run it alone.
 const ONLY: Option<u64> = None;
-const SEEDS: u64 = 300;
+const SEEDS: u64 = 200;
 
 const MINUTE: Duration = Duration::from_secs(60);
 
