@@ -3,6 +3,7 @@
 #![cfg(test)]
 
 mod common;
+mod fuzz;
 mod golden;
 mod pair;
 mod session;
