@@ -1,0 +1,136 @@
+//! Counters of one tunnel: atomics, written by its connections and read whenever a status is asked for.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
+
+/// The most connections that wait for a link at a time, for one tunnel: more than any pool opens, and few enough that
+/// what they sent ahead fits in a few MiB.
+const MOST_HELD: u32 = 256;
+
+/// The counters. They live as long as the daemon, through reloads of their tunnel.
+#[derive(Debug, Default)]
+pub(crate) struct Meter {
+    connections: AtomicU32,
+    connections_total: AtomicU64,
+    connections_failed: AtomicU64,
+    bytes_in: AtomicU64,
+    bytes_out: AtomicU64,
+    held: AtomicU32,
+    links_lost: AtomicU64,
+}
+
+/// What the counters said at one moment.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Traffic {
+    /// Local connections open.
+    pub(crate) connections: u32,
+    /// Local connections so far.
+    pub(crate) connections_total: u64,
+    /// Connections that ended with an error.
+    pub(crate) connections_failed: u64,
+    /// Bytes from the target to local clients.
+    pub(crate) bytes_in: u64,
+    /// Bytes from local clients to the target.
+    pub(crate) bytes_out: u64,
+    /// Connections waiting for a link.
+    pub(crate) held: u32,
+    /// Links lost so far.
+    pub(crate) links_lost: u64,
+}
+
+impl Meter {
+    /// Returns what the counters say.
+    pub(crate) fn read(&self) -> Traffic {
+        Traffic {
+            connections: self.connections.load(Ordering::Relaxed),
+            connections_total: self.connections_total.load(Ordering::Relaxed),
+            connections_failed: self.connections_failed.load(Ordering::Relaxed),
+            bytes_in: self.bytes_in.load(Ordering::Relaxed),
+            bytes_out: self.bytes_out.load(Ordering::Relaxed),
+            held: self.held.load(Ordering::Relaxed),
+            links_lost: self.links_lost.load(Ordering::Relaxed),
+        }
+    }
+
+    /// Counts a connection, as open until the returned value is dropped.
+    pub(crate) fn connection(self: &Arc<Self>) -> OpenConnection {
+        self.connections_total.fetch_add(1, Ordering::Relaxed);
+        self.connections.fetch_add(1, Ordering::Relaxed);
+        OpenConnection(Arc::clone(self))
+    }
+
+    /// Counts a connection as waiting for a link until the returned value is dropped; `None` if too many wait.
+    pub(crate) fn hold(self: &Arc<Self>) -> Option<HeldConnection> {
+        let room = |held| (held < MOST_HELD).then_some(held + 1);
+        self.held
+            .fetch_update(Ordering::Relaxed, Ordering::Relaxed, room)
+            .ok()?;
+        Some(HeldConnection(Arc::clone(self)))
+    }
+
+    /// Counts a connection that ended with an error.
+    pub(crate) fn connection_failed(&self) {
+        self.connections_failed.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// Counts bytes that the target sent.
+    pub(crate) fn received(&self, bytes: u64) {
+        self.bytes_in.fetch_add(bytes, Ordering::Relaxed);
+    }
+
+    /// Counts bytes sent to the target.
+    pub(crate) fn sent(&self, bytes: u64) {
+        self.bytes_out.fetch_add(bytes, Ordering::Relaxed);
+    }
+
+    /// Counts a link that was lost.
+    pub(crate) fn link_lost(&self) {
+        self.links_lost.fetch_add(1, Ordering::Relaxed);
+    }
+}
+
+/// A connection, counted as open.
+#[derive(Debug)]
+pub(crate) struct OpenConnection(Arc<Meter>);
+
+impl Drop for OpenConnection {
+    fn drop(&mut self) {
+        self.0.connections.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+/// A connection, counted as waiting for a link.
+#[derive(Debug)]
+pub(crate) struct HeldConnection(Arc<Meter>);
+
+impl Drop for HeldConnection {
+    fn drop(&mut self) {
+        self.0.held.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_open_connection_counts_until_it_is_dropped() {
+        let meter = Arc::new(Meter::default());
+        let first = meter.connection();
+        let second = meter.connection();
+        assert_eq!((meter.read().connections, meter.read().connections_total), (2, 2));
+        drop(first);
+        drop(second);
+        assert_eq!((meter.read().connections, meter.read().connections_total), (0, 2));
+    }
+
+    #[test]
+    fn no_more_than_the_limit_wait() {
+        let meter = Arc::new(Meter::default());
+        let mut held: Vec<_> = (0..MOST_HELD).map_while(|_| meter.hold()).collect();
+        assert_eq!(meter.read().held, MOST_HELD);
+        assert!(meter.hold().is_none());
+        held.pop();
+        assert!(meter.hold().is_some(), "one that left makes room");
+    }
+}
