@@ -1,0 +1,252 @@
+//! One local connection: what a DB GUI opened to us.
+//!
+//! While it waits for a link, what it sends is read ahead, as far as a request or a greeting goes; that is how a client
+//! that left is noticed. The first reads then give those bytes.
+
+use std::future::pending;
+use std::io;
+use std::net::SocketAddr;
+use std::pin::Pin;
+use std::task::{Context, Poll, ready};
+
+use bytes::{Buf, BufMut, BytesMut};
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, ReadBuf};
+use tokio::net::{TcpStream, UnixStream};
+use tracing::debug;
+
+/// How much is read ahead: any protocol's first request, and at most 4 MiB for all held connections of a tunnel.
+const MOST_AHEAD: usize = 16 * 1024;
+
+/// An accepted connection.
+#[derive(Debug)]
+pub(crate) struct Client {
+    socket: Local,
+    peer: Peer,
+    ahead: BytesMut,
+    /// Whether the client has said that it sends no more.
+    finished: bool,
+}
+
+#[derive(Debug)]
+enum Local {
+    Tcp(TcpStream),
+    Unix(UnixStream),
+}
+
+/// Where a client connected from, for the log.
+#[derive(Debug, Clone, Copy)]
+pub(crate) enum Peer {
+    /// An address.
+    Tcp(SocketAddr),
+    /// The client of a Unix socket has no address.
+    Unix,
+}
+
+impl std::fmt::Display for Peer {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::Tcp(address) => address.fmt(f),
+            Self::Unix => f.write_str("unix"),
+        }
+    }
+}
+
+impl Client {
+    /// A connection to a TCP port. Its small writes are sent at once.
+    pub(crate) fn tcp(stream: TcpStream, peer: SocketAddr) -> Self {
+        if let Err(error) = stream.set_nodelay(true) {
+            debug!(%error, "cannot set TCP_NODELAY");
+        }
+        Self::new(Local::Tcp(stream), Peer::Tcp(peer))
+    }
+
+    /// A connection to a Unix socket.
+    pub(crate) fn unix(stream: UnixStream) -> Self {
+        Self::new(Local::Unix(stream), Peer::Unix)
+    }
+
+    fn new(socket: Local, peer: Peer) -> Self {
+        Self {
+            socket,
+            peer,
+            ahead: BytesMut::new(),
+            finished: false,
+        }
+    }
+
+    /// Returns where it connected from.
+    pub(crate) fn peer(&self) -> Peer {
+        self.peer
+    }
+
+    /// Resolves when the client is gone, reading ahead what it sends. Cancel-safe.
+    ///
+    /// Gone is a client that was reset, or closed without having sent anything. One that sent something and then
+    /// no more may have closed only its half, and still wait for the answer.
+    pub(crate) async fn gone(&mut self) -> io::Error {
+        while !self.finished && self.ahead.len() < MOST_AHEAD {
+            let room = MOST_AHEAD - self.ahead.len();
+            self.ahead.reserve(room);
+            let read = match &mut self.socket {
+                Local::Tcp(stream) => stream.read_buf(&mut (&mut self.ahead).limit(room)).await,
+                Local::Unix(stream) => stream.read_buf(&mut (&mut self.ahead).limit(room)).await,
+            };
+            match read {
+                Err(error) => return error,
+                Ok(0) if self.ahead.is_empty() => return io::ErrorKind::UnexpectedEof.into(),
+                Ok(0) => self.finished = true,
+                Ok(_) => {}
+            }
+        }
+        pending().await
+    }
+
+    /// Ends the connection so that the client sees a reset, never a clean end.
+    ///
+    /// A Unix socket has no reset: its client sees the end of the stream, or a reset where it had sent bytes that
+    /// nobody read.
+    pub(crate) fn reset(self) {
+        match self.socket {
+            Local::Tcp(stream) => {
+                if let Err(error) = stream.set_zero_linger() {
+                    debug!(%error, "cannot reset a connection");
+                }
+            }
+            Local::Unix(_) => {}
+        }
+    }
+}
+
+impl AsyncRead for Client {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        buffer: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        if self.ahead.has_remaining() {
+            let length = self.ahead.len().min(buffer.remaining());
+            buffer.put_slice(&self.ahead[..length]);
+            self.ahead.advance(length);
+            return Poll::Ready(Ok(()));
+        }
+        match &mut self.socket {
+            Local::Tcp(stream) => Pin::new(stream).poll_read(context, buffer),
+            Local::Unix(stream) => Pin::new(stream).poll_read(context, buffer),
+        }
+    }
+}
+
+impl AsyncWrite for Client {
+    fn poll_write(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        bytes: &[u8],
+    ) -> Poll<io::Result<usize>> {
+        match &mut self.socket {
+            Local::Tcp(stream) => Pin::new(stream).poll_write(context, bytes),
+            Local::Unix(stream) => Pin::new(stream).poll_write(context, bytes),
+        }
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        match &mut self.socket {
+            Local::Tcp(stream) => Pin::new(stream).poll_flush(context),
+            Local::Unix(stream) => Pin::new(stream).poll_flush(context),
+        }
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        let shut = match &mut self.socket {
+            Local::Tcp(stream) => ready!(Pin::new(stream).poll_shutdown(context)),
+            Local::Unix(stream) => ready!(Pin::new(stream).poll_shutdown(context)),
+        };
+        // A client that closed completely meanwhile needs no FIN.
+        Poll::Ready(match shut {
+            Err(error) if error.kind() == io::ErrorKind::NotConnected => Ok(()),
+            shut => shut,
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use tokio::io::AsyncWriteExt;
+    use tokio::net::TcpListener;
+    use tokio::time::timeout;
+
+    use super::*;
+
+    async fn pair() -> (TcpStream, Client) {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let (near, far) = tokio::join!(
+            TcpStream::connect(listener.local_addr().unwrap()),
+            listener.accept()
+        );
+        let (stream, peer) = far.unwrap();
+        (near.unwrap(), Client::tcp(stream, peer))
+    }
+
+    #[tokio::test]
+    async fn what_was_read_ahead_comes_first() {
+        let (mut near, mut client) = pair().await;
+        near.write_all(b"SELECT ").await.unwrap();
+        while client.ahead.is_empty() {
+            let waited = timeout(Duration::from_millis(5), client.gone()).await;
+            assert!(waited.is_err(), "a client that sends is there");
+        }
+        near.write_all(b"1").await.unwrap();
+        near.shutdown().await.unwrap();
+        let mut all = Vec::new();
+        client.read_to_end(&mut all).await.unwrap();
+        assert_eq!(all, b"SELECT 1");
+    }
+
+    #[tokio::test]
+    async fn a_client_that_closed_without_a_word_is_gone() {
+        let (near, mut client) = pair().await;
+        drop(near);
+        assert_eq!(client.gone().await.kind(), io::ErrorKind::UnexpectedEof);
+    }
+
+    #[tokio::test]
+    async fn a_client_that_was_reset_is_gone() {
+        let (mut near, mut client) = pair().await;
+        near.write_all(b"x").await.unwrap();
+        near.set_zero_linger().unwrap();
+        drop(near);
+        assert_eq!(client.gone().await.kind(), io::ErrorKind::ConnectionReset);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_client_that_asked_and_closed_its_half_still_waits_for_the_answer() {
+        let (mut near, mut client) = pair().await;
+        near.write_all(b"PING").await.unwrap();
+        near.shutdown().await.unwrap();
+        assert!(timeout(Duration::from_secs(60), client.gone()).await.is_err());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn no_more_than_a_bounded_amount_is_read_ahead() {
+        let (mut near, mut client) = pair().await;
+        let flood = vec![7_u8; 4 * MOST_AHEAD];
+        let enough = Duration::from_secs(60);
+        let (_, gone) = tokio::join!(
+            timeout(enough, near.write_all(&flood)),
+            timeout(enough, client.gone())
+        );
+        assert!(gone.is_err(), "a client that sends is there");
+        assert_eq!(client.ahead.len(), MOST_AHEAD);
+    }
+
+    #[tokio::test]
+    async fn a_reset_is_seen_as_one() {
+        let (mut near, client) = pair().await;
+        client.reset();
+        assert_eq!(
+            near.read_u8().await.unwrap_err().kind(),
+            io::ErrorKind::ConnectionReset
+        );
+    }
+}

@@ -1,0 +1,328 @@
+//! The local address of a tunnel: bound from `up` to `down`, whatever happens to its links.
+//!
+//! Binding is all or nothing, so that a client that prefers the other address family never reaches another program.
+//! Only `::1` on a machine without IPv6 may be missing. `SO_REUSEPORT` is never set: it would let a second program
+//! take half of the connections.
+
+use std::future::poll_fn;
+use std::io;
+use std::net::SocketAddr;
+use std::path::Path;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use socket2::{Domain, Socket, Type};
+use tokio::net::{TcpListener, UnixListener};
+use tokio::time::Sleep;
+use tracing::{debug, warn};
+
+use crate::config::Listen;
+use crate::failure::{Cause, Failure, Reason, Remedy};
+use crate::socket_file::{self, BACKLOG, SocketFile};
+use crate::tunnel::client::Client;
+use crate::tunnel::holder::Holder;
+
+/// How long nothing is accepted after the process ran out of file descriptors: connections wait in the kernel
+/// meanwhile, and a tenth of a second is enough for others to end without the loop spinning.
+const STARVED_PAUSE: Duration = Duration::from_millis(100);
+
+/// The bound sockets of one tunnel. Dropping them closes them.
+#[derive(Debug)]
+pub(crate) struct Listener {
+    sockets: Vec<Bound>,
+    /// The socket asked first, so that a busy one does not starve the other.
+    first: usize,
+    /// While out of file descriptors.
+    pause: Option<Pin<Box<Sleep>>>,
+}
+
+#[derive(Debug)]
+enum Bound {
+    Tcp(TcpListener),
+    Unix { socket: UnixListener, _file: SocketFile },
+}
+
+/// A local address that could not be bound.
+#[derive(Debug)]
+pub(crate) struct Taken {
+    /// What to show.
+    pub(crate) failure: Arc<Failure>,
+    address: Address,
+    holder: Option<Holder>,
+}
+
+impl Taken {
+    /// Returns whether a later failure to bind says nothing new.
+    pub(crate) fn still(&self, later: &Unbound) -> bool {
+        self.address == later.address && self.holder.as_ref().is_none_or(Holder::lives)
+    }
+}
+
+impl Listener {
+    /// Binds the whole address, or nothing of it.
+    pub(crate) fn bind(listen: &Listen) -> Result<Self, Unbound> {
+        let sockets = match listen {
+            Listen::Tcp(addresses) => bind_all(addresses)?,
+            Listen::Unix(path) => vec![bind_unix(path)?],
+        };
+        Ok(Self {
+            sockets,
+            first: 0,
+            pause: None,
+        })
+    }
+
+    /// Waits for the next local client. Cancel-safe.
+    pub(crate) async fn accept(&mut self) -> Client {
+        loop {
+            if let Some(pause) = &mut self.pause {
+                pause.await;
+            }
+            let accepted = poll_fn(|context| self.poll_accept(context)).await;
+            match accepted {
+                Ok(client) => {
+                    self.pause = None;
+                    return client;
+                }
+                Err(error) if starved(&error) => {
+                    if self.pause.is_none() {
+                        warn!(%error, "cannot accept connections for want of resources; they wait");
+                    }
+                    self.pause = Some(Box::pin(tokio::time::sleep(STARVED_PAUSE)));
+                }
+                // The client left between its SYN and our accept.
+                Err(error) => debug!(%error, "a connection ended before it was accepted"),
+            }
+        }
+    }
+
+    fn poll_accept(&mut self, context: &mut Context<'_>) -> Poll<io::Result<Client>> {
+        let count = self.sockets.len();
+        for offset in 0..count {
+            let index = (self.first + offset) % count;
+            let accepted = match &self.sockets[index] {
+                Bound::Tcp(socket) => socket
+                    .poll_accept(context)
+                    .map_ok(|(stream, peer)| Client::tcp(stream, peer)),
+                Bound::Unix { socket, .. } => socket
+                    .poll_accept(context)
+                    .map_ok(|(stream, _)| Client::unix(stream)),
+            };
+            if accepted.is_ready() {
+                self.first = (index + 1) % count;
+                return accepted;
+            }
+        }
+        Poll::Pending
+    }
+}
+
+/// An address that could not be bound, before anybody asked who holds it.
+#[derive(Debug)]
+pub(crate) struct Unbound {
+    address: Address,
+    error: Cause,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+enum Address {
+    /// Held by a program, found by the address.
+    TcpInUse(SocketAddr),
+    /// Held by a program, which is this process where the system tells.
+    UnixInUse(String, Option<i32>),
+    /// Not to be had for another reason.
+    Refused(String),
+}
+
+impl Unbound {
+    /// Finds out who holds the address. Reads much of `/proc`: not for the threads of the runtime.
+    pub(crate) fn explain(self) -> Taken {
+        let (text, holder) = match &self.address {
+            Address::Refused(text) => {
+                let failure =
+                    Failure::new(Reason::Invalid, Remedy::Fix, format!("cannot listen on `{text}`"))
+                        .because(self.error)
+                        .hint("give the tunnel another `listen`");
+                return Taken {
+                    failure: Arc::new(failure),
+                    address: self.address,
+                    holder: None,
+                };
+            }
+            Address::TcpInUse(address) => (address.to_string(), Holder::of(*address)),
+            Address::UnixInUse(text, pid) => (text.clone(), pid.and_then(Holder::by_pid)),
+        };
+        let by = holder
+            .as_ref()
+            .map_or_else(|| "another program".to_owned(), ToString::to_string);
+        let failure = Failure::new(Reason::PortInUse, Remedy::Fix, format!("{text} is held by {by}"))
+            .because(self.error)
+            .hint("it goes on when the port is free, or give the tunnel another `listen`");
+        Taken {
+            failure: Arc::new(failure),
+            address: self.address,
+            holder,
+        }
+    }
+}
+
+fn bind_all(addresses: &[SocketAddr]) -> Result<Vec<Bound>, Unbound> {
+    let mut sockets = Vec::with_capacity(addresses.len());
+    for &address in addresses {
+        match bind_tcp(address) {
+            Ok(socket) => sockets.push(Bound::Tcp(socket)),
+            Err(error) if no_ipv6(address, &error) && addresses.iter().any(SocketAddr::is_ipv4) => {
+                debug!(%address, "this machine has no IPv6");
+            }
+            Err(error) => {
+                let in_use = error.kind() == io::ErrorKind::AddrInUse;
+                let address = if in_use {
+                    Address::TcpInUse(address)
+                } else {
+                    Address::Refused(address.to_string())
+                };
+                return Err(Unbound {
+                    address,
+                    error: error.into(),
+                });
+            }
+        }
+    }
+    Ok(sockets)
+}
+
+fn bind_tcp(address: SocketAddr) -> io::Result<TcpListener> {
+    let socket = Socket::new(Domain::for_address(address), Type::STREAM, None)?;
+    // A restart is not refused because of connections that linger in TIME_WAIT.
+    socket.set_reuse_address(true)?;
+    if address.is_ipv6() {
+        socket.set_only_v6(true)?;
+    }
+    socket.bind(&address.into())?;
+    socket.listen(BACKLOG)?;
+    socket.set_nonblocking(true)?;
+    TcpListener::from_std(socket.into())
+}
+
+fn bind_unix(path: &Path) -> Result<Bound, Unbound> {
+    let shown = format!("unix:{}", path.display());
+    let (socket, file) = socket_file::bind(path).map_err(|error| {
+        let address = match &error {
+            socket_file::BindError::Answered { pid } => Address::UnixInUse(shown.clone(), *pid),
+            socket_file::BindError::NoSocket | socket_file::BindError::Io(_) => {
+                Address::Refused(shown.clone())
+            }
+        };
+        Unbound {
+            address,
+            error: error.into(),
+        }
+    })?;
+    let socket = UnixListener::from_std(socket).map_err(|error| Unbound {
+        address: Address::Refused(shown),
+        error: error.into(),
+    })?;
+    Ok(Bound::Unix { socket, _file: file })
+}
+
+/// Returns whether the error says that the machine has no IPv6 at all, or none on its loopback.
+fn no_ipv6(address: SocketAddr, error: &io::Error) -> bool {
+    let missing = [rustix::io::Errno::ADDRNOTAVAIL, rustix::io::Errno::AFNOSUPPORT];
+    address.is_ipv6()
+        && address.ip().is_loopback()
+        && rustix::io::Errno::from_io_error(error).is_some_and(|errno| missing.contains(&errno))
+}
+
+/// Returns whether accepting failed for want of something that will be there again.
+fn starved(error: &io::Error) -> bool {
+    use rustix::io::Errno;
+    let wants = [Errno::MFILE, Errno::NFILE, Errno::NOBUFS, Errno::NOMEM];
+    Errno::from_io_error(error).is_some_and(|errno| wants.contains(&errno))
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio::net::{TcpStream, UnixStream};
+
+    use super::*;
+    use crate::tunnel::fake;
+
+    #[tokio::test]
+    async fn a_program_that_holds_one_of_two_addresses_blocks_both() {
+        let other = std::net::TcpListener::bind("[::1]:0");
+        let Ok(other) = other else {
+            return; /* no IPv6 here: there is nothing to hold */
+        };
+        let port = other.local_addr().unwrap().port();
+        let both = vec![
+            SocketAddr::from(([127, 0, 0, 1], port)),
+            other.local_addr().unwrap(),
+        ];
+        let taken = Listener::bind(&Listen::Tcp(both)).unwrap_err().explain();
+        assert_eq!(taken.failure.reason(), Reason::PortInUse);
+        std::net::TcpListener::bind(("127.0.0.1", port)).expect("the other address is let go");
+    }
+
+    #[tokio::test]
+    async fn a_taken_port_names_its_holder() {
+        let other = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        let address = other.local_addr().unwrap();
+        let taken = Listener::bind(&Listen::Tcp(vec![address])).unwrap_err().explain();
+        let text = taken.failure.to_string();
+        assert!(text.starts_with(&format!("{address} is held by ")), "{text}");
+        if cfg!(target_os = "linux") {
+            assert!(text.ends_with(&format!("(pid {})", std::process::id())), "{text}");
+        }
+    }
+
+    #[tokio::test]
+    async fn an_address_of_another_machine_is_not_a_taken_port() {
+        let elsewhere = vec!["192.0.2.1:5432".parse().unwrap()];
+        let taken = Listener::bind(&Listen::Tcp(elsewhere)).unwrap_err().explain();
+        assert_eq!(taken.failure.reason(), Reason::Invalid);
+    }
+
+    #[test]
+    fn a_machine_without_ipv6_is_recognised_by_its_loopback_alone() {
+        let error = |errno: rustix::io::Errno| io::Error::from(errno);
+        let (v4, v6) = ("127.0.0.1:1".parse().unwrap(), "[::1]:1".parse().unwrap());
+        assert!(no_ipv6(v6, &error(rustix::io::Errno::ADDRNOTAVAIL)));
+        assert!(no_ipv6(v6, &error(rustix::io::Errno::AFNOSUPPORT)));
+        assert!(!no_ipv6(v6, &error(rustix::io::Errno::ADDRINUSE)));
+        assert!(!no_ipv6(v4, &error(rustix::io::Errno::ADDRNOTAVAIL)));
+    }
+
+    #[tokio::test]
+    async fn clients_of_both_addresses_are_accepted() {
+        let port = fake::free_port();
+        let addresses = vec![
+            format!("127.0.0.1:{port}").parse().unwrap(),
+            format!("[::1]:{port}").parse().unwrap(),
+        ];
+        let mut listener = Listener::bind(&Listen::Tcp(addresses)).unwrap();
+        for bound in 0..listener.sockets.len() {
+            let address = if bound == 0 { "127.0.0.1" } else { "::1" };
+            let (connected, _client) = tokio::join!(TcpStream::connect((address, port)), listener.accept());
+            connected.unwrap();
+        }
+    }
+
+    #[tokio::test]
+    async fn a_unix_socket_lives_as_long_as_its_listener() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("db");
+        let mut listener = Listener::bind(&Listen::Unix(path.clone())).unwrap();
+        let (connected, _client) = tokio::join!(UnixStream::connect(&path), listener.accept());
+        connected.unwrap();
+        drop(listener);
+        assert!(!path.exists());
+    }
+
+    #[test]
+    fn want_of_descriptors_is_told_from_a_client_that_left() {
+        assert!(starved(&io::Error::from(rustix::io::Errno::MFILE)));
+        assert!(!starved(&io::Error::from(rustix::io::Errno::CONNABORTED)));
+    }
+}

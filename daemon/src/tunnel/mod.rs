@@ -1,0 +1,96 @@
+//! Tunnels: what keeps a local address open and a way to its target behind it.
+//!
+//! ```text
+//!   daemon ── Handle ──► supervisor ── feeds ──► lifecycle (pure) ── uses ──► backoff (pure)
+//!                          │    │
+//!                 accepts  │    │ connects, watches, closes
+//!                          ▼    ▼
+//!                    listener  Transport ──► Link ── through the slot ──► proxy, one per connection
+//! ```
+//!
+//! A supervisor is a task that lives as long as its tunnel is configured; `up` and `down` are events to it. It alone
+//! owns listener, link and machine. Everybody else holds a [`Handle`] and sends messages, which are answered in every
+//! state. This module knows `dyn Transport`, never SSM.
+
+mod backoff;
+mod client;
+#[cfg(test)]
+pub(crate) mod fake;
+mod holder;
+mod lifecycle;
+mod listener;
+mod proxy;
+mod slot;
+mod supervisor;
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::sync::{mpsc, oneshot};
+use tokio_util::task::TaskTracker;
+
+use crate::config::TunnelSpec;
+use crate::status::Entry;
+use crate::transport::Transport;
+use crate::tunnel::supervisor::{Command, Supervisor};
+
+/// Commands that wait for a supervisor: it takes them at once, so that more only wait when many are typed at a time.
+const COMMANDS: usize = 8;
+
+/// The only door to a supervisor.
+#[derive(Debug, Clone)]
+pub(crate) struct Handle {
+    spec: Arc<TunnelSpec>,
+    commands: mpsc::Sender<Command>,
+}
+
+/// The supervisor has finished: its tunnel was removed or replaced, or the daemon stops.
+#[derive(Debug, thiserror::Error)]
+#[error("the tunnel has ended")]
+pub(crate) struct Finished;
+
+impl Handle {
+    /// Starts the supervisor of a tunnel, as one of `tasks`. The tunnel is down.
+    pub(crate) fn start(
+        spec: Arc<TunnelSpec>,
+        transport: Arc<dyn Transport>,
+        entry: Entry,
+        tasks: &TaskTracker,
+    ) -> Self {
+        let (commands, received) = mpsc::channel(COMMANDS);
+        tasks.spawn(Supervisor::new(Arc::clone(&spec), transport, entry, received).run());
+        Self { spec, commands }
+    }
+
+    /// Returns the configuration of the tunnel.
+    pub(crate) fn spec(&self) -> &Arc<TunnelSpec> {
+        &self.spec
+    }
+
+    /// Wants the tunnel up. Answers when its local address is bound, or known to be taken; the board says which.
+    pub(crate) async fn up(&self) -> Result<(), Finished> {
+        self.ask(Command::Up).await
+    }
+
+    /// Wants the tunnel down. Answers when its listener is closed, and its connections and link have ended.
+    pub(crate) async fn down(&self) -> Result<(), Finished> {
+        self.ask(Command::Down).await
+    }
+
+    /// Says that the configuration was read again and this tunnel's is as before: a blocked one tries again.
+    pub(crate) async fn reloaded(&self) -> Result<(), Finished> {
+        self.commands.send(Command::Reloaded).await.map_err(|_| Finished)
+    }
+
+    /// Ends the supervisor. Answers, when its local address is free, whether the tunnel was wanted; its connections
+    /// have `grace` to end by themselves after that.
+    pub(crate) async fn finish(&self, grace: Duration) -> Result<bool, Finished> {
+        self.ask(|unbound| Command::Finish { grace, unbound }).await
+    }
+
+    async fn ask<T>(&self, command: impl FnOnce(oneshot::Sender<T>) -> Command) -> Result<T, Finished> {
+        let (answer, answered) = oneshot::channel();
+        self.commands.send(command(answer)).await.map_err(|_| Finished)?;
+        answered.await.map_err(|_| Finished)
+    }
+}

@@ -1,0 +1,537 @@
+//! The task that owns one tunnel: waits for an event, feeds the machine, performs its actions.
+//!
+//! ```text
+//!            commands ─┐
+//!   attempt, link lost ─┤                    ┌─► bind, connect, let go, disconnect
+//!        link's health ─┼─► wait ─► machine ─┤
+//!   open failed, timer ─┤                    └─► slot (connections) and board (everybody)
+//!       local clients ──┘
+//! ```
+//!
+//! No thinking happens here: what follows from an event is the machine's affair. An attempt is a future inside
+//! `wait`, so that dropping it cancels it, and every command is answered in every state.
+//!
+//! What belongs to one time of being wanted, from `up` to `down`, is a [`Period`]. It ends as a whole, in the order
+//! written in [`Period::shut`] and [`Period::end`], beside the next one if `up` comes quickly.
+
+use std::future::pending;
+use std::mem;
+use std::sync::Arc;
+use std::time::Duration;
+
+use futures_util::future::BoxFuture;
+use tokio::sync::{mpsc, oneshot, watch};
+use tokio::task::JoinSet;
+use tokio::time::{Instant, sleep_until, timeout};
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+use tracing::{Instrument, debug, error, info, info_span, warn};
+
+use crate::config::TunnelSpec;
+use crate::failure::Failure;
+use crate::status::{self, Entry, wall_clock};
+use crate::transport::{Health, Link, Transport};
+use crate::tunnel::client::Client;
+use crate::tunnel::lifecycle::{Action, Ends, Event, Lifecycle, State};
+use crate::tunnel::listener::{Listener, Taken};
+use crate::tunnel::proxy::{OpenFailed, Proxy};
+use crate::tunnel::slot::{Lease, Slot};
+
+/// How long a link may take to say goodbye: one call to AWS and its retry. The far end notices by itself later.
+const GOODBYE: Duration = Duration::from_secs(5);
+
+/// How long connections may take to end once told to: they only have to be polled.
+const STOPPING: Duration = Duration::from_secs(1);
+
+/// Reports of links that cannot open streams: the first one ends the link, so that more only repeat it.
+const REPORTS: usize = 8;
+
+/// What a handle asks for.
+#[derive(Debug)]
+pub(crate) enum Command {
+    /// Bind, connect, stay.
+    Up(oneshot::Sender<()>),
+    /// End all of it.
+    Down(oneshot::Sender<()>),
+    /// Try again if blocked.
+    Reloaded,
+    /// End for good.
+    Finish {
+        /// How long connections may take to end by themselves.
+        grace: Duration,
+        /// Told, once the local address is free, whether the tunnel was wanted.
+        unbound: oneshot::Sender<bool>,
+    },
+}
+
+/// The task. See the module's documentation.
+pub(crate) struct Supervisor {
+    spec: Arc<TunnelSpec>,
+    transport: Arc<dyn Transport>,
+    entry: Entry,
+    lifecycle: Lifecycle,
+    commands: mpsc::Receiver<Command>,
+    /// What connections meet.
+    slot: watch::Sender<Slot>,
+    period: Period,
+    /// Periods that end, each with whoever waits for it.
+    ending: JoinSet<()>,
+    /// Who asked for `down` and is to be answered when the period has ended.
+    leaving: Vec<oneshot::Sender<()>>,
+    /// Why the local address could not be bound; `None` while it is, or is not wanted.
+    taken: Option<Taken>,
+    /// Links made so far.
+    links: u64,
+}
+
+/// One time of being wanted, from `up` to `down`.
+struct Period {
+    listener: Option<Listener>,
+    attempt: Option<Attempt>,
+    linked: Option<Linked>,
+    /// Links that were let go and end with their last stream.
+    released: JoinSet<()>,
+    connections: TaskTracker,
+    /// Ends the connections.
+    stop: CancellationToken,
+    reports: (mpsc::Sender<OpenFailed>, mpsc::Receiver<OpenFailed>),
+    /// Connections accepted so far, to tell them apart in the log.
+    accepted: u64,
+}
+
+type Attempt = BoxFuture<'static, Result<Arc<dyn Link>, Failure>>;
+
+/// The present link.
+struct Linked {
+    link: Arc<dyn Link>,
+    number: u64,
+    users: TaskTracker,
+    closed: BoxFuture<'static, Arc<Failure>>,
+    health: watch::Receiver<Health>,
+}
+
+/// What ended a wait.
+enum Wake {
+    Command(Option<Command>),
+    Attempted(Result<Arc<dyn Link>, Failure>),
+    LinkEnded(Arc<Failure>),
+    HealthChanged(Health),
+    OpenFailed(OpenFailed),
+    Accepted(Client),
+    Timeout,
+}
+
+impl Supervisor {
+    /// The supervisor of a tunnel that is down.
+    pub(crate) fn new(
+        spec: Arc<TunnelSpec>,
+        transport: Arc<dyn Transport>,
+        entry: Entry,
+        commands: mpsc::Receiver<Command>,
+    ) -> Self {
+        Self {
+            spec,
+            transport,
+            entry,
+            lifecycle: Lifecycle::new(fastrand::Rng::new()),
+            commands,
+            slot: watch::Sender::new(Slot::Refuse { cause: None }),
+            period: Period::new(),
+            ending: JoinSet::new(),
+            leaving: Vec::new(),
+            taken: None,
+            links: 0,
+        }
+    }
+
+    /// Runs until told to finish, or until nobody holds a handle any more.
+    pub(crate) async fn run(self) {
+        let span = info_span!("tunnel", name = %self.spec.name);
+        self.supervise().instrument(span).await;
+    }
+
+    async fn supervise(mut self) {
+        loop {
+            match self.wait().await {
+                Wake::Command(Some(Command::Up(answer))) => {
+                    self.bind().await;
+                    self.perform().await;
+                    answer.send(()).ok();
+                }
+                Wake::Command(Some(Command::Down(answer))) => {
+                    self.leaving.push(answer);
+                    self.handle(Event::Down);
+                }
+                Wake::Command(Some(Command::Reloaded)) => self.handle(Event::Reloaded),
+                Wake::Command(Some(Command::Finish { grace, unbound })) => {
+                    return self.finish(grace, Some(unbound)).await;
+                }
+                Wake::Command(None) => return self.finish(Duration::ZERO, None).await,
+                Wake::Attempted(outcome) => self.attempted(outcome),
+                Wake::LinkEnded(cause) => self.handle(Event::Lost(cause)),
+                Wake::HealthChanged(health) => self.health_changed(health),
+                Wake::OpenFailed(report) => self.open_failed(report),
+                Wake::Accepted(client) => self.serve(client),
+                Wake::Timeout => self.lifecycle.handle_timeout(Instant::now()),
+            }
+            self.perform().await;
+            // A tunnel that was down already has nothing to wait for.
+            for answer in mem::take(&mut self.leaving) {
+                answer.send(()).ok();
+            }
+        }
+    }
+
+    /// Waits for the next event. Every branch is cancel-safe; commands come first, so that a flood of clients cannot
+    /// delay `down`.
+    async fn wait(&mut self) -> Wake {
+        let due = self.lifecycle.poll_timeout();
+        let period = &mut self.period;
+        tokio::select! {
+            biased;
+            command = self.commands.recv() => Wake::Command(command),
+            outcome = attempt(period.attempt.as_mut()) => Wake::Attempted(outcome),
+            wake = Linked::event(period.linked.as_mut()) => wake,
+            Some(report) = period.reports.1.recv() => Wake::OpenFailed(report),
+            () = time(due) => Wake::Timeout,
+            client = accept(period.listener.as_mut()) => Wake::Accepted(client),
+        }
+    }
+
+    fn handle(&mut self, event: Event) {
+        self.lifecycle.handle(event, Instant::now());
+    }
+
+    async fn perform(&mut self) {
+        while let Some(action) = self.lifecycle.poll_action() {
+            match action {
+                Action::Bind => self.bind().await,
+                Action::Connect => {
+                    let transport = Arc::clone(&self.transport);
+                    self.period.attempt = Some(Box::pin(async move { transport.connect().await }));
+                }
+                Action::Release => {
+                    self.entry.meter().link_lost();
+                    self.entry.link(None);
+                    self.period.release();
+                }
+                Action::Disconnect => {
+                    self.entry.link(None);
+                    self.period.shut();
+                    let period = mem::replace(&mut self.period, Period::new());
+                    self.taken = None;
+                    let leaving = mem::take(&mut self.leaving);
+                    let ending = async move {
+                        period.end(Duration::ZERO).await;
+                        for answer in leaving {
+                            answer.send(()).ok();
+                        }
+                    };
+                    while self.ending.try_join_next().is_some() {}
+                    self.ending.spawn(ending.in_current_span());
+                }
+                Action::Publish => self.publish(),
+            }
+        }
+    }
+
+    /// Binds the local address unless it is bound, and tells the machine.
+    async fn bind(&mut self) {
+        if self.period.listener.is_some() {
+            return self.handle(Event::Up);
+        }
+        let unbound = match Listener::bind(&self.spec.listen) {
+            Ok(listener) => {
+                self.period.listener = Some(listener);
+                self.taken = None;
+                return self.handle(Event::Up);
+            }
+            Err(unbound) => unbound,
+        };
+        if self.taken.as_ref().is_some_and(|taken| taken.still(&unbound)) {
+            // Nothing new. Looking through all processes each second would cost more than the tunnel.
+            return;
+        }
+        let Ok(taken) = tokio::task::spawn_blocking(|| unbound.explain()).await else {
+            // The runtime ends, and this task with it.
+            return;
+        };
+        self.handle(Event::PortTaken(Arc::clone(&taken.failure)));
+        self.taken = Some(taken);
+    }
+
+    fn attempted(&mut self, outcome: Result<Arc<dyn Link>, Failure>) {
+        self.period.attempt = None;
+        match outcome {
+            Ok(link) => {
+                self.links += 1;
+                let linked = Linked::new(link, self.links);
+                let health = linked.health.borrow().clone();
+                self.period.linked = Some(linked);
+                self.handle(Event::Connected);
+                self.health_changed(health);
+            }
+            Err(failure) => self.handle(Event::Lost(Arc::new(failure))),
+        }
+    }
+
+    fn health_changed(&mut self, health: Health) {
+        self.entry.link(Some(health.details));
+        match health.impaired {
+            None => self.handle(Event::Recovered),
+            Some(impaired) => self.handle(Event::Impaired(impaired.cause)),
+        }
+    }
+
+    fn open_failed(&mut self, report: OpenFailed) {
+        // A connection may have waited long enough for its link to be another one's predecessor.
+        if self
+            .period
+            .linked
+            .as_ref()
+            .is_some_and(|linked| linked.number == report.number)
+        {
+            self.handle(Event::OpenFailed(report.failure));
+        }
+    }
+
+    fn serve(&mut self, client: Client) {
+        self.period.accepted += 1;
+        let span = info_span!("connection", number = self.period.accepted, peer = %client.peer());
+        let proxy = Proxy {
+            client,
+            slot: self.slot.subscribe(),
+            hold: self.spec.hold,
+            entry: self.entry.clone(),
+            reports: self.period.reports.0.clone(),
+            stop: self.period.stop.clone(),
+        };
+        self.period.connections.spawn(proxy.run().instrument(span));
+    }
+
+    /// Shows the machine's state to connections, to the board and in the log.
+    fn publish(&self) {
+        let state = self.lifecycle.state();
+        self.slot.send_replace(self.meets(state));
+        let shown = match state {
+            State::Down => {
+                info!("down");
+                status::State::Down
+            }
+            State::Connecting { attempt } => {
+                debug!(attempt, "connecting");
+                status::State::Connecting { attempt: *attempt }
+            }
+            State::Up { .. } => {
+                info!("up");
+                status::State::Up
+            }
+            State::Resuming { attempt, cause, .. } => {
+                info!("waiting for the link to be resumed: {}", cause.in_one_line());
+                status::State::Waiting {
+                    attempt: *attempt,
+                    until: None,
+                    cause: Arc::clone(cause),
+                }
+            }
+            State::Waiting {
+                attempt,
+                until,
+                cause,
+            } => {
+                let wait = until.saturating_duration_since(Instant::now());
+                info!(attempt, ?wait, "waiting: {}", cause.in_one_line());
+                let until = Some(wall_clock() + wait);
+                status::State::Waiting {
+                    attempt: *attempt,
+                    until,
+                    cause: Arc::clone(cause),
+                }
+            }
+            State::Blocked { cause, .. } => {
+                error!("blocked: {}", cause.in_one_line());
+                status::State::Blocked {
+                    cause: Arc::clone(cause),
+                }
+            }
+        };
+        self.entry.publish(shown);
+    }
+
+    /// Returns what a new connection meets in a state.
+    fn meets(&self, state: &State) -> Slot {
+        match state {
+            State::Down => Slot::Refuse { cause: None },
+            State::Connecting { .. } => Slot::Hold { cause: None },
+            State::Up { .. } => match &self.period.linked {
+                Some(linked) => Slot::Linked(linked.lease()),
+                None => Slot::Hold { cause: None },
+            },
+            State::Resuming { cause, .. }
+            | State::Waiting { cause, .. }
+            | State::Blocked {
+                cause,
+                ends: Ends::Login,
+            } => Slot::Hold {
+                cause: Some(Arc::clone(cause)),
+            },
+            State::Blocked {
+                cause,
+                ends: Ends::Bound(_) | Ends::Attempt(_),
+            } => Slot::Refuse {
+                cause: Some(Arc::clone(cause)),
+            },
+        }
+    }
+
+    /// Ends everything, in this order: listener, held connections, streams (after `grace`), links, board.
+    async fn finish(mut self, grace: Duration, unbound: Option<oneshot::Sender<bool>>) {
+        let wanted = !matches!(self.lifecycle.state(), State::Down);
+        self.period.shut();
+        if let Some(unbound) = unbound {
+            unbound.send(wanted).ok();
+        }
+        self.slot.send_replace(Slot::Refuse { cause: None });
+        self.period.end(grace).await;
+        while self.ending.join_next().await.is_some() {}
+        if wanted {
+            self.entry.link(None);
+            self.entry.publish(status::State::Down);
+            info!("down");
+        }
+    }
+}
+
+impl Period {
+    fn new() -> Self {
+        Self {
+            listener: None,
+            attempt: None,
+            linked: None,
+            released: JoinSet::new(),
+            connections: TaskTracker::new(),
+            stop: CancellationToken::new(),
+            reports: mpsc::channel(REPORTS),
+            accepted: 0,
+        }
+    }
+
+    /// Lets go of the link: it says goodbye when its last stream has ended.
+    fn release(&mut self) {
+        let Some(linked) = self.linked.take() else { return };
+        while self.released.try_join_next().is_some() {}
+        let goodbye = async move {
+            linked.users.wait().await;
+            goodbye(linked.link).await;
+        };
+        self.released.spawn(goodbye.in_current_span());
+    }
+
+    /// Takes nobody new and makes no link, at once: when this returns, the local address is free.
+    fn shut(&mut self) {
+        self.listener = None;
+        self.attempt = None;
+        self.connections.close();
+    }
+
+    /// Ends the period after [`Self::shut`], in this order: streams (by themselves within `grace`, else reset),
+    /// links. Takes at most `grace`, [`STOPPING`] and [`GOODBYE`].
+    async fn end(mut self, grace: Duration) {
+        if timeout(grace, self.connections.wait()).await.is_err() {
+            let open = self.connections.len();
+            if !grace.is_zero() {
+                warn!(
+                    open,
+                    ?grace,
+                    "connections outlasted the grace period and are reset"
+                );
+            }
+            self.stop.cancel();
+            if timeout(STOPPING, self.connections.wait()).await.is_err() {
+                error!(open = self.connections.len(), "connections do not end");
+            }
+        }
+        self.release();
+        // Each goodbye has its own deadline; this one is for streams that somebody else holds.
+        let released = async { while self.released.join_next().await.is_some() {} };
+        if timeout(GOODBYE, released).await.is_err() {
+            warn!("a link did not say goodbye in time");
+        }
+    }
+}
+
+async fn goodbye(link: Arc<dyn Link>) {
+    if timeout(GOODBYE, link.close()).await.is_err() {
+        warn!("a link did not say goodbye in time");
+    }
+}
+
+impl Linked {
+    fn new(link: Arc<dyn Link>, number: u64) -> Self {
+        let users = TaskTracker::new();
+        users.close();
+        let watched = Arc::clone(&link);
+        let closed = Box::pin(async move { watched.closed().await });
+        let mut health = link.health();
+        health.mark_unchanged();
+        Self {
+            link,
+            number,
+            users,
+            closed,
+            health,
+        }
+    }
+
+    fn lease(&self) -> Lease {
+        Lease {
+            link: Arc::clone(&self.link),
+            number: self.number,
+            _user: self.users.token(),
+        }
+    }
+
+    /// Waits until the link has ended or its health has changed. Cancel-safe.
+    async fn event(linked: Option<&mut Self>) -> Wake {
+        let Some(linked) = linked else {
+            return pending().await;
+        };
+        let health = &mut linked.health;
+        let changed = async {
+            match health.changed().await {
+                Ok(()) => health.borrow_and_update().clone(),
+                // Nobody will say any more how the link is; that it ended shows in `closed`.
+                Err(_) => pending().await,
+            }
+        };
+        tokio::select! {
+            biased;
+            cause = &mut linked.closed => Wake::LinkEnded(cause),
+            health = changed => Wake::HealthChanged(health),
+        }
+    }
+}
+
+async fn attempt(future: Option<&mut Attempt>) -> <Attempt as Future>::Output {
+    match future {
+        Some(future) => future.await,
+        None => pending().await,
+    }
+}
+
+async fn time(due: Option<Instant>) {
+    match due {
+        Some(due) => sleep_until(due).await,
+        None => pending().await,
+    }
+}
+
+async fn accept(listener: Option<&mut Listener>) -> Client {
+    match listener {
+        Some(listener) => listener.accept().await,
+        None => pending().await,
+    }
+}
+
+#[cfg(test)]
+mod tests;

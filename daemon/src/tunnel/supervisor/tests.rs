@@ -1,0 +1,457 @@
+use std::io;
+use std::net::SocketAddr;
+
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpStream;
+
+use super::*;
+use crate::failure::{Reason, Remedy};
+use crate::status::{Board, Status};
+use crate::tunnel::Handle;
+use crate::tunnel::fake::{self, Attempts};
+
+/// A supervised tunnel with a transport that the test holds in its hand.
+struct Rig {
+    spec: Arc<TunnelSpec>,
+    board: Arc<Board>,
+    handle: Handle,
+    attempts: Attempts,
+    tasks: TaskTracker,
+}
+
+impl Rig {
+    fn new() -> Self {
+        Self::of(fake::spec("db"))
+    }
+
+    fn of(spec: TunnelSpec) -> Self {
+        let board = Arc::new(Board::new());
+        let (transport, attempts) = fake::transport();
+        let entry = board.enter(&spec);
+        let tasks = TaskTracker::new();
+        let spec = Arc::new(spec);
+        let handle = Handle::start(Arc::clone(&spec), transport, entry, &tasks);
+        Self {
+            spec,
+            board,
+            handle,
+            attempts,
+            tasks,
+        }
+    }
+
+    async fn up() -> (Self, fake::FakeFar) {
+        let mut rig = Self::new();
+        rig.handle.up().await.unwrap();
+        let far = rig.attempts.next().await.succeed();
+        rig.shows("up").await;
+        (rig, far)
+    }
+
+    fn address(&self) -> SocketAddr {
+        fake::address(&self.spec)
+    }
+
+    async fn client(&self) -> TcpStream {
+        TcpStream::connect(self.address()).await.unwrap()
+    }
+
+    /// Waits until a status is as wanted.
+    async fn becomes(&self, wanted: impl Fn(&Status) -> bool) -> Arc<Status> {
+        let mut changes = self.board.subscribe();
+        let seen = async {
+            loop {
+                let snapshot = changes.next().await.unwrap();
+                if wanted(&snapshot[0]) {
+                    return Arc::clone(&snapshot[0]);
+                }
+            }
+        };
+        timeout(Duration::from_secs(3600), seen)
+            .await
+            .unwrap_or_else(|_| {
+                let last = &self.board.snapshot()[0];
+                panic!("still {:?}, with {:?}", last.state, last.last_error)
+            })
+    }
+
+    async fn shows(&self, state: &str) -> Arc<Status> {
+        self.becomes(|status| status.state.name() == state).await
+    }
+
+    fn state(&self) -> &'static str {
+        self.board.snapshot()[0].state.name()
+    }
+
+    fn traffic(&self) -> crate::meter::Traffic {
+        self.board.snapshot()[0].meter.read()
+    }
+
+    /// Waits until as many connections are held.
+    async fn holds(&self, count: u32) {
+        while self.traffic().held != count {
+            tokio::task::yield_now().await;
+        }
+    }
+}
+
+async fn is_reset(mut client: TcpStream) -> bool {
+    matches!(client.read(&mut [0]).await, Err(error) if error.kind() == io::ErrorKind::ConnectionReset)
+}
+
+fn login() -> Failure {
+    Failure::new(
+        Reason::Login,
+        Remedy::Login { profile: None },
+        "the login expired",
+    )
+}
+
+fn denied() -> Failure {
+    Failure::new(Reason::Denied, Remedy::Fix, "not allowed to start a session")
+}
+
+#[tokio::test(start_paused = true)]
+async fn bytes_flow_both_ways_and_are_counted_while_they_do() {
+    let (rig, far) = Rig::up().await;
+    let mut client = rig.client().await;
+    let mut target = far.accept().await;
+    client.write_all(b"question").await.unwrap();
+    let mut question = [0; 8];
+    target.read_exact(&mut question).await.unwrap();
+    assert_eq!(&question, b"question");
+    target.write_all(b"the answer").await.unwrap();
+    let mut answer = [0; 10];
+    client.read_exact(&mut answer).await.unwrap();
+    assert_eq!(&answer, b"the answer");
+    let traffic = rig.traffic();
+    assert_eq!(
+        (traffic.bytes_out, traffic.bytes_in, traffic.connections),
+        (8, 10, 1)
+    );
+}
+
+#[tokio::test(start_paused = true)]
+async fn up_answers_once_the_port_is_bound_and_before_there_is_a_link() {
+    let mut rig = Rig::new();
+    rig.handle.up().await.unwrap();
+    assert_eq!(rig.state(), "connecting");
+    rig.client().await;
+    let _hanging = rig.attempts.next().await;
+    rig.handle.up().await.unwrap();
+    assert!(rig.attempts.is_quiet(), "a tunnel on its way is left alone");
+}
+
+#[tokio::test(start_paused = true)]
+async fn down_is_honoured_while_connecting() {
+    let mut rig = Rig::new();
+    rig.handle.up().await.unwrap();
+    let attempt = rig.attempts.next().await;
+    rig.handle.down().await.unwrap();
+    attempt.given_up().await;
+    assert_eq!(rig.state(), "down");
+    TcpStream::connect(rig.address())
+        .await
+        .expect_err("nobody listens");
+}
+
+#[tokio::test(start_paused = true)]
+async fn down_closes_the_link_and_resets_connections_before_it_answers() {
+    let (rig, far) = Rig::up().await;
+    let client = rig.client().await;
+    let _target = far.accept().await;
+    rig.handle.down().await.unwrap();
+    assert!(far.has_goodbye());
+    assert!(is_reset(client).await);
+    assert_eq!(rig.traffic().connections, 0);
+}
+
+#[tokio::test(start_paused = true)]
+async fn up_right_after_down_binds_the_same_port() {
+    let (mut rig, _far) = Rig::up().await;
+    let (down, up) = tokio::join!(rig.handle.down(), rig.handle.up());
+    down.unwrap();
+    up.unwrap();
+    rig.attempts.next().await.succeed();
+    rig.shows("up").await;
+    rig.client().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_connection_made_while_connecting_waits_for_the_link() {
+    let mut rig = Rig::new();
+    rig.handle.up().await.unwrap();
+    let attempt = rig.attempts.next().await;
+    let mut client = rig.client().await;
+    client.write_all(b"early").await.unwrap();
+    rig.holds(1).await;
+    let far = attempt.succeed();
+    let mut target = far.accept().await;
+    let mut early = [0; 5];
+    target.read_exact(&mut early).await.unwrap();
+    assert_eq!(&early, b"early", "what was sent before the link is there");
+    rig.holds(0).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_connection_is_held_as_long_as_configured_and_then_reset() {
+    let mut rig = Rig::new();
+    rig.handle.up().await.unwrap();
+    let _hanging = rig.attempts.next().await;
+    let began = Instant::now();
+    assert!(is_reset(rig.client().await).await);
+    assert!(began.elapsed() >= rig.spec.hold);
+    assert_eq!(rig.traffic().connections_failed, 1);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_held_client_that_left_is_dropped() {
+    let mut rig = Rig::new();
+    rig.handle.up().await.unwrap();
+    let attempt = rig.attempts.next().await;
+    let client = rig.client().await;
+    rig.holds(1).await;
+    drop(client);
+    rig.holds(0).await;
+    let far = attempt.succeed();
+    rig.shows("up").await;
+    let _client = rig.client().await;
+    far.accept().await;
+    assert_eq!(
+        rig.traffic().connections,
+        1,
+        "the one that left asked for no stream"
+    );
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_connection_waits_out_a_lost_link() {
+    let (mut rig, far) = Rig::up().await;
+    far.end(fake::lost());
+    rig.shows("waiting").await;
+    let mut client = rig.client().await;
+    let far = rig.attempts.next().await.succeed();
+    far.accept().await.write_all(b"!").await.unwrap();
+    assert_eq!(client.read_u8().await.unwrap(), b'!');
+    assert_eq!(rig.traffic().links_lost, 1);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_missing_login_holds_connections_and_up_tries_again() {
+    let mut rig = Rig::new();
+    rig.handle.up().await.unwrap();
+    rig.attempts.next().await.fail(login());
+    rig.shows("blocked").await;
+    let mut client = rig.client().await;
+    rig.holds(1).await;
+    assert!(rig.attempts.is_quiet());
+    rig.handle.up().await.unwrap();
+    let far = rig.attempts.next().await.succeed();
+    far.accept().await.write_all(b"!").await.unwrap();
+    assert_eq!(client.read_u8().await.unwrap(), b'!');
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_tunnel_that_a_person_must_mend_closes_connections_at_once() {
+    let mut rig = Rig::new();
+    rig.handle.up().await.unwrap();
+    let attempt = rig.attempts.next().await;
+    let held = rig.client().await;
+    rig.holds(1).await;
+    attempt.fail(denied());
+    rig.shows("blocked").await;
+    let began = Instant::now();
+    assert!(is_reset(held).await, "one that waited");
+    assert!(is_reset(rig.client().await).await, "a new one");
+    assert!(began.elapsed() < Duration::from_secs(1));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_tunnel_that_a_person_must_mend_is_tried_again_on_reload() {
+    let mut rig = Rig::new();
+    rig.handle.up().await.unwrap();
+    rig.attempts.next().await.fail(denied());
+    rig.shows("blocked").await;
+    rig.handle.reloaded().await.unwrap();
+    rig.attempts.next().await.succeed();
+    rig.shows("up").await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_impaired_link_keeps_its_streams_and_holds_new_connections() {
+    let (mut rig, far) = Rig::up().await;
+    let mut old = rig.client().await;
+    let mut target = far.accept().await;
+    far.impair();
+    let status = rig.shows("waiting").await;
+    assert!(
+        matches!(status.state, status::State::Waiting { until: None, .. }),
+        "{:?}",
+        status.state
+    );
+    let mut new = rig.client().await;
+    rig.holds(1).await;
+    target.write_all(b"a").await.unwrap();
+    assert_eq!(old.read_u8().await.unwrap(), b'a', "what was under way goes on");
+    far.recover();
+    rig.shows("up").await;
+    far.accept().await.write_all(b"b").await.unwrap();
+    assert_eq!(new.read_u8().await.unwrap(), b'b');
+    assert!(rig.attempts.is_quiet(), "the link was kept");
+    assert_eq!(rig.traffic().links_lost, 0);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_refused_stream_ends_its_connection_alone() {
+    let (rig, far) = Rig::up().await;
+    let mut other = rig.client().await;
+    let mut target = far.accept().await;
+    let client = rig.client().await;
+    let refused = Failure::new(Reason::TargetRefused, Remedy::Retry, "`db:5432` refused").of_stream();
+    far.opening().await.refuse(refused);
+    assert!(is_reset(client).await);
+    let status = rig.becomes(|status| status.last_error.is_some()).await;
+    assert_eq!(
+        status.last_error.as_ref().unwrap().failure.to_string(),
+        "`db:5432` refused"
+    );
+    assert_eq!(status.state.name(), "up");
+    assert_eq!(rig.traffic().connections_failed, 1);
+    target.write_all(b"!").await.unwrap();
+    assert_eq!(other.read_u8().await.unwrap(), b'!');
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_link_that_cannot_open_streams_is_made_anew_for_the_same_connection() {
+    let (mut rig, far) = Rig::up().await;
+    let mut client = rig.client().await;
+    far.opening().await.refuse(fake::lost());
+    let far = rig.attempts.next().await.succeed();
+    far.accept().await.write_all(b"!").await.unwrap();
+    assert_eq!(
+        client.read_u8().await.unwrap(),
+        b'!',
+        "the client noticed nothing"
+    );
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_link_that_was_let_go_ends_with_its_last_stream() {
+    let (rig, far) = Rig::up().await;
+    let mut old = rig.client().await;
+    let mut target = far.accept().await;
+    let _new = rig.client().await;
+    far.opening().await.refuse(login());
+    rig.shows("blocked").await;
+    assert!(!far.has_goodbye());
+    target.write_all(b"!").await.unwrap();
+    assert_eq!(
+        old.read_u8().await.unwrap(),
+        b'!',
+        "blocked keeps existing streams"
+    );
+    drop((old, target));
+    far.goodbye().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_waits_between_attempts_grow() {
+    let mut rig = Rig::new();
+    rig.handle.up().await.unwrap();
+    let mut attempt = rig.attempts.next().await;
+    let mut waits = Vec::new();
+    for _ in 0..10 {
+        let began = Instant::now();
+        attempt.fail(fake::lost());
+        attempt = rig.attempts.next().await;
+        waits.push(began.elapsed());
+    }
+    assert!(waits[0] <= Duration::from_millis(500), "{waits:?}");
+    assert!(waits[9] >= Duration::from_secs(15), "{waits:?}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_taken_port_blocks_naming_its_holder_until_it_is_free() {
+    let mut rig = Rig::new();
+    let other = std::net::TcpListener::bind(rig.address()).unwrap();
+    rig.handle.up().await.unwrap();
+    let status = rig.board.snapshot()[0].clone();
+    let status::State::Blocked { cause } = &status.state else {
+        panic!("{:?}", status.state)
+    };
+    assert_eq!(cause.reason(), Reason::PortInUse);
+    if cfg!(target_os = "linux") {
+        let holder = format!("(pid {})", std::process::id());
+        assert!(cause.to_string().ends_with(&holder), "{cause}");
+    }
+    assert!(
+        rig.attempts.is_quiet(),
+        "AWS is not asked for a port that cannot be used"
+    );
+    let generation = status.generation;
+    tokio::time::sleep(Duration::from_secs(5)).await;
+    assert_eq!(
+        rig.board.snapshot()[0].generation,
+        generation,
+        "trying again is no news"
+    );
+    drop(other);
+    rig.attempts.next().await.succeed();
+    rig.shows("up").await;
+    rig.client().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn finishing_frees_the_port_at_once_and_lets_streams_end_by_themselves() {
+    let (rig, far) = Rig::up().await;
+    let mut client = rig.client().await;
+    let mut target = far.accept().await;
+    assert!(
+        rig.handle.finish(Duration::from_secs(10)).await.unwrap(),
+        "it was wanted"
+    );
+    std::net::TcpListener::bind(rig.address()).expect("the port is free");
+    target.write_all(b"the end").await.unwrap();
+    drop(target);
+    let mut all = Vec::new();
+    client.read_to_end(&mut all).await.unwrap();
+    assert_eq!(all, b"the end");
+    assert!(!far.has_goodbye());
+    drop(client);
+    far.goodbye().await;
+    rig.tasks.close();
+    rig.tasks.wait().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn streams_that_outlast_the_grace_period_are_reset() {
+    let (rig, far) = Rig::up().await;
+    let client = rig.client().await;
+    let _target = far.accept().await;
+    let began = Instant::now();
+    rig.handle.finish(Duration::from_secs(10)).await.unwrap();
+    assert!(is_reset(client).await);
+    assert!(began.elapsed() >= Duration::from_secs(10));
+    far.goodbye().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_held_connection_is_reset_when_the_tunnel_finishes() {
+    let mut rig = Rig::new();
+    rig.handle.up().await.unwrap();
+    let attempt = rig.attempts.next().await;
+    let client = rig.client().await;
+    rig.holds(1).await;
+    let began = Instant::now();
+    assert!(rig.handle.finish(Duration::from_secs(10)).await.unwrap());
+    attempt.given_up().await;
+    assert!(is_reset(client).await);
+    assert!(began.elapsed() < Duration::from_secs(1));
+    rig.handle.up().await.expect_err("nobody is there any more");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_tunnel_that_was_down_finishes_as_not_wanted() {
+    let rig = Rig::new();
+    assert!(!rig.handle.finish(Duration::ZERO).await.unwrap());
+}
