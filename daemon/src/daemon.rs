@@ -1,0 +1,300 @@
+//! The set of tunnels: one handle per configured tunnel. It changes on reload only; `up` and `down` are messages.
+//!
+//! A reload compares specifications: equal ones are the same tunnel and are left alone. All listeners that go are
+//! closed before any new one is bound, so that two tunnels can swap their ports.
+
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use futures_util::future::join_all;
+use tokio_util::task::TaskTracker;
+use tracing::info;
+
+use crate::config::{Config, Problems, TunnelName, TunnelSpec};
+use crate::status::{Board, Changes, Status};
+use crate::transport::Transport;
+use crate::tunnel::{Finished, Handle};
+
+/// How long connections of a tunnel that a reload removed or changed may take to end by themselves. New ones go the
+/// new way at once, so that nobody keeps working on the former target without knowing.
+const RELOAD_GRACE: Duration = Duration::from_secs(10);
+
+/// How alike a name must be to a mistyped one to be suggested (Jaro-Winkler; swapped or missing letters are above).
+const ALIKE: f64 = 0.8;
+
+/// How many names are suggested: more is no help.
+const SUGGESTIONS: usize = 3;
+
+/// Makes the transport that follows a tunnel's route.
+pub(crate) type Transports = Box<dyn Fn(&TunnelSpec) -> Arc<dyn Transport> + Send + Sync>;
+
+/// The tunnels, and what can be asked of them.
+pub(crate) struct Daemon {
+    path: PathBuf,
+    transports: Transports,
+    board: Arc<Board>,
+    /// In the configuration's order.
+    handles: Mutex<Vec<Handle>>,
+    /// Held by whoever changes the set.
+    changing: tokio::sync::Mutex<()>,
+    supervisors: TaskTracker,
+    stopping: AtomicBool,
+}
+
+/// Why the daemon did not do what it was asked.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum Error {
+    /// There are no such tunnels. Nothing was done, also for names that exist.
+    #[error("{}", .0.iter().map(ToString::to_string).collect::<Vec<_>>().join("; "))]
+    Unknown(Vec<UnknownName>),
+    /// The configuration file has problems.
+    #[error("the configuration has problems; everything runs on as before\n{0}")]
+    Problems(Problems),
+    /// The tunnel was removed or changed meanwhile.
+    #[error("the tunnel `{0}` was just reloaded; try again")]
+    Reloaded(TunnelName),
+    /// The daemon is stopping.
+    #[error("the daemon is stopping")]
+    Stopping,
+}
+
+/// A name that no tunnel has.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) struct UnknownName {
+    name: String,
+    near: Vec<TunnelName>,
+}
+
+impl std::fmt::Display for UnknownName {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "there is no tunnel `{}`", self.name)?;
+        for (index, near) in self.near.iter().enumerate() {
+            write!(
+                f,
+                "{} `{near}`",
+                if index == 0 { "; did you mean" } else { " or" }
+            )?;
+        }
+        Ok(())
+    }
+}
+
+/// What a reload did.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub(crate) struct Reloaded {
+    /// Tunnels that are new.
+    pub(crate) added: Vec<TunnelName>,
+    /// Tunnels that were started anew.
+    pub(crate) changed: Vec<TunnelName>,
+    /// Tunnels that are gone.
+    pub(crate) removed: Vec<TunnelName>,
+}
+
+impl Daemon {
+    /// Starts a supervisor for each tunnel. Returns when those that start by themselves are bound or blocked.
+    pub(crate) async fn start(config: Config, transports: Transports) -> Arc<Self> {
+        let daemon = Arc::new(Self {
+            path: config.path,
+            transports,
+            board: Arc::new(Board::new()),
+            handles: Mutex::default(),
+            changing: tokio::sync::Mutex::default(),
+            supervisors: TaskTracker::new(),
+            stopping: AtomicBool::new(false),
+        });
+        daemon.adopt(config.tunnels).await;
+        daemon
+    }
+
+    /// Returns the configuration file.
+    pub(crate) fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// Wants the tunnels up. Answers when their addresses are bound, or known to be taken.
+    pub(crate) async fn up(&self, names: &[String]) -> Result<Vec<Arc<Status>>, Error> {
+        self.each(names, async |handle| handle.up().await).await
+    }
+
+    /// Wants the tunnels down. Answers when they are.
+    pub(crate) async fn down(&self, names: &[String]) -> Result<Vec<Arc<Status>>, Error> {
+        self.each(names, async |handle| handle.down().await).await
+    }
+
+    /// Returns how the tunnels are; without names, how all are.
+    pub(crate) fn list(&self, names: &[String]) -> Result<Vec<Arc<Status>>, Error> {
+        let snapshot = self.board.snapshot();
+        if names.is_empty() {
+            return Ok(snapshot.to_vec());
+        }
+        let known: Vec<_> = snapshot.iter().map(|status| status.name.clone()).collect();
+        let find = |name: &str| {
+            snapshot
+                .iter()
+                .find(|status| status.name.as_str() == name)
+                .cloned()
+        };
+        all_or_unknown(names, &known, find)
+    }
+
+    /// Follows how the tunnels are.
+    pub(crate) fn watch(&self) -> Changes {
+        self.board.subscribe()
+    }
+
+    /// Reads the configuration again. With problems in it nothing changes.
+    pub(crate) async fn reload(&self) -> Result<Reloaded, Error> {
+        let path = self.path.clone();
+        let loaded = tokio::task::spawn_blocking(move || Config::load(&path)).await;
+        // Joining fails only when the runtime ends.
+        let config = loaded.map_err(|_| Error::Stopping)?.map_err(Error::Problems)?;
+        if self.stopping.load(Ordering::Relaxed) {
+            return Err(Error::Stopping);
+        }
+        Ok(self.adopt(config.tunnels).await)
+    }
+
+    /// Ends every tunnel: listeners at once, connections within `grace`, then links.
+    pub(crate) async fn shutdown(&self, grace: Duration) {
+        self.stopping.store(true, Ordering::Relaxed);
+        let _changing = self.changing.lock().await;
+        let handles = self.handles();
+        // A supervisor that has finished already is as it should be.
+        join_all(handles.iter().map(|handle| handle.finish(grace))).await;
+        self.supervisors.close();
+        self.supervisors.wait().await;
+    }
+
+    /// Makes the set of tunnels what these specifications say.
+    async fn adopt(&self, specs: Vec<TunnelSpec>) -> Reloaded {
+        let _changing = self.changing.lock().await;
+        let mut reloaded = Reloaded::default();
+        let names: Vec<_> = specs.iter().map(|spec| spec.name.clone()).collect();
+        let same = |handle: &Handle| specs.iter().any(|spec| *spec == **handle.spec());
+        let (kept, former): (Vec<_>, Vec<_>) = self.handles().into_iter().partition(same);
+
+        let finishing = former.iter().map(|handle| async {
+            // One that has finished was not wanted.
+            let wanted = handle.finish(RELOAD_GRACE).await.unwrap_or(false);
+            (handle.spec().name.clone(), wanted)
+        });
+        let finished: Vec<(TunnelName, bool)> = join_all(finishing).await;
+        reloaded.removed = finished
+            .iter()
+            .map(|(name, _)| name.clone())
+            .filter(|name| !names.contains(name))
+            .collect();
+
+        let mut handles = Vec::with_capacity(specs.len());
+        let mut wanted = Vec::new();
+        for spec in specs {
+            if let Some(handle) = kept.iter().find(|handle| handle.spec().name == spec.name) {
+                handles.push(handle.clone());
+                continue;
+            }
+            let (changes, wants) = match finished.iter().find(|(name, _)| *name == spec.name) {
+                Some((_, wanted)) => (&mut reloaded.changed, *wanted),
+                None => (&mut reloaded.added, spec.autostart),
+            };
+            changes.push(spec.name.clone());
+            let transport = (self.transports)(&spec);
+            let entry = self.board.enter(&spec);
+            let handle = Handle::start(Arc::new(spec), transport, entry, &self.supervisors);
+            if wants {
+                wanted.push(handle.clone());
+            }
+            handles.push(handle);
+        }
+        self.board.arrange(&names);
+        *self.handles.lock().unwrap_or_else(PoisonError::into_inner) = handles;
+
+        // A supervisor that does not answer has ended, and says so to whoever asks next.
+        join_all(wanted.iter().map(Handle::up)).await;
+        join_all(kept.iter().map(Handle::reloaded)).await;
+        let Reloaded {
+            added,
+            changed,
+            removed,
+        } = &reloaded;
+        info!(
+            added = added.len(),
+            changed = changed.len(),
+            removed = removed.len(),
+            "configuration adopted"
+        );
+        reloaded
+    }
+
+    async fn each(
+        &self,
+        names: &[String],
+        ask: impl AsyncFn(&Handle) -> Result<(), Finished>,
+    ) -> Result<Vec<Arc<Status>>, Error> {
+        if self.stopping.load(Ordering::Relaxed) {
+            return Err(Error::Stopping);
+        }
+        let handles = self.handles();
+        let known: Vec<_> = handles.iter().map(|handle| handle.spec().name.clone()).collect();
+        let find = |name: &str| handles.iter().find(|handle| handle.spec().name.as_str() == name);
+        let asked = all_or_unknown(names, &known, find)?;
+        let answers = join_all(asked.iter().map(|handle| ask(handle))).await;
+        for (handle, answer) in asked.iter().zip(answers) {
+            answer.map_err(|Finished| match self.stopping.load(Ordering::Relaxed) {
+                true => Error::Stopping,
+                false => Error::Reloaded(handle.spec().name.clone()),
+            })?;
+        }
+        self.list(names)
+    }
+
+    fn handles(&self) -> Vec<Handle> {
+        self.handles
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .clone()
+    }
+}
+
+/// Finds something for each name, or tells of every name for which there is nothing.
+fn all_or_unknown<T>(
+    names: &[String],
+    known: &[TunnelName],
+    find: impl Fn(&str) -> Option<T>,
+) -> Result<Vec<T>, Error> {
+    let mut unknown = Vec::new();
+    let mut found = Vec::with_capacity(names.len());
+    for name in names {
+        match find(name) {
+            Some(value) => found.push(value),
+            None => unknown.push(UnknownName {
+                name: name.clone(),
+                near: near(name, known),
+            }),
+        }
+    }
+    if unknown.is_empty() {
+        Ok(found)
+    } else {
+        Err(Error::Unknown(unknown))
+    }
+}
+
+/// Returns the names that could have been meant, the most alike first.
+fn near(name: &str, known: &[TunnelName]) -> Vec<TunnelName> {
+    let mut alike: Vec<_> = known
+        .iter()
+        .map(|candidate| (strsim::jaro_winkler(name, candidate.as_str()), candidate))
+        .filter(|(likeness, _)| *likeness >= ALIKE)
+        .collect();
+    alike.sort_by(|(left, _), (right, _)| right.total_cmp(left));
+    alike
+        .into_iter()
+        .take(SUGGESTIONS)
+        .map(|(_, candidate)| candidate.clone())
+        .collect()
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,141 @@
+//! Domain to proto: the only place that knows both.
+
+use std::path::Path;
+use std::sync::Arc;
+
+use tunneld_proto::v1;
+
+use crate::config::{Problem, Problems, TunnelName};
+use crate::daemon::Reloaded;
+use crate::failure::{Failure, Reason};
+use crate::meter::Traffic;
+use crate::status::{State, Status, Transition};
+use crate::transport::LinkDetails;
+
+pub(crate) fn tunnels(statuses: &[Arc<Status>]) -> Vec<v1::Tunnel> {
+    statuses.iter().map(|status| tunnel(status)).collect()
+}
+
+fn tunnel(status: &Status) -> v1::Tunnel {
+    v1::Tunnel {
+        name: status.name.to_string(),
+        local: status.local.clone(),
+        target: status.target.clone(),
+        route: status.route.clone(),
+        since: Some(status.since.into()),
+        traffic: Some(traffic(status.meter.read())),
+        last_error: status.last_error.as_ref().map(|last| failure(&last.failure)),
+        last_error_at: status.last_error.as_ref().map(|last| last.at.into()),
+        generation: status.generation,
+        link: status.link.as_ref().map(link),
+        history: status.history.iter().map(transition).collect(),
+        state: Some(state(&status.state)),
+    }
+}
+
+fn state(state: &State) -> v1::tunnel::State {
+    match state {
+        State::Down => v1::tunnel::State::Down(v1::Down {}),
+        State::Connecting { attempt } => v1::tunnel::State::Connecting(v1::Connecting { attempt: *attempt }),
+        State::Up => v1::tunnel::State::Up(v1::Up {}),
+        State::Waiting {
+            attempt,
+            until,
+            cause,
+        } => v1::tunnel::State::Waiting(v1::Waiting {
+            attempt: *attempt,
+            until: until.map(Into::into),
+            cause: Some(failure(cause)),
+        }),
+        State::Blocked { cause } => v1::tunnel::State::Blocked(v1::Blocked {
+            cause: Some(failure(cause)),
+        }),
+    }
+}
+
+fn failure(failure: &Failure) -> v1::Failure {
+    let reason = match failure.reason() {
+        Reason::Unreachable => v1::Reason::Unreachable,
+        Reason::Throttled => v1::Reason::Throttled,
+        Reason::Login => v1::Reason::Login,
+        Reason::Denied => v1::Reason::Denied,
+        Reason::NotFound => v1::Reason::NotFound,
+        Reason::PortInUse => v1::Reason::PortInUse,
+        Reason::AgentOffline => v1::Reason::AgentOffline,
+        Reason::TargetRefused => v1::Reason::TargetRefused,
+        Reason::Invalid => v1::Reason::Invalid,
+    };
+    v1::Failure {
+        reason: reason.into(),
+        chain: failure.chain(),
+        hints: failure.hints().to_vec(),
+    }
+}
+
+fn traffic(traffic: Traffic) -> v1::Traffic {
+    let Traffic {
+        connections,
+        connections_total,
+        connections_failed,
+        bytes_in,
+        bytes_out,
+        held,
+        links_lost,
+    } = traffic;
+    v1::Traffic {
+        connections,
+        connections_total,
+        connections_failed,
+        bytes_in,
+        bytes_out,
+        held,
+        links_lost,
+    }
+}
+
+fn link(details: &LinkDetails) -> v1::Link {
+    v1::Link {
+        via: details.via.clone(),
+        target_host: details.target_host.clone(),
+        target_port: details.target_port.into(),
+        sessions: details.sessions,
+        agent_version: details.agent_version.clone(),
+        engine: details.engine.clone(),
+    }
+}
+
+fn transition(transition: &Transition) -> v1::Transition {
+    v1::Transition {
+        at: Some(transition.at.into()),
+        state: transition.state.to_owned(),
+        reason: transition.reason.clone(),
+    }
+}
+
+pub(crate) fn reloaded(path: &Path, reloaded: &Reloaded) -> v1::ReloadResponse {
+    let names = |names: &[TunnelName]| names.iter().map(ToString::to_string).collect();
+    v1::ReloadResponse {
+        problems: Vec::new(),
+        added: names(&reloaded.added),
+        changed: names(&reloaded.changed),
+        removed: names(&reloaded.removed),
+        path: path.display().to_string(),
+    }
+}
+
+pub(crate) fn problems(path: &Path, problems: &Problems) -> v1::ReloadResponse {
+    v1::ReloadResponse {
+        problems: problems.as_slice().iter().map(problem).collect(),
+        path: path.display().to_string(),
+        ..v1::ReloadResponse::default()
+    }
+}
+
+fn problem(problem: &Problem) -> v1::Problem {
+    v1::Problem {
+        path: problem.path.display().to_string(),
+        line: problem.line.unwrap_or(0),
+        message: problem.message.clone(),
+        hint: problem.hint.clone().unwrap_or_default(),
+    }
+}

@@ -1,0 +1,204 @@
+//! The seven RPCs: request → `Daemon` → answer.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::time::{Duration, SystemTime};
+
+use futures_util::stream::{self, BoxStream};
+use tokio::time::{Interval, MissedTickBehavior};
+use tokio_util::sync::CancellationToken;
+use tonic::{Request, Response, Status as RpcStatus};
+use tracing::info;
+use tunneld_proto::v1;
+
+use crate::config::TunnelName;
+use crate::daemon::{Daemon, Error};
+use crate::meter::Traffic;
+use crate::rpc::convert;
+use crate::status::{Changes, Snapshot, Status, wall_clock};
+
+/// How often a watcher is told of changed counters: a person reads no faster.
+const TRAFFIC_EVERY: Duration = Duration::from_secs(1);
+
+/// The service `Tunnels`.
+#[derive(Clone)]
+pub(crate) struct Service {
+    daemon: Arc<Daemon>,
+    started: SystemTime,
+    stop: CancellationToken,
+    ended: CancellationToken,
+}
+
+impl Service {
+    /// The service of a daemon that starts now. `Shutdown` cancels `stop`; watchers are let go when `ended` is.
+    pub(crate) fn new(daemon: Arc<Daemon>, stop: CancellationToken, ended: CancellationToken) -> Self {
+        Self {
+            daemon,
+            started: wall_clock(),
+            stop,
+            ended,
+        }
+    }
+}
+
+#[tonic::async_trait]
+impl v1::tunnels_server::Tunnels for Service {
+    async fn up(&self, request: Request<v1::UpRequest>) -> Result<Response<v1::UpResponse>, RpcStatus> {
+        let names = named(request.into_inner().names)?;
+        let tunnels = self.daemon.up(&names).await.map_err(refused)?;
+        Ok(Response::new(v1::UpResponse {
+            tunnels: convert::tunnels(&tunnels),
+        }))
+    }
+
+    async fn down(&self, request: Request<v1::DownRequest>) -> Result<Response<v1::DownResponse>, RpcStatus> {
+        let names = named(request.into_inner().names)?;
+        let tunnels = self.daemon.down(&names).await.map_err(refused)?;
+        Ok(Response::new(v1::DownResponse {
+            tunnels: convert::tunnels(&tunnels),
+        }))
+    }
+
+    async fn list(&self, request: Request<v1::ListRequest>) -> Result<Response<v1::ListResponse>, RpcStatus> {
+        let tunnels = self.daemon.list(&request.into_inner().names).map_err(refused)?;
+        Ok(Response::new(v1::ListResponse {
+            tunnels: convert::tunnels(&tunnels),
+        }))
+    }
+
+    type WatchStream = BoxStream<'static, Result<v1::WatchResponse, RpcStatus>>;
+
+    async fn watch(
+        &self,
+        request: Request<v1::WatchRequest>,
+    ) -> Result<Response<Self::WatchStream>, RpcStatus> {
+        let names = request.into_inner().names;
+        self.daemon.list(&names).map_err(refused)?;
+        let watcher = Watcher::new(names, self.daemon.watch(), self.ended.clone());
+        let responses = stream::unfold(watcher, async |mut watcher| {
+            Some((Ok(watcher.next().await?), watcher))
+        });
+        Ok(Response::new(Box::pin(responses)))
+    }
+
+    async fn reload(
+        &self,
+        _request: Request<v1::ReloadRequest>,
+    ) -> Result<Response<v1::ReloadResponse>, RpcStatus> {
+        let path = self.daemon.path();
+        match self.daemon.reload().await {
+            Ok(reloaded) => Ok(Response::new(convert::reloaded(path, &reloaded))),
+            Err(Error::Problems(problems)) => Ok(Response::new(convert::problems(path, &problems))),
+            Err(error @ (Error::Unknown(_) | Error::Reloaded(_) | Error::Stopping)) => Err(refused(error)),
+        }
+    }
+
+    async fn version(
+        &self,
+        _request: Request<v1::VersionRequest>,
+    ) -> Result<Response<v1::VersionResponse>, RpcStatus> {
+        Ok(Response::new(v1::VersionResponse {
+            version: env!("CARGO_PKG_VERSION").to_owned(),
+            pid: std::process::id(),
+            started: Some(self.started.into()),
+            config_path: self.daemon.path().display().to_string(),
+        }))
+    }
+
+    async fn shutdown(
+        &self,
+        _request: Request<v1::ShutdownRequest>,
+    ) -> Result<Response<v1::ShutdownResponse>, RpcStatus> {
+        info!("a client asked the daemon to stop");
+        self.stop.cancel();
+        Ok(Response::new(v1::ShutdownResponse {}))
+    }
+}
+
+fn named(names: Vec<String>) -> Result<Vec<String>, RpcStatus> {
+    if names.is_empty() {
+        Err(RpcStatus::invalid_argument("no tunnel is named"))
+    } else {
+        Ok(names)
+    }
+}
+
+fn refused(error: Error) -> RpcStatus {
+    let words = error.to_string();
+    match error {
+        Error::Unknown(_) => RpcStatus::not_found(words),
+        Error::Problems(_) => RpcStatus::failed_precondition(words),
+        Error::Reloaded(_) | Error::Stopping => RpcStatus::unavailable(words),
+    }
+}
+
+/// One watching client: what it was sent, and where its next news comes from.
+struct Watcher {
+    /// The tunnels it asked for; empty for all.
+    names: Vec<String>,
+    changes: Changes,
+    ended: CancellationToken,
+    refresh: Interval,
+    sent: HashMap<TunnelName, (u64, Traffic)>,
+    /// Whether the first response, which is sent even if there is nothing to say, is out.
+    greeted: bool,
+}
+
+impl Watcher {
+    fn new(names: Vec<String>, changes: Changes, ended: CancellationToken) -> Self {
+        let mut refresh = tokio::time::interval(TRAFFIC_EVERY);
+        refresh.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        refresh.reset();
+        Self {
+            names,
+            changes,
+            ended,
+            refresh,
+            sent: HashMap::new(),
+            greeted: false,
+        }
+    }
+
+    /// Waits for news. The first call returns at once, with every watched tunnel, even if there is none.
+    async fn next(&mut self) -> Option<v1::WatchResponse> {
+        loop {
+            let snapshot = tokio::select! {
+                snapshot = self.changes.next() => snapshot?,
+                _ = self.refresh.tick() => self.changes.latest(),
+                () = self.ended.cancelled() => return None,
+            };
+            let news = self.news(&snapshot);
+            if !self.greeted || !news.tunnels.is_empty() || !news.removed.is_empty() {
+                self.greeted = true;
+                return Some(news);
+            }
+        }
+    }
+
+    /// Returns what of the snapshot was not sent, and notes it as sent.
+    fn news(&mut self, snapshot: &Snapshot) -> v1::WatchResponse {
+        let mut fresh = Vec::new();
+        for status in snapshot.iter().filter(|status| watches(&self.names, status)) {
+            let present = (status.generation, status.meter.read());
+            if self.sent.insert(status.name.clone(), present) != Some(present) {
+                fresh.push(Arc::clone(status));
+            }
+        }
+        let mut removed = Vec::new();
+        self.sent.retain(|name, _| {
+            let stays = snapshot.iter().any(|status| status.name == *name);
+            if !stays {
+                removed.push(name.to_string());
+            }
+            stays
+        });
+        v1::WatchResponse {
+            tunnels: convert::tunnels(&fresh),
+            removed,
+        }
+    }
+}
+
+fn watches(names: &[String], status: &Status) -> bool {
+    names.is_empty() || names.iter().any(|name| name == status.name.as_str())
+}
