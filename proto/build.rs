@@ -3,9 +3,15 @@
 fn main() -> Result<(), Box<dyn std::error::Error>> {
     println!("cargo:rerun-if-changed=tunneld");
     let out = std::path::PathBuf::from(std::env::var("OUT_DIR")?);
-    let descriptors = protox::compile(["tunneld/v1/tunneld.proto"], ["."])?;
-    tonic_prost_build::configure()
-        .file_descriptor_set_path(out.join("tunneld_descriptor.bin"))
-        .compile_fds(descriptors)?;
+    let mut compiler = protox::Compiler::new(["."])?;
+    compiler
+        .include_imports(true)
+        .include_source_info(true)
+        .open_file("tunneld/v1/tunneld.proto")?;
+    std::fs::write(
+        out.join("tunneld_descriptor.bin"),
+        compiler.encode_file_descriptor_set(),
+    )?;
+    tonic_prost_build::configure().compile_fds(compiler.file_descriptor_set())?;
     Ok(())
 }

@@ -72,7 +72,14 @@ pub enum Scope {
 impl Failure {
     /// A failure of the link whose cause has no error value. `doing` is lower case, without a full stop.
     pub fn new(reason: Reason, remedy: Remedy, doing: impl Into<String>) -> Self {
-        Self { doing: doing.into(), reason, remedy, scope: Scope::Link, hints: Vec::new(), source: None }
+        Self {
+            doing: doing.into(),
+            reason,
+            remedy,
+            scope: Scope::Link,
+            hints: Vec::new(),
+            source: None,
+        }
     }
 
     /// The same failure, of one stream alone.
@@ -141,6 +148,8 @@ impl fmt::Display for Failure {
 
 impl Error for Failure {
     fn source(&self) -> Option<&(dyn Error + 'static)> {
-        self.source.as_deref().map(|cause| cause as &(dyn Error + 'static))
+        self.source
+            .as_deref()
+            .map(|cause| cause as &(dyn Error + 'static))
     }
 }

@@ -1,1 +1,216 @@
-fn main() {}
+//! The daemon's command line: arguments, logging, exit codes.
+//!
+//! Exit codes: 0 stopped in order, 1 failed, 2 wrong arguments or a configuration with problems.
+
+use std::io::{self, Write};
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+use std::sync::Arc;
+
+use anyhow::{Context, Result};
+use clap::{Parser, Subcommand};
+use tokio::sync::mpsc;
+use tokio_util::sync::CancellationToken;
+use tunneld::aws::Aws;
+use tunneld::config::{Config, Problems, default_path};
+use tunneld::connector::Environment;
+use tunneld::failure::Failure;
+use tunneld::rpc::{BindError, ControlSocket};
+use tunneld::signals::Signals;
+use tunneld::transport::Ledger;
+use tunneld::{Options, limits, logging, rpc};
+
+/// Exit code for wrong arguments and for a configuration with problems.
+const USAGE: u8 = 2;
+
+/// Hold persistent tunnels to AWS databases and instances
+#[derive(Debug, Parser)]
+#[command(version, args_conflicts_with_subcommands = true)]
+struct Arguments {
+    #[command(subcommand)]
+    command: Option<Command>,
+
+    /// Read this configuration file
+    #[arg(long, value_name = "FILE")]
+    config: Option<PathBuf>,
+
+    /// Serve the control API on this Unix socket
+    #[arg(long, value_name = "PATH")]
+    socket: Option<PathBuf>,
+
+    /// Keep the list of open sessions in this folder
+    #[arg(long, value_name = "FOLDER")]
+    state: Option<PathBuf>,
+
+    /// Log from this level on: error, warn, info, debug or trace
+    #[arg(long, value_name = "LEVEL")]
+    log: Option<String>,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Check the configuration file and tell every problem
+    #[command(after_help = "Example:\n  tunneld check --config config.toml")]
+    Check {
+        /// Check this file
+        #[arg(long, value_name = "FILE")]
+        config: Option<PathBuf>,
+
+        /// Print JSON
+        #[arg(long)]
+        json: bool,
+    },
+}
+
+fn main() -> ExitCode {
+    let arguments = Arguments::parse();
+    let outcome = match &arguments.command {
+        Some(Command::Check { config, json }) => file(config.clone()).and_then(|file| check(&file, *json)),
+        None => file(arguments.config.clone()).and_then(|file| start(&file, &arguments)),
+    };
+    outcome.unwrap_or_else(|error| {
+        complain(format_args!("tunneld: {error:#}"));
+        for hint in hints(&error) {
+            complain(format_args!("  {hint}"));
+        }
+        ExitCode::FAILURE
+    })
+}
+
+fn file(explicit: Option<PathBuf>) -> Result<PathBuf> {
+    explicit
+        .or_else(default_path)
+        .context("cannot tell where the configuration is: there is no home folder; use `--config`")
+}
+
+fn start(config: &Path, arguments: &Arguments) -> Result<ExitCode> {
+    let from_environment = std::env::var("RUST_LOG").ok();
+    if let Err(error) = logging::init(arguments.log.as_deref(), from_environment.as_deref()) {
+        complain(format_args!("tunneld: {:#}", anyhow::Error::new(error)));
+        return Ok(ExitCode::from(USAGE));
+    }
+    let config = match Config::load(config) {
+        Ok(config) => config,
+        Err(problems) => {
+            complain(format_args!("{problems}"));
+            return Ok(ExitCode::from(USAGE));
+        }
+    };
+    limits::raise_open_files();
+    let runtime = tokio::runtime::Runtime::new().context("cannot start the runtime")?;
+    runtime.block_on(run(
+        config,
+        arguments.socket.as_deref(),
+        arguments.state.as_deref(),
+    ))
+}
+
+async fn run(config: Config, socket: Option<&Path>, state: Option<&Path>) -> Result<ExitCode> {
+    // First of all, so that a signal during the start is not lost.
+    let signals = Signals::install().context("cannot handle signals")?;
+    let socket = ControlSocket::bind(&rpc::default_path(socket)?)?;
+    let aws = Arc::new(Aws::new(Environment::from_process())?);
+    let folder = state_folder(state)?;
+    let ledger = Ledger::open(&folder)
+        .with_context(|| format!("cannot keep the list of open sessions in `{}`", folder.display()))?;
+    let stop = CancellationToken::new();
+    let (reload_sender, reload) = mpsc::channel(1);
+    let options = Options {
+        config,
+        socket,
+        aws,
+        ledger,
+        stop: stop.clone(),
+        reload,
+    };
+    tokio::select! {
+        outcome = tunneld::run(options) => outcome.map(|()| ExitCode::SUCCESS).map_err(Into::into),
+        code = signals.mind(stop, reload_sender) => std::process::exit(code.into()),
+    }
+}
+
+/// Returns the folder for what must outlive a crash: `--state`, or the platform's.
+fn state_folder(explicit: Option<&Path>) -> Result<PathBuf> {
+    let folders = || directories::ProjectDirs::from("", "", "tunneld");
+    explicit
+        .map(Path::to_owned)
+        .or_else(|| {
+            folders().map(|folders| folders.state_dir().unwrap_or(folders.data_local_dir()).to_owned())
+        })
+        .context("cannot tell where to keep state: there is no home folder; use `--state`")
+}
+
+fn check(path: &Path, json: bool) -> Result<ExitCode> {
+    let loaded = Config::load(path);
+    let mut stdout = io::stdout().lock();
+    let printed = match &loaded {
+        _ if json => writeln!(stdout, "{}", as_json(path, &loaded)),
+        Ok(config) => {
+            writeln!(
+                stdout,
+                "{}: {}, no problems",
+                path.display(),
+                counted(config.tunnels.len(), "tunnel")
+            )
+        }
+        Err(problems) => writeln!(
+            stdout,
+            "{problems}\n{}",
+            counted(problems.as_slice().len(), "problem")
+        ),
+    };
+    match printed {
+        Err(error) if error.kind() != io::ErrorKind::BrokenPipe => return Err(error).context("cannot print"),
+        Ok(()) | Err(_) => {}
+    }
+    Ok(if loaded.is_ok() {
+        ExitCode::SUCCESS
+    } else {
+        ExitCode::from(USAGE)
+    })
+}
+
+fn as_json(path: &Path, loaded: &Result<Config, Problems>) -> serde_json::Value {
+    let tunnels: Vec<_> = loaded
+        .iter()
+        .flat_map(|config| &config.tunnels)
+        .map(|spec| spec.name.as_str())
+        .collect();
+    let problems = loaded.as_ref().err().map(Problems::as_slice).unwrap_or_default();
+    let problems: Vec<_> = problems
+        .iter()
+        .map(|problem| {
+            serde_json::json!({
+                "path": problem.path.to_string_lossy(),
+                "line": problem.line,
+                "message": problem.message,
+                "hint": problem.hint,
+            })
+        })
+        .collect();
+    serde_json::json!({ "path": path.to_string_lossy(), "tunnels": tunnels, "problems": problems })
+}
+
+fn counted(number: usize, noun: &str) -> String {
+    format!("{number} {noun}{}", if number == 1 { "" } else { "s" })
+}
+
+/// Returns what a person can do about an error.
+fn hints(error: &anyhow::Error) -> Vec<String> {
+    if let Some(failure) = error.downcast_ref::<Failure>() {
+        return failure.hints().to_vec();
+    }
+    if let Some(error) = error.downcast_ref::<BindError>() {
+        return error.hint().into_iter().collect();
+    }
+    error
+        .downcast_ref::<rpc::SocketPathError>()
+        .map(|error| error.hint())
+        .into_iter()
+        .collect()
+}
+
+/// Says something on stderr. Where that is closed, nobody can be told.
+fn complain(words: std::fmt::Arguments<'_>) {
+    writeln!(io::stderr(), "{words}").ok();
+}

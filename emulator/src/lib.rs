@@ -1,1 +1,222 @@
-//! x
+//! A small fake AWS on one loopback port: what our calls need of SSM, EC2, RDS and STS, and the SSM data channel
+//! with an agent behind it.
+//!
+//! Every request's signature is verified against the emulator's own fake keys; wire formats and errors are those of
+//! AWS. It never listens beyond loopback, because whoever reaches it reaches every port that it is told of.
+//!
+//! ```no_run
+//! # async fn example() -> Result<(), Box<dyn std::error::Error>> {
+//! use tunneld_emulator::{Config, Emulator};
+//!
+//! let emulator = Emulator::start(Config::parse("[[instances]]\nid = \"i-0123\"\nssm = {}")?).await?;
+//! for (name, value) in emulator.environment() {
+//!     println!("{name}={value}"); // points any SDK here
+//! }
+//! emulator.faults().set("throttle-start-session*3")?;
+//! emulator.shutdown().await;
+//! # Ok(())
+//! # }
+//! ```
+
+mod admin;
+mod api;
+mod authority;
+mod calls;
+mod clock;
+mod config;
+mod documents;
+mod faults;
+mod gateway;
+mod keys;
+mod server;
+mod sessions;
+mod sigv4;
+mod socket;
+mod upgrade;
+mod world;
+
+use std::collections::BTreeMap;
+use std::net::{Ipv4Addr, SocketAddr};
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
+
+use thiserror::Error;
+use tokio::net::TcpListener;
+use tokio_util::sync::CancellationToken;
+
+pub use authority::AuthorityError;
+pub use config::{Config, ConfigError};
+pub use faults::{ActiveFault, FaultError, Faults};
+pub use sessions::SessionSummary;
+
+use authority::Authority;
+use world::World;
+
+/// How long a shutdown waits for sessions to drain. An agent drains for at most two seconds.
+const SHUTDOWN: Duration = Duration::from_secs(5);
+
+/// A running emulator. Dropped, it stops; [`Emulator::shutdown`] waits until it has.
+pub struct Emulator {
+    address: SocketAddr,
+    ca_pem: String,
+    world: Arc<World>,
+    stop: CancellationToken,
+}
+
+/// Why the emulator did not start.
+#[derive(Debug, Error)]
+pub enum StartError {
+    /// The address could be reached from elsewhere.
+    #[error("cannot listen on `{0}`: the emulator serves loopback alone")]
+    NotLoopback(SocketAddr),
+    /// The address cannot be had.
+    #[error("cannot listen on `{address}`")]
+    Listen {
+        /// The address.
+        address: SocketAddr,
+        /// What the system said.
+        source: std::io::Error,
+    },
+    /// There is no certificate for TLS.
+    #[error("cannot make a certificate authority")]
+    Authority(#[from] AuthorityError),
+}
+
+impl Emulator {
+    /// Starts an emulator on a free port of 127.0.0.1.
+    pub async fn start(config: Config) -> Result<Self, StartError> {
+        Self::start_on(config, SocketAddr::from((Ipv4Addr::LOCALHOST, 0))).await
+    }
+
+    /// Starts an emulator on a loopback address; port 0 takes a free one.
+    pub async fn start_on(config: Config, address: SocketAddr) -> Result<Self, StartError> {
+        if !address.ip().is_loopback() {
+            return Err(StartError::NotLoopback(address));
+        }
+        let authority = Authority::new(&config.regions)?;
+        let listen = |source| StartError::Listen { address, source };
+        let listener = TcpListener::bind(address).await.map_err(listen)?;
+        let address = listener.local_addr().map_err(listen)?;
+        let world = Arc::new(World::new(config));
+        let stop = CancellationToken::new();
+        let accepting = server::serve(listener, authority.acceptor, Arc::clone(&world), stop.clone());
+        world.tasks.spawn(accepting);
+        Ok(Self {
+            address,
+            ca_pem: authority.pem,
+            world,
+            stop,
+        })
+    }
+
+    /// Returns where it listens.
+    pub fn address(&self) -> SocketAddr {
+        self.address
+    }
+
+    /// Returns the endpoint for plain HTTP.
+    pub fn url(&self) -> String {
+        format!("http://{}", self.address)
+    }
+
+    /// Returns the endpoint for TLS, on the same port.
+    pub fn tls_url(&self) -> String {
+        format!("https://{}", self.address)
+    }
+
+    /// Returns the certificate of the authority behind the TLS endpoint.
+    pub fn ca_pem(&self) -> &str {
+        &self.ca_pem
+    }
+
+    /// Returns the environment that points any SDK, the AWS CLI and its plugin at the plain endpoint.
+    pub fn environment(&self) -> BTreeMap<&'static str, String> {
+        let config = &self.world.config;
+        let region = config.region_of(None);
+        let mut environment = BTreeMap::from([
+            ("AWS_ACCESS_KEY_ID", config.credentials.access_key_id.clone()),
+            (
+                "AWS_SECRET_ACCESS_KEY",
+                config.credentials.secret_access_key.clone(),
+            ),
+            ("AWS_DEFAULT_REGION", region.to_owned()),
+            ("AWS_EC2_METADATA_DISABLED", "true".to_owned()),
+            ("AWS_ENDPOINT_URL", self.url()),
+            ("AWS_REGION", region.to_owned()),
+        ]);
+        if let Some(token) = &config.credentials.session_token {
+            environment.insert("AWS_SESSION_TOKEN", token.clone());
+        }
+        environment
+    }
+
+    /// Returns the environment for the TLS endpoint; `ca_file` holds, or will hold, [`Emulator::ca_pem`].
+    pub fn tls_environment(&self, ca_file: &Path) -> BTreeMap<&'static str, String> {
+        let mut environment = self.environment();
+        environment.insert("AWS_ENDPOINT_URL", self.tls_url());
+        environment.insert("AWS_CA_BUNDLE", ca_file.display().to_string());
+        environment
+    }
+
+    /// Returns the switches of what goes wrong.
+    pub fn faults(&self) -> &Faults {
+        &self.world.faults
+    }
+
+    /// Returns the open sessions, oldest first.
+    pub fn sessions(&self) -> Vec<SessionSummary> {
+        self.summaries(|session| session.ended.is_none())
+    }
+
+    /// Returns the ended sessions, oldest first, each with what ended it.
+    pub fn ended_sessions(&self) -> Vec<SessionSummary> {
+        self.summaries(|session| session.ended.is_some())
+    }
+
+    /// Resets the websocket of every open session, and returns how many sessions those are.
+    pub fn cut(&self) -> usize {
+        self.world.sessions.cut()
+    }
+
+    /// Returns how often each operation was called, by names such as `ssm:StartSession`; websocket upgrades are
+    /// `ssmmessages:OpenDataChannel`.
+    pub fn calls(&self) -> BTreeMap<String, u64> {
+        self.world.calls.all()
+    }
+
+    /// Stops accepting, ends every session, and waits for what is still running, for some seconds at most.
+    pub async fn shutdown(self) {
+        self.stop();
+        self.world.tasks.close();
+        if tokio::time::timeout(SHUTDOWN, self.world.tasks.wait())
+            .await
+            .is_err()
+        {
+            tracing::warn!("some connections did not end in time");
+        }
+    }
+
+    fn stop(&self) {
+        self.stop.cancel();
+        for session in self.world.sessions.all() {
+            session.terminate("the emulator stopped");
+        }
+    }
+
+    fn summaries(&self, of: impl Fn(&SessionSummary) -> bool) -> Vec<SessionSummary> {
+        self.world
+            .sessions
+            .all()
+            .iter()
+            .map(|session| session.summary())
+            .filter(of)
+            .collect()
+    }
+}
+
+impl Drop for Emulator {
+    fn drop(&mut self) {
+        self.stop();
+    }
+}

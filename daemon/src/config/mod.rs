@@ -1,12 +1,31 @@
 //! The configuration: types in which nonsense cannot be written.
 //!
-//! `file` mirrors the TOML, `grammar` reads the words in it, `check` turns the mirror into a [`Config`] and collects
-//! every problem on the way.
+//! ```text
+//!   text ──► file ────────────► check ───────────► Config
+//!            syntax, section:   grammar, listen:
+//!            tables and keys    the words in them
+//!              └──────────────────┴──► problem ──► Problems: everything that is wrong
+//! ```
+//!
+//! The file is hostile until checked. Nothing here binds, connects or asks AWS: a [`Config`] can be wrong about the
+//! world, but not about itself.
+
+mod check;
+mod file;
+mod grammar;
+mod listen;
+mod problem;
+mod section;
+mod syntax;
+#[cfg(test)]
+mod tests;
 
 use std::fmt;
 use std::net::SocketAddr;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
+
+pub use self::problem::{Problem, Problems};
 
 /// What the daemon was told to hold: the tunnels, in the order of the file.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -15,6 +34,34 @@ pub struct Config {
     pub path: PathBuf,
     /// The tunnels; their names and local addresses are distinct.
     pub tunnels: Vec<TunnelSpec>,
+}
+
+impl Config {
+    /// Reads and checks a file. Blocks for as long as the file system does.
+    ///
+    /// # Errors
+    ///
+    /// All problems of the file, also that it is not there.
+    pub fn load(path: &Path) -> Result<Self, Problems> {
+        let text = check::read(path)?;
+        Self::parse(path, &text)
+    }
+
+    /// Checks the text of a file.
+    ///
+    /// # Errors
+    ///
+    /// All problems of the text, sorted by line.
+    pub fn parse(path: &Path, text: &str) -> Result<Self, Problems> {
+        check::check(path, text, check::home().as_deref())
+    }
+}
+
+/// Returns where the configuration is looked for unless told otherwise: `config.toml` in the platform's configuration
+/// folder. `None` for a user without a home.
+pub fn default_path() -> Option<PathBuf> {
+    let directories = directories::ProjectDirs::from("", "", "tunneld")?;
+    Some(directories.config_dir().join("config.toml"))
 }
 
 /// A tunnel as configured. Two equal specs are the same tunnel: a reload leaves it alone.

@@ -14,16 +14,18 @@ mod websocket;
 
 use std::io;
 use std::sync::Arc;
-use std::time::Duration;
 
 use async_trait::async_trait;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::sync::watch;
 use tokio::time::Instant;
+use tokio_util::task::TaskTracker;
 
 use crate::aws::Aws;
 use crate::config::{Route, TunnelSpec};
 use crate::failure::Failure;
+
+pub use self::ssm::{Ledger, Orphan, end_orphans};
 
 /// A route to one target. Holds nothing open.
 #[async_trait]
@@ -91,16 +93,29 @@ pub struct LinkDetails {
 }
 
 /// Builds the transport that follows a tunnel's route to its target.
-pub fn build(spec: &TunnelSpec, aws: &Arc<Aws>) -> Arc<dyn Transport> {
+pub fn build(spec: &TunnelSpec, shared: &Arc<Shared>) -> Arc<dyn Transport> {
     match &spec.route {
-        Route::Direct => Arc::new(direct::Direct::new(spec, Arc::clone(aws))),
-        Route::Ssm { via } => Arc::new(ssm::Ssm::new(spec, via.clone(), Arc::clone(aws))),
+        Route::Direct => Arc::new(direct::Direct::new(spec, Arc::clone(&shared.aws))),
+        Route::Ssm { via } => Arc::new(ssm::Ssm::new(spec, via.clone(), Arc::clone(shared))),
     }
+}
+
+/// What all transports of a daemon share.
+pub struct Shared {
+    /// The way to AWS.
+    pub aws: Arc<Aws>,
+    /// The sessions open at AWS.
+    pub ledger: Arc<Ledger>,
+    /// The drivers of links; who ends the daemon waits for them, so that no session stays open.
+    pub tasks: TaskTracker,
 }
 
 /// Returns the failure that an error of a stream carries, if it carries one.
 pub fn failure_of(error: &io::Error) -> Option<&Arc<Failure>> {
-    error.get_ref()?.downcast_ref::<StreamFailure>().map(|wrapped| &wrapped.0)
+    error
+        .get_ref()?
+        .downcast_ref::<StreamFailure>()
+        .map(|wrapped| &wrapped.0)
 }
 
 /// Wraps a failure so that it can travel through `AsyncRead` and `AsyncWrite`.
@@ -111,7 +126,3 @@ pub(crate) fn io_error(failure: &Arc<Failure>) -> io::Error {
 #[derive(Debug, thiserror::Error)]
 #[error("{0}")]
 struct StreamFailure(Arc<Failure>);
-
-/// The longest a TCP connection may take to be made, to AWS or to a target: a little more than the 3 SYN
-/// retransmissions of Linux (1 + 2 + 4 s) need.
-pub(crate) const TCP_CONNECT_TIMEOUT: Duration = Duration::from_secs(10);

@@ -1,0 +1,17 @@
+//! The real `tunnelctl` against a daemon that plays a script: what is printed where, and which code comes back.
+
+#![expect(
+    clippy::unwrap_used,
+    reason = "all of it is test code, the functions that tests share included"
+)]
+
+mod check;
+mod completions;
+mod connection;
+mod down;
+mod fake;
+mod reload;
+mod status;
+mod up;
+mod version;
+mod watch;

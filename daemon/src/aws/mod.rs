@@ -1,0 +1,255 @@
+//! AWS, as far as a tunnel needs it: who we are, where the target is, sessions, signatures.
+//!
+//! ```text
+//!   Aws ──account(profile, region)──► Account ──► sessions   start, resume, terminate
+//!    │                                   │   ├──► targets    instance, database, agent
+//!    │                                   │   └──► upgrades   signed websocket requests
+//!    └─ Connector, Environment           └─ credentials: kept here alone, lent for one call
+//! ```
+//!
+//! An [`Account`] is made once and shared. It is made anew when the profile files changed, or when AWS no longer
+//! accepts its credentials: so ask [`Aws::account`] before each attempt rather than keeping one.
+//!
+//! Nothing here logs a token, a stream URL or a credential. The SDK's own logs at level trace do: whoever sets up
+//! logging keeps `aws_*`, `hyper` and `tungstenite` above it.
+
+mod classify;
+mod credentials;
+mod http;
+mod session;
+mod sign;
+mod target;
+
+use std::collections::HashMap;
+use std::error::Error;
+use std::fmt;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex};
+use std::time::{Duration, SystemTime};
+
+use ::http::Request;
+use aws_config::provider_config::ProviderConfig;
+use aws_config::retry::RetryConfig;
+use aws_config::timeout::TimeoutConfig;
+use aws_config::{BehaviorVersion, Region, SdkConfig};
+use aws_credential_types::provider::{ProvideCredentials, SharedCredentialsProvider};
+use aws_smithy_runtime_api::client::http::SharedHttpClient;
+use aws_smithy_runtime_api::client::orchestrator::HttpResponse;
+use aws_smithy_runtime_api::client::result::SdkError;
+use aws_smithy_types::error::metadata::ProvideErrorMetadata;
+use aws_types::service_config::{LoadServiceConfig, ServiceConfigKey};
+use tokio::time::timeout;
+
+use self::credentials::{Identity, Login, ProfileFiles};
+use self::http::Http;
+pub use self::session::{Document, SessionGrant, StreamUrl, Token};
+pub use self::target::{AgentStatus, DatabaseEndpoint, FoundInstance};
+use crate::config::AccountSpec;
+use crate::connector::{Connector, Environment};
+use crate::failure::{Failure, Reason, Remedy};
+
+/// The longest a connection of an API call may take to be made, proxy and TLS included: the same as a plain one.
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// The longest one attempt of an API call may take. Our calls answer in under a second; a connection that the
+/// network forgot is noticed after this time only.
+const ATTEMPT_TIMEOUT: Duration = Duration::from_secs(15);
+
+/// The longest an API call may take: three attempts, their pauses included.
+const OPERATION_TIMEOUT: Duration = Duration::from_secs(45);
+
+/// Attempts of one call. More patience is the supervisor's business.
+const ATTEMPTS: u32 = 3;
+
+/// All that the daemon has to do with AWS.
+pub struct Aws {
+    environment: Environment,
+    connector: Connector,
+    http: SharedHttpClient,
+    accounts: Mutex<HashMap<AccountSpec, Arc<Account>>>,
+}
+
+impl Aws {
+    /// Prepares access to AWS. Nothing is asked of anybody yet; an environment that cannot work is a failure.
+    pub fn new(environment: Environment) -> Result<Self, Failure> {
+        let connector = Connector::new(&environment)?;
+        let http = SharedHttpClient::new(Http::new(connector.clone()));
+        Ok(Self {
+            environment,
+            connector,
+            http,
+            accounts: Mutex::default(),
+        })
+    }
+
+    /// Returns the connector that the API calls use, for the websockets.
+    pub(crate) fn connector(&self) -> &Connector {
+        &self.connector
+    }
+
+    /// Returns the account of a profile and region: the one made before, as long as it is good.
+    pub async fn account(&self, spec: &AccountSpec) -> Result<Arc<Account>, Failure> {
+        let files = ProfileFiles::read(&self.environment).await?;
+        if let Some(account) = self.known().get(spec)
+            && account.files == files
+            && !account.rejected.load(Ordering::Relaxed)
+        {
+            return Ok(Arc::clone(account));
+        }
+        let account = Arc::new(self.load(spec, files).await?);
+        self.known().insert(spec.clone(), Arc::clone(&account));
+        Ok(account)
+    }
+
+    fn known(&self) -> std::sync::MutexGuard<'_, HashMap<AccountSpec, Arc<Account>>> {
+        self.accounts.lock().expect("nothing panics while it is held")
+    }
+
+    async fn load(&self, spec: &AccountSpec, files: ProfileFiles) -> Result<Account, Failure> {
+        let identity = Identity::choose(&self.environment, &files, spec).await?;
+        let region = Region::new(identity.region.clone());
+        let retries = RetryConfig::standard().with_max_attempts(ATTEMPTS);
+        let timeouts = TimeoutConfig::builder()
+            .connect_timeout(CONNECT_TIMEOUT)
+            .operation_attempt_timeout(ATTEMPT_TIMEOUT)
+            .operation_timeout(OPERATION_TIMEOUT)
+            .build();
+        let for_credentials = ProviderConfig::without_region()
+            .with_region(Some(region.clone()))
+            .with_http_client(self.http.clone())
+            .with_retry_config(retries.clone())
+            .with_timeout_config(timeouts.clone());
+        let credentials = identity.provider(&self.environment, &files, &for_credentials);
+
+        let loaded = aws_config::defaults(BehaviorVersion::latest())
+            .http_client(self.http.clone())
+            .profile_files(files.for_sdk())
+            .profile_name(&identity.profile)
+            .region(region)
+            .credentials_provider(credentials.clone())
+            .retry_config(retries)
+            .timeout_config(timeouts)
+            .load()
+            .await;
+        let endpoints = Endpoints {
+            environment: self.environment.clone(),
+            loaded: loaded.clone(),
+        };
+        let config = loaded.into_builder().service_config(endpoints).build();
+        tracing::debug!(profile = %identity.profile, region = %identity.region, "account loaded");
+        Ok(Account {
+            ssm: aws_sdk_ssm::Client::new(&config),
+            ec2: aws_sdk_ec2::Client::new(&config),
+            rds: aws_sdk_rds::Client::new(&config),
+            stream_endpoint: self
+                .environment
+                .variable("AWS_ENDPOINT_URL_SSMMESSAGES")
+                .map(str::to_owned),
+            region: identity.region,
+            login: identity.login,
+            rejected: AtomicBool::new(false),
+            credentials,
+            files,
+        })
+    }
+}
+
+impl fmt::Debug for Aws {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Aws").finish_non_exhaustive()
+    }
+}
+
+/// One profile in one region.
+pub struct Account {
+    ssm: aws_sdk_ssm::Client,
+    ec2: aws_sdk_ec2::Client,
+    rds: aws_sdk_rds::Client,
+    stream_endpoint: Option<String>,
+    region: String,
+    login: Login,
+    /// AWS no longer accepts the credentials.
+    rejected: AtomicBool,
+    credentials: SharedCredentialsProvider,
+    /// What it was made from.
+    files: ProfileFiles,
+}
+
+impl Account {
+    /// Makes the request that opens the websocket of a stream, signed unless its URL carries a signature already.
+    pub async fn sign_upgrade(&self, stream_url: &StreamUrl) -> Result<Request<()>, Failure> {
+        let uri = sign::destination(stream_url, self.stream_endpoint.as_deref())?;
+        if sign::is_presigned(&uri) {
+            return sign::unsigned(uri);
+        }
+        let doing = "cannot sign the websocket of the session";
+        let credentials = timeout(OPERATION_TIMEOUT, self.credentials.provide_credentials())
+            .await
+            .map_err(|_| {
+                let problem = format!("no credentials within {} s", OPERATION_TIMEOUT.as_secs());
+                Failure::new(Reason::Unreachable, Remedy::Retry, doing).because(problem)
+            })?;
+        let credentials = credentials
+            .map_err(|error| self.watched(classify::no_credentials(doing, &error, &self.login)))?;
+        sign::signed(uri, &self.region, &credentials, wall_clock())
+    }
+
+    fn failure<E>(&self, doing: impl Into<String>, error: SdkError<E, HttpResponse>) -> Failure
+    where
+        E: Error + ProvideErrorMetadata + Send + Sync + 'static,
+    {
+        self.watched(classify::failure(doing, error, &self.login))
+    }
+
+    /// After a failure that a login mends, the account is not handed out again: the next one reads everything anew.
+    fn watched(&self, failure: Failure) -> Failure {
+        if failure.reason() == Reason::Login {
+            self.rejected.store(true, Ordering::Relaxed);
+        }
+        failure
+    }
+}
+
+impl fmt::Debug for Account {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { region, login, .. } = self;
+        f.debug_struct("Account")
+            .field("region", region)
+            .field("profile", &login.profile)
+            .finish_non_exhaustive()
+    }
+}
+
+/// Where the services are, if not where the region says: AWS_ENDPOINT_URL_SERVICE, then AWS_ENDPOINT_URL, then what
+/// the SDK found in the profile.
+#[derive(Debug)]
+struct Endpoints {
+    environment: Environment,
+    loaded: SdkConfig,
+}
+
+impl LoadServiceConfig for Endpoints {
+    fn load_config(&self, key: ServiceConfigKey<'_>) -> Option<String> {
+        let service = key.service_id().to_ascii_uppercase().replace([' ', '-'], "_");
+        let names = [format!("{}_{service}", key.env()), key.env().to_owned()];
+        let is_ignored = key.env() == "AWS_ENDPOINT_URL"
+            && self.environment.is_true("AWS_IGNORE_CONFIGURED_ENDPOINT_URLS");
+        let found = names
+            .iter()
+            .find_map(|name| self.environment.variable(name))
+            .filter(|_| !is_ignored);
+        match found {
+            Some(value) => Some(value.to_owned()),
+            None => self.loaded.service_config()?.load_config(key),
+        }
+    }
+}
+
+/// The time that signatures and expiries are made of.
+#[expect(clippy::disallowed_methods, reason = "AWS compares it with its own clock")]
+fn wall_clock() -> SystemTime {
+    SystemTime::now()
+}
+
+#[cfg(test)]
+mod tests;

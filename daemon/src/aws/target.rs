@@ -1,0 +1,377 @@
+//! Finding what a person named: an instance, a database, an agent.
+
+use std::fmt;
+use std::time::SystemTime;
+
+use aws_sdk_ec2::types::{Filter, InstanceStateName, Tag};
+use aws_sdk_rds::types::{DbCluster, DbInstance};
+use aws_sdk_ssm::types::{InstanceInformation, InstanceInformationStringFilter, PingStatus};
+
+use super::{Account, classify};
+use crate::config::Instance;
+use crate::connector::authority;
+use crate::failure::{Failure, Reason, Remedy};
+
+/// How far a name may be from a wrong one to be offered instead: two slips of the finger.
+const NEAR: usize = 2;
+
+/// An instance that exists.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct FoundInstance {
+    /// `i-…` or `mi-…`.
+    pub id: String,
+    /// Its name, where it has one and we may know it.
+    pub name: Option<String>,
+    /// Its address inside its network, where we may know it.
+    pub private_address: Option<String>,
+}
+
+impl fmt::Display for FoundInstance {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match &self.name {
+            Some(name) => write!(f, "`{name}` ({})", self.id),
+            None => write!(f, "`{}`", self.id),
+        }
+    }
+}
+
+/// Where a database is reached.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct DatabaseEndpoint {
+    /// The name of its host; of the writer, for a cluster.
+    pub host: String,
+    /// The port.
+    pub port: u16,
+    /// The engine, as AWS calls it: `aurora-postgresql`.
+    pub engine: String,
+}
+
+/// What AWS knows of the SSM agent of an instance.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct AgentStatus {
+    /// Whether it reports at the moment.
+    pub online: bool,
+    /// When it last did.
+    pub last_ping: Option<SystemTime>,
+    /// Its version.
+    pub version: String,
+}
+
+impl Account {
+    /// Finds an instance. By tag or name, the running one that was launched last.
+    ///
+    /// To look up an id is a courtesy: where that is not allowed, the id alone comes back.
+    pub async fn find_instance(&self, instance: &Instance) -> Result<FoundInstance, Failure> {
+        let found = match instance {
+            Instance::Id(id) if id.starts_with("mi-") => self.managed_instance(id).await,
+            Instance::Id(id) => self.instance_by_id(id).await,
+            Instance::Tag { key, value } => return self.instance_by_tag(key, value).await,
+            Instance::Name(name) => return self.instance_by_tag("Name", name).await,
+        };
+        match (found, instance) {
+            (Err(failure), Instance::Id(id)) if failure.reason() == Reason::Denied => {
+                tracing::debug!(instance = %id, "not allowed to look up the instance: {}", failure.in_one_line());
+                Ok(FoundInstance {
+                    id: id.clone(),
+                    name: None,
+                    private_address: None,
+                })
+            }
+            (found, _) => found,
+        }
+    }
+
+    async fn instance_by_id(&self, id: &str) -> Result<FoundInstance, Failure> {
+        let doing = format!("cannot look up the instance `{id}`");
+        let output = self.ec2.describe_instances().instance_ids(id).send().await;
+        let output = output.map_err(|error| self.placed(self.failure(doing, error)))?;
+        let instance = output
+            .reservations()
+            .iter()
+            .flat_map(|reservation| reservation.instances())
+            .next();
+        let Some(instance) = instance else {
+            return Err(self.not_found(format!("there is no instance `{id}`")));
+        };
+        let found = found_instance(id, instance);
+        match instance.state().and_then(|state| state.name()) {
+            Some(InstanceStateName::Terminated | InstanceStateName::ShuttingDown) => {
+                Err(self.not_found(format!("the instance {found} is terminated")))
+            }
+            Some(InstanceStateName::Stopped | InstanceStateName::Stopping) => Err(Failure::new(
+                Reason::Unreachable,
+                Remedy::Retry,
+                format!("the instance {found} is stopped"),
+            )
+            .hint(format!(
+                "aws ec2 start-instances --instance-ids {id}{}",
+                self.arguments()
+            ))),
+            _ => Ok(found),
+        }
+    }
+
+    async fn instance_by_tag(&self, key: &str, value: &str) -> Result<FoundInstance, Failure> {
+        let tag = if key == "Name" {
+            format!("named `{value}`")
+        } else {
+            format!("with the tag {key}={value}")
+        };
+        let mut pages = self
+            .ec2
+            .describe_instances()
+            .filters(filter(format!("tag:{key}"), literal(value)))
+            .filters(filter("instance-state-name", "running"))
+            .into_paginator()
+            .send();
+        let mut newest = None;
+        while let Some(page) = pages.next().await {
+            let page =
+                page.map_err(|error| self.failure(format!("cannot look for an instance {tag}"), error))?;
+            let instances = page
+                .reservations()
+                .iter()
+                .flat_map(|reservation| reservation.instances());
+            for instance in instances {
+                let launched = instance.launch_time().map(|at| (at.secs(), at.subsec_nanos()));
+                let is_newer = newest.as_ref().is_none_or(|(before, _)| launched > *before);
+                if let (true, Some(id)) = (is_newer, instance.instance_id()) {
+                    newest = Some((launched, found_instance(id, instance)));
+                }
+            }
+        }
+        let Some((_, found)) = newest else {
+            return Err(self.not_found(format!("there is no running instance {tag}")));
+        };
+        Ok(found)
+    }
+
+    async fn managed_instance(&self, id: &str) -> Result<FoundInstance, Failure> {
+        let Some(information) = self.information(id).await? else {
+            return Err(self.not_found(format!("there is no managed instance `{id}`")));
+        };
+        let name = information
+            .name
+            .or(information.computer_name)
+            .filter(|name| !name.is_empty());
+        Ok(FoundInstance {
+            id: id.to_owned(),
+            name,
+            private_address: information.ip_address,
+        })
+    }
+
+    /// Asks for the SSM agent of an instance; `None` when it never registered.
+    pub async fn agent_status(&self, instance_id: &str) -> Result<Option<AgentStatus>, Failure> {
+        Ok(self
+            .information(instance_id)
+            .await?
+            .map(|information| AgentStatus {
+                online: information.ping_status == Some(PingStatus::Online),
+                last_ping: information.last_ping_date_time.and_then(|at| at.try_into().ok()),
+                version: information.agent_version.unwrap_or_default(),
+            }))
+    }
+
+    async fn information(&self, instance_id: &str) -> Result<Option<InstanceInformation>, Failure> {
+        let doing = format!("cannot look up the SSM agent of `{instance_id}`");
+        let filter = InstanceInformationStringFilter::builder()
+            .key("InstanceIds")
+            .values(instance_id)
+            .build();
+        let filter =
+            filter.map_err(|error| Failure::new(Reason::Invalid, Remedy::Fix, &doing).because(error))?;
+        let mut pages = self
+            .ssm
+            .describe_instance_information()
+            .filters(filter)
+            .into_paginator()
+            .items()
+            .send();
+        while let Some(information) = pages.next().await {
+            match information {
+                Ok(information) if information.instance_id() == Some(instance_id) => {
+                    return Ok(Some(information));
+                }
+                Ok(_) => {}
+                Err(error) if classify::has_code(&error, "InvalidInstanceId") => return Ok(None),
+                Err(error) => return Err(self.failure(doing, error)),
+            }
+        }
+        Ok(None)
+    }
+
+    /// Finds a database: an instance of that name, else the writer of a cluster of that name.
+    pub async fn find_database(&self, id: &str) -> Result<DatabaseEndpoint, Failure> {
+        let doing = format!("cannot look up the database `{id}`");
+        let instance = match self
+            .rds
+            .describe_db_instances()
+            .db_instance_identifier(id)
+            .send()
+            .await
+        {
+            Ok(output) => output
+                .db_instances
+                .unwrap_or_default()
+                .into_iter()
+                .next()
+                .ok_or(None),
+            Err(error) if classify::has_code(&error, "DBInstanceNotFound") => Err(None),
+            Err(error) if classify::has_code(&error, "DBInstanceNotFoundFault") => Err(None),
+            Err(error) => Err(Some(self.failure(&doing, error))),
+        };
+        let obstacle = match instance {
+            Ok(instance) => return endpoint_of_instance(id, &instance),
+            // A policy may allow one of the two calls only.
+            Err(Some(failure)) if failure.reason() != Reason::Denied => return Err(failure),
+            Err(obstacle) => obstacle,
+        };
+        let cluster = match self
+            .rds
+            .describe_db_clusters()
+            .db_cluster_identifier(id)
+            .send()
+            .await
+        {
+            Ok(output) => output.db_clusters.unwrap_or_default().into_iter().next(),
+            Err(error) if classify::has_code(&error, "DBClusterNotFoundFault") => None,
+            Err(error) if classify::has_code(&error, "DBClusterNotFound") => None,
+            Err(error) => return Err(self.failure(&doing, error)),
+        };
+        match (cluster, obstacle) {
+            (Some(cluster), _) => endpoint_of_cluster(id, &cluster),
+            (None, Some(denied)) => Err(denied),
+            (None, None) => Err(self.no_database(id).await),
+        }
+    }
+
+    /// Offers the names that are near, as far as one page of each list tells.
+    async fn no_database(&self, id: &str) -> Failure {
+        let (instances, clusters) = tokio::join!(
+            self.rds.describe_db_instances().send(),
+            self.rds.describe_db_clusters().send()
+        );
+        let mut known: Vec<String> = Vec::new();
+        if let Ok(output) = instances {
+            known.extend(
+                output
+                    .db_instances()
+                    .iter()
+                    .filter_map(|found| Some(found.db_instance_identifier()?.into())),
+            );
+        }
+        if let Ok(output) = clusters {
+            known.extend(
+                output
+                    .db_clusters()
+                    .iter()
+                    .filter_map(|found| Some(found.db_cluster_identifier()?.into())),
+            );
+        }
+        let failure = self.not_found(format!("there is no database `{id}`"));
+        let near: Vec<_> = known
+            .iter()
+            .filter(|name| strsim::damerau_levenshtein(name, id) <= NEAR)
+            .map(|name| format!("`{name}`"))
+            .collect();
+        if near.is_empty() {
+            failure
+        } else {
+            failure.hint(format!("did you mean {}?", near.join(" or ")))
+        }
+    }
+
+    fn not_found(&self, doing: String) -> Failure {
+        self.placed(Failure::new(Reason::NotFound, Remedy::Fix, doing))
+    }
+
+    /// Adds where it was looked for: a wrong profile or region is the usual cause of finding nothing.
+    fn placed(&self, failure: Failure) -> Failure {
+        if failure.reason() != Reason::NotFound {
+            return failure;
+        }
+        failure.hint(format!(
+            "looked in {} with {}",
+            self.region,
+            self.login.principal()
+        ))
+    }
+
+    fn arguments(&self) -> String {
+        let profile = self
+            .login
+            .profile
+            .as_ref()
+            .map(|profile| format!(" --profile {profile}"))
+            .unwrap_or_default();
+        format!(" --region {}{profile}", self.region)
+    }
+}
+
+fn found_instance(id: &str, instance: &aws_sdk_ec2::types::Instance) -> FoundInstance {
+    let address = instance.private_ip_address().or(instance.ipv6_address());
+    FoundInstance {
+        id: id.to_owned(),
+        name: name_in(instance.tags()),
+        private_address: address.map(str::to_owned),
+    }
+}
+
+fn name_in(tags: &[Tag]) -> Option<String> {
+    let tag = tags.iter().find(|tag| tag.key() == Some("Name"))?;
+    tag.value().filter(|name| !name.is_empty()).map(str::to_owned)
+}
+
+fn filter(name: impl Into<String>, value: impl Into<String>) -> Filter {
+    Filter::builder().name(name).values(value).build()
+}
+
+/// Escapes EC2's wildcards: a name means itself.
+fn literal(value: &str) -> String {
+    value.replace('\\', r"\\").replace('*', r"\*").replace('?', r"\?")
+}
+
+fn endpoint_of_instance(id: &str, instance: &DbInstance) -> Result<DatabaseEndpoint, Failure> {
+    let endpoint = instance.endpoint();
+    let host = endpoint.and_then(|endpoint| endpoint.address());
+    let port = endpoint.and_then(|endpoint| endpoint.port());
+    database(id, host, port, instance.engine(), instance.db_instance_status())
+}
+
+fn endpoint_of_cluster(id: &str, cluster: &DbCluster) -> Result<DatabaseEndpoint, Failure> {
+    database(
+        id,
+        cluster.endpoint(),
+        cluster.port(),
+        cluster.engine(),
+        cluster.status(),
+    )
+}
+
+fn database(
+    id: &str,
+    host: Option<&str>,
+    port: Option<i32>,
+    engine: Option<&str>,
+    status: Option<&str>,
+) -> Result<DatabaseEndpoint, Failure> {
+    let port = port
+        .and_then(|port| u16::try_from(port).ok())
+        .filter(|port| *port != 0);
+    match (host, port) {
+        (Some(host), Some(port)) => {
+            tracing::debug!(database = %id, endpoint = %authority(host, port), "found");
+            Ok(DatabaseEndpoint {
+                host: host.to_owned(),
+                port,
+                engine: engine.unwrap_or_default().to_owned(),
+            })
+        }
+        _ => {
+            let status = status.unwrap_or("unknown");
+            let doing = format!("the database `{id}` has no endpoint yet (its status is {status})");
+            Err(Failure::new(Reason::Unreachable, Remedy::Retry, doing))
+        }
+    }
+}

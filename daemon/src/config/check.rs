@@ -1,0 +1,213 @@
+//! From the file as written to the [`Config`]: every value read, every rule that joins two of them applied, every
+//! problem on the way collected.
+
+use std::fs;
+use std::io::{self, Read};
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use toml::Spanned;
+
+use super::file::{File, Settings, Tunnel};
+use super::listen::Claims;
+use super::problem::{Findings, Problem, Problems, Refusal, shown};
+use super::{AccountSpec, Config, Listen, Route, Target, TunnelName, TunnelSpec, grammar};
+
+/// How long a connection waits for a link unless told otherwise: long enough for a resumed session and for most
+/// reconnects, short enough that a person still waits with it.
+const DEFAULT_HOLD: Duration = Duration::from_secs(30);
+
+/// The longest hold: nobody waits ten minutes for a connection, and a held one occupies a socket.
+const LONGEST_HOLD: Duration = Duration::from_secs(600);
+
+/// How long a client's end of sending is held back after the far end's last byte, unless told otherwise: queries whose
+/// first row takes longer are rare among clients that half-close.
+const DEFAULT_HALF_CLOSE_GRACE: Duration = Duration::from_secs(30);
+
+/// The shortest such grace: with less, a client that half-closes would lose the answer that is still on its way.
+const SHORTEST_HALF_CLOSE_GRACE: Duration = Duration::from_secs(1);
+
+/// The longest such grace: an hour covers a slow report, and ends what nobody comes back for.
+const LONGEST_HALF_CLOSE_GRACE: Duration = Duration::from_secs(3600);
+
+/// The largest file that is read: a thousand tunnels take a tenth of it, and whatever is larger is not a configuration.
+const LARGEST_FILE: u64 = 1 << 20;
+
+/// What a first configuration looks like.
+const MINIMAL_EXAMPLE: &str = r#"[tunnels.prod-db]
+listen = 15432
+target = "rds:prod-db"
+route  = { ssm = "bastion" }"#;
+
+/// Turns the text of a file into a configuration; `home` stands for `~`.
+pub(super) fn check(path: &Path, text: &str, home: Option<&Path>) -> Result<Config, Problems> {
+    let mut findings = Findings::new(path, text);
+    let file = File::read(text, &mut findings);
+    let mut check = Check {
+        defaults: Checked::of(&file.defaults, &mut findings),
+        claims: Claims::default(),
+        home,
+    };
+    let tunnels = file
+        .tunnels
+        .iter()
+        .filter_map(|tunnel| check.tunnel(tunnel, &mut findings))
+        .collect();
+    findings.finish(Config {
+        path: path.to_owned(),
+        tunnels,
+    })
+}
+
+/// What a tunnel is checked against.
+struct Check<'h> {
+    defaults: Checked,
+    claims: Claims,
+    home: Option<&'h Path>,
+}
+
+impl Check<'_> {
+    fn tunnel(&mut self, written: &Tunnel, findings: &mut Findings<'_>) -> Option<TunnelSpec> {
+        let name = findings.accept(&written.name, TunnelName::parse(written.name.get_ref()));
+        let listen = written.listen.as_ref().and_then(|text| {
+            let listen = findings.accept(text, Listen::parse(text.get_ref(), self.home))?;
+            let allow_remote = written
+                .allow_remote
+                .as_ref()
+                .is_some_and(|allow| *allow.get_ref());
+            if !allow_remote {
+                findings.accept(text, refuse_remote(&listen));
+            }
+            findings.accept(text, self.claims.claim(&shown(written.name.get_ref()), &listen));
+            Some(listen)
+        });
+        let target = written.target.as_ref();
+        let target = target.and_then(|text| findings.accept(text, Target::parse(text.get_ref())));
+        let route = written.route.as_ref().and_then(|text| {
+            let route = findings.accept(text, Route::parse(text.get_ref()))?;
+            if let Some(target) = &target {
+                findings.accept(text, refuse_dead_end(&route, target));
+            }
+            Some(route)
+        });
+        if let Some(text) = &written.mode {
+            findings.accept(text, grammar::mode(text.get_ref()));
+        }
+        let (own, defaults) = (Checked::of(&written.settings, findings), &self.defaults);
+
+        Some(TunnelSpec {
+            name: name?,
+            listen: listen?,
+            target: target?,
+            route: route?,
+            account: AccountSpec {
+                profile: own.profile.or_else(|| defaults.profile.clone()),
+                region: own.region.or_else(|| defaults.region.clone()),
+            },
+            autostart: written
+                .autostart
+                .as_ref()
+                .is_none_or(|autostart| *autostart.get_ref()),
+            hold: own.hold.or(defaults.hold).unwrap_or(DEFAULT_HOLD),
+            half_close_grace: own
+                .half_close_grace
+                .or(defaults.half_close_grace)
+                .unwrap_or(DEFAULT_HALF_CLOSE_GRACE),
+        })
+    }
+}
+
+/// The settings of a section, read.
+struct Checked {
+    profile: Option<String>,
+    region: Option<String>,
+    hold: Option<Duration>,
+    half_close_grace: Option<Duration>,
+}
+
+impl Checked {
+    fn of(written: &Settings, findings: &mut Findings<'_>) -> Self {
+        let hold = |text: &str| grammar::duration("hold", text, &(Duration::ZERO..=LONGEST_HOLD));
+        let half_close_grace = |text: &str| {
+            let range = SHORTEST_HALF_CLOSE_GRACE..=LONGEST_HALF_CLOSE_GRACE;
+            grammar::duration("half_close_grace", text, &range)
+        };
+        Self {
+            profile: read_setting(written.profile.as_ref(), grammar::profile, findings),
+            region: read_setting(written.region.as_ref(), grammar::region, findings),
+            hold: read_setting(written.hold.as_ref(), hold, findings),
+            half_close_grace: read_setting(written.half_close_grace.as_ref(), half_close_grace, findings),
+        }
+    }
+}
+
+fn read_setting<T>(
+    written: Option<&Spanned<String>>,
+    read: impl FnOnce(&str) -> Result<T, Refusal>,
+    findings: &mut Findings<'_>,
+) -> Option<T> {
+    written.and_then(|text| findings.accept(text, read(text.get_ref())))
+}
+
+fn refuse_remote(listen: &Listen) -> Result<(), Refusal> {
+    let Some(address) = listen.remote() else {
+        return Ok(());
+    };
+    let message = format!("`{address}` lets other machines use the tunnel");
+    let hint = format!("listen = {}, or `allow_remote = true` as well", address.port());
+    Err(Refusal::new(message).instead(hint))
+}
+
+/// Refuses a route that ends where the target is not.
+fn refuse_dead_end(route: &Route, target: &Target) -> Result<(), Refusal> {
+    match (route, target) {
+        (Route::Ssm { via: None }, Target::Rds { .. } | Target::Host { .. }) => {
+            let message = format!(
+                "`route = \"ssm\"` ends at an instance, and `{}` is none",
+                shown(&target.to_string())
+            );
+            Err(Refusal::new(message)
+                .instead(r#"route = { ssm = "INSTANCE" }, an instance that can reach it"#))
+        }
+        (Route::Ssm { via: None }, Target::Ec2 { .. })
+        | (
+            Route::Ssm { via: Some(_) } | Route::Direct,
+            Target::Rds { .. } | Target::Ec2 { .. } | Target::Host { .. },
+        ) => Ok(()),
+    }
+}
+
+/// Reads the text of a file.
+pub(super) fn read(path: &Path) -> Result<String, Problem> {
+    let mut bytes = Vec::new();
+    fs::File::open(path)
+        .and_then(|file| file.take(LARGEST_FILE + 1).read_to_end(&mut bytes))
+        .map_err(|error| unreadable(&error).at(path, None))?;
+    if bytes.len() as u64 > LARGEST_FILE {
+        return Err(Refusal::new("this is larger than 1 MiB, too large for a configuration").at(path, None));
+    }
+    String::from_utf8(bytes).map_err(|error| {
+        let sound = &error.as_bytes()[..error.utf8_error().valid_up_to()];
+        let line = sound.iter().filter(|byte| **byte == b'\n').count() + 1;
+        Refusal::new("this line is not UTF-8 text").at(path, u32::try_from(line).ok())
+    })
+}
+
+fn unreadable(error: &io::Error) -> Refusal {
+    let kind = error.kind();
+    if kind == io::ErrorKind::NotFound {
+        return Refusal::new("there is no such file").instead(MINIMAL_EXAMPLE);
+    }
+    if kind == io::ErrorKind::PermissionDenied {
+        return Refusal::new("this user may not read it");
+    }
+    if kind == io::ErrorKind::IsADirectory {
+        return Refusal::new("this is a folder, not a file");
+    }
+    Refusal::new(format!("it cannot be read: {error}"))
+}
+
+/// Returns the user's home folder, if there is one.
+pub(super) fn home() -> Option<PathBuf> {
+    directories::BaseDirs::new().map(|directories| directories.home_dir().to_owned())
+}

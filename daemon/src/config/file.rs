@@ -1,0 +1,222 @@
+//! The file as it is written: its tables and keys, each value with its place. Knows shapes, not meanings.
+//!
+//! The TOML is walked by hand, because a derived reader stops at its first error, and a person wants all of them:
+//! each [`Section`] is emptied key by key, and what is left in it at the end is unknown.
+
+use std::borrow::Cow;
+
+use toml::Spanned;
+use toml::de::{DeTable, DeValue};
+
+use super::grammar::{ROUTE_FORMS, TARGET_FORMS};
+use super::listen::LISTEN_FORMS;
+use super::problem::{Findings, Refusal, quoted, shown};
+use super::section::{Key, Section, as_text};
+use super::syntax::{note_broken_lines, past_dead_ends};
+
+/// A configuration file. What could not be read is absent here and noted in the findings.
+#[derive(Debug, Default)]
+pub(super) struct File {
+    pub(super) defaults: Settings,
+    /// In the order of the file.
+    pub(super) tunnels: Vec<Tunnel>,
+}
+
+/// The keys that a tunnel takes from `[defaults]` when it has none of its own.
+#[derive(Debug, Default)]
+pub(super) struct Settings {
+    pub(super) profile: Option<Spanned<String>>,
+    pub(super) region: Option<Spanned<String>>,
+    pub(super) hold: Option<Spanned<String>>,
+    pub(super) half_close_grace: Option<Spanned<String>>,
+}
+
+/// One `[tunnels.NAME]`.
+#[derive(Debug)]
+pub(super) struct Tunnel {
+    pub(super) name: Spanned<String>,
+    pub(super) listen: Option<Spanned<String>>,
+    pub(super) target: Option<Spanned<String>>,
+    pub(super) route: Option<Spanned<WrittenRoute>>,
+    pub(super) mode: Option<Spanned<String>>,
+    pub(super) autostart: Option<Spanned<bool>>,
+    pub(super) allow_remote: Option<Spanned<bool>>,
+    pub(super) settings: Settings,
+}
+
+/// A route as written.
+#[derive(Debug)]
+pub(super) enum WrittenRoute {
+    /// `"…"`
+    Word(String),
+    /// `{ ssm = "…" }`
+    Ssm(String),
+    /// A table with this key, which later versions understand.
+    Later(&'static str),
+}
+
+impl File {
+    /// Reads the file, noting whatever has not the shape of a configuration.
+    pub(super) fn read(text: &str, findings: &mut Findings<'_>) -> Self {
+        let text = &*past_dead_ends(text, findings);
+        let (table, errors) = DeTable::parse_recoverable(text);
+        if !note_broken_lines(text, &errors, findings) {
+            return Self::default();
+        }
+
+        let mut file = Self::default();
+        let mut top = Section::new("at the top of the file", table.into_inner(), 0, findings);
+        if let Some(table) = top.table(&DEFAULTS) {
+            let at = table.span().start;
+            let mut section = Section::new("in `[defaults]`", table.into_inner(), at, top.findings);
+            file.defaults = section.settings();
+            section.close();
+        }
+        if let Some(table) = top.table(&TUNNELS) {
+            let mut entries: Vec<_> = table.into_inner().into_iter().collect();
+            entries.sort_by_key(|(name, _)| name.span().start);
+            file.tunnels = entries
+                .into_iter()
+                .filter_map(|(name, value)| Tunnel::read(text, owned(name), value, top.findings))
+                .collect();
+        }
+        top.close();
+        file
+    }
+}
+
+impl Tunnel {
+    fn read(
+        text: &str,
+        name: Spanned<String>,
+        value: Spanned<DeValue<'_>>,
+        findings: &mut Findings<'_>,
+    ) -> Option<Self> {
+        let (at, header) = (name.span().start, format!("[tunnels.{}]", shown(name.get_ref())));
+        let DeValue::Table(table) = value.into_inner() else {
+            let refusal =
+                Refusal::new(format!("tunnel {} is not a table", quoted(name.get_ref()))).instead(header);
+            findings.push(at, refusal);
+            return None;
+        };
+        let mut section = Section::new(&format!("in `{header}`"), table, at, findings);
+        section.refuse_dotted_names(text, name.get_ref());
+        let tunnel = Self {
+            listen: section.required(&LISTEN, Section::text_or_number),
+            target: section.required(&TARGET, Section::text),
+            route: section.route(),
+            mode: section.text(&MODE),
+            autostart: section.flag(&AUTOSTART),
+            allow_remote: section.flag(&ALLOW_REMOTE),
+            settings: section.settings(),
+            name,
+        };
+        section.close();
+        Some(tunnel)
+    }
+}
+
+const DEFAULTS: Key = Key::new("defaults", "[defaults]");
+const TUNNELS: Key = Key::new("tunnels", "[tunnels.NAME]");
+const LISTEN: Key = Key::new("listen", LISTEN_FORMS);
+const TARGET: Key = Key::new("target", TARGET_FORMS);
+const ROUTE: Key = Key::new("route", ROUTE_FORMS);
+const ROUTES: &str = "routes";
+const SSM: Key = Key::new("ssm", r#"route = { ssm = "INSTANCE" }"#);
+const PROFILE: Key = Key::new("profile", r#"profile = "prod""#);
+const REGION: Key = Key::new("region", r#"region = "eu-central-1""#);
+const MODE: Key = Key::new("mode", r#"mode = "always""#);
+const AUTOSTART: Key = Key::new("autostart", "autostart = true or false");
+const ALLOW_REMOTE: Key = Key::new("allow_remote", "allow_remote = true or false");
+const HOLD: Key = Key::new("hold", r#"hold = "30s""#);
+const HALF_CLOSE_GRACE: Key = Key::new("half_close_grace", r#"half_close_grace = "30s""#);
+
+/// The keys of a route's table that later versions understand.
+const LATER_ROUTES: [&str; 3] = ["eice", "ssh", "over"];
+
+/// What the sections of this file hold.
+impl Section<'_, '_, '_> {
+    /// Refuses the tables that come from a header such as `[tunnels.prod.db]`, whose name was meant to have a dot.
+    fn refuse_dotted_names(&mut self, text: &str, name: &str) {
+        let by_header = |value: &Spanned<DeValue<'_>>| {
+            matches!(value.get_ref(), DeValue::Table(_)) && text[value.span().start..].starts_with('[')
+        };
+        let inner: Vec<_> = self
+            .table
+            .iter()
+            .filter(|(_, value)| by_header(value))
+            .map(|(key, _)| key.clone())
+            .collect();
+        for key in inner.into_iter().filter(|key| key.get_ref() != ROUTE.name) {
+            self.table.remove(&key);
+            self.complete = false;
+            let (outer, inner) = (shown(name), shown(key.get_ref()));
+            let message =
+                format!("`[tunnels.{outer}.{inner}]` is a table inside tunnel `{outer}`, not a tunnel");
+            let hint = format!(r#"[tunnels."{outer}.{inner}"] for a name with a dot"#);
+            self.findings
+                .push(key.span().start, Refusal::new(message).instead(hint));
+        }
+    }
+
+    fn settings(&mut self) -> Settings {
+        Settings {
+            profile: self.text(&PROFILE),
+            region: self.text(&REGION),
+            hold: self.text(&HOLD),
+            half_close_grace: self.text(&HALF_CLOSE_GRACE),
+        }
+    }
+
+    fn route(&mut self) -> Option<Spanned<WrittenRoute>> {
+        let present = self.table.contains_key(ROUTE.name);
+        if let Some(routes) = self.table.remove(ROUTES) {
+            let message = if present {
+                format!(
+                    "`route` and `routes` are both {}: a tunnel has one of them",
+                    self.place
+                )
+            } else {
+                "this version cannot choose among `routes`, only follow one `route`".to_owned()
+            };
+            self.findings
+                .push(routes.span().start, Refusal::new(message).instead(ROUTE_FORMS));
+        } else if !present {
+            self.missing(&ROUTE);
+        }
+        if self
+            .table
+            .get(ROUTE.name)
+            .is_some_and(|route| route.get_ref().is_table())
+        {
+            let table = self.table(&ROUTE)?;
+            let span = table.span();
+            let place = format!("in the `route` {}", self.place);
+            let mut section = Section::new(&place, table.into_inner(), span.start, self.findings);
+            let route = section.route_table();
+            section.close();
+            return route.map(|route| Spanned::new(span, route));
+        }
+        self.read(&ROUTE, "text or a table", |value| {
+            as_text(value).map(WrittenRoute::Word)
+        })
+    }
+
+    fn route_table(&mut self) -> Option<WrittenRoute> {
+        let later: Vec<_> = LATER_ROUTES
+            .into_iter()
+            .filter(|key| self.table.remove(*key).is_some())
+            .collect();
+        if let Some(key) = later.first() {
+            self.table.remove(SSM.name);
+            return Some(WrittenRoute::Later(key));
+        }
+        self.required(&SSM, Self::text)
+            .map(|instance| WrittenRoute::Ssm(instance.into_inner()))
+    }
+}
+
+fn owned(text: Spanned<Cow<'_, str>>) -> Spanned<String> {
+    let span = text.span();
+    Spanned::new(span, text.into_inner().into_owned())
+}

@@ -1,0 +1,372 @@
+//! The words of the configuration, read and written in this one place.
+//!
+//! ```text
+//! TARGET   = rds:ID | ec2:INSTANCE:PORT | HOST:PORT | [v6]:PORT        the port is after the last colon
+//! INSTANCE = i-… | mi-… | tag:KEY=VALUE | Name
+//! ROUTE    = "direct" | "ssm" | { ssm = INSTANCE }
+//! NAME     = 1 to 63 of a-z A-Z 0-9 . _ -, a letter or digit first
+//! DURATION = 30s | 5m | 1m 30s | …
+//! ```
+//!
+//! `rds:ID#…`, `ecs:…` and the routes `eice` and `ssh` belong to the grammar as well; they are recognised and refused,
+//! because this version cannot follow them. Local addresses are words too, with a file of their own: `listen`.
+//! `Display` writes a value in the form in which `parse` reads it; a route it writes in one line for people.
+
+use std::fmt;
+use std::net::{Ipv4Addr, Ipv6Addr};
+use std::ops::RangeInclusive;
+use std::time::Duration;
+
+use super::file::WrittenRoute;
+use super::problem::{Refusal, nearest, quoted, shown};
+use super::{Instance, Route, Target, TunnelName};
+
+/// What a target may look like, for hints.
+pub(super) const TARGET_FORMS: &str = r#"target = "rds:ID", "ec2:INSTANCE:PORT" or "HOST:PORT""#;
+
+/// What a route may look like, for hints.
+pub(super) const ROUTE_FORMS: &str = r#"route = "ssm", route = { ssm = "INSTANCE" } or route = "direct""#;
+
+/// What names an instance, for hints.
+const INSTANCE_FORMS: &str = r#""i-…", "mi-…", "tag:KEY=VALUE" or the instance's Name"#;
+
+impl Target {
+    pub(super) fn parse(text: &str) -> Result<Self, Refusal> {
+        if let Some(id) = text.strip_prefix("rds:") {
+            return database(text, id);
+        }
+        if let Some(rest) = text.strip_prefix("ec2:") {
+            let Some((instance, port)) = split_port(rest) else {
+                return Err(no_port(text).instead(r#"target = "ec2:INSTANCE:PORT""#));
+            };
+            return Ok(Self::Ec2 {
+                instance: Instance::parse(instance)?,
+                port,
+            });
+        }
+        if text.starts_with("ecs:") {
+            return Err(Refusal::new(format!(
+                "this version cannot reach ECS tasks such as {}",
+                quoted(text)
+            ))
+            .instead(TARGET_FORMS));
+        }
+        let Some((host, port)) = split_port(text) else {
+            return Err(no_port(text).instead(TARGET_FORMS));
+        };
+        Ok(Self::Host {
+            host: self::host(text, host, port)?,
+            port,
+        })
+    }
+}
+
+impl fmt::Display for Target {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Rds { id } => write!(f, "rds:{id}"),
+            Self::Ec2 { instance, port } => write!(f, "ec2:{instance}:{port}"),
+            Self::Host { host, port } if host.contains(':') => write!(f, "[{host}]:{port}"),
+            Self::Host { host, port } => write!(f, "{host}:{port}"),
+        }
+    }
+}
+
+/// The longest identifier of an RDS instance or cluster (RDS API, CreateDBInstance).
+const LONGEST_DATABASE_ID: usize = 63;
+
+fn database(text: &str, id: &str) -> Result<Target, Refusal> {
+    if let Some((cluster, _)) = id.split_once('#') {
+        let message = format!(
+            "this version reaches a database's own endpoint only, not {}",
+            quoted(text)
+        );
+        return Err(Refusal::new(message).instead(format!(r#"target = "rds:{}""#, shown(cluster))));
+    }
+    if let Some((before, _)) = id.split_once(':') {
+        let message = format!(
+            "{} says more than the database's name: AWS knows its port",
+            quoted(text)
+        );
+        return Err(Refusal::new(message).instead(format!(r#"target = "rds:{}""#, shown(before))));
+    }
+    let plausible = id.len() <= LONGEST_DATABASE_ID
+        && id.starts_with(|first: char| first.is_ascii_alphabetic())
+        && id
+            .chars()
+            .all(|letter| letter.is_ascii_alphanumeric() || letter == '-');
+    if !plausible {
+        let message = format!(
+            "{} does not name a database: letters, digits and hyphens do",
+            quoted(text)
+        );
+        return Err(Refusal::new(message).instead(r#"target = "rds:ID""#));
+    }
+    Ok(Target::Rds { id: id.to_owned() })
+}
+
+/// The longest host name (RFC 1035, section 2.3.4).
+const LONGEST_HOST: usize = 253;
+
+fn host(text: &str, host: &str, port: u16) -> Result<String, Refusal> {
+    let refusal = |why: &str| Refusal::new(format!("{} {why}", quoted(text)));
+    if let Some(bracketed) = host.strip_prefix('[') {
+        let address = bracketed
+            .strip_suffix(']')
+            .and_then(|inner| inner.parse::<Ipv6Addr>().ok());
+        return match address {
+            Some(address) => Ok(address.to_string()),
+            None => {
+                Err(refusal("has no IPv6 address in its brackets")
+                    .instead(r#"target = "[2001:db8::1]:5432""#))
+            }
+        };
+    }
+    if host.parse::<Ipv6Addr>().is_ok() {
+        let hint = format!(r#"target = "[{host}]:{port}""#);
+        return Err(refusal("leaves open where the IPv6 address ends").instead(hint));
+    }
+    if host.contains(':') {
+        return Err(refusal("is not a target").instead(TARGET_FORMS));
+    }
+    let digits_and_dots = host
+        .chars()
+        .all(|letter| letter.is_ascii_digit() || letter == '.');
+    if digits_and_dots && host.parse::<Ipv4Addr>().is_err() {
+        return Err(
+            refusal("has neither a host name nor an IPv4 address before its port").instead(TARGET_FORMS),
+        );
+    }
+    let labels_are_sound = host.strip_suffix('.').unwrap_or(host).split('.').all(|label| {
+        !label.is_empty()
+            && label
+                .chars()
+                .all(|letter| letter.is_ascii_alphanumeric() || matches!(letter, '-' | '_'))
+    });
+    if host.len() > LONGEST_HOST || !labels_are_sound {
+        return Err(refusal("has no host name before its port").instead(TARGET_FORMS));
+    }
+    Ok(host.to_owned())
+}
+
+fn no_port(text: &str) -> Refusal {
+    Refusal::new(format!("{} does not end in a port (1 to 65535)", quoted(text)))
+}
+
+/// Splits text at its last colon, if a port follows.
+pub(super) fn split_port(text: &str) -> Option<(&str, u16)> {
+    let (before, after) = text.rsplit_once(':')?;
+    Some((before, port(after)?))
+}
+
+/// Reads a port: digits alone, and not 0, which would be any port.
+pub(super) fn port(text: &str) -> Option<u16> {
+    let digits_only = text.chars().all(|letter| letter.is_ascii_digit());
+    text.parse().ok().filter(|port| digits_only && *port != 0)
+}
+
+/// The longest key of a tag (EC2 API, Tag).
+const LONGEST_TAG_KEY: usize = 128;
+
+/// The longest value of a tag, and so of a Name (EC2 API, Tag).
+const LONGEST_TAG_VALUE: usize = 256;
+
+impl Instance {
+    pub(super) fn parse(text: &str) -> Result<Self, Refusal> {
+        let refusal = |why: &str| Refusal::new(format!("{} {why}", quoted(text))).instead(INSTANCE_FORMS);
+        if text.is_empty() || text.trim() != text || text.contains(char::is_control) {
+            return Err(refusal("does not name an instance"));
+        }
+        if text.starts_with("i-") || text.starts_with("mi-") {
+            if !is_instance_id(text) {
+                return Err(refusal(
+                    "is not an instance id: 8 or 17 hexadecimal digits follow `i-`, 17 follow `mi-`",
+                )
+                .instead(format!(
+                    "\"tag:Name={}\" for an instance with that Name",
+                    shown(text)
+                )));
+            }
+            return Ok(Self::Id(text.to_owned()));
+        }
+        if let Some(tag) = text.strip_prefix("tag:") {
+            let Some((key, value)) = tag.split_once('=') else {
+                return Err(refusal("is a tag without a value"));
+            };
+            if key.is_empty() || longer(key, LONGEST_TAG_KEY) || longer(value, LONGEST_TAG_VALUE) {
+                return Err(refusal(
+                    "is not a tag: AWS has keys of 1 to 128 characters and values of up to 256",
+                ));
+            }
+            return Ok(Self::Tag {
+                key: key.to_owned(),
+                value: value.to_owned(),
+            });
+        }
+        if longer(text, LONGEST_TAG_VALUE) {
+            return Err(refusal("is longer than the 256 characters of an instance's Name"));
+        }
+        Ok(Self::Name(text.to_owned()))
+    }
+}
+
+impl fmt::Display for Instance {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Id(id) => f.write_str(id),
+            Self::Tag { key, value } => write!(f, "tag:{key}={value}"),
+            Self::Name(name) => f.write_str(name),
+        }
+    }
+}
+
+/// Whether text is an id as the SSM API documents it (StartSession, Target), with the digits that EC2 and SSM use.
+fn is_instance_id(text: &str) -> bool {
+    let (digits, lengths): (_, &[usize]) = match text.strip_prefix("mi-") {
+        Some(digits) => (digits, &[17]),
+        None => (text.strip_prefix("i-").unwrap_or_default(), &[8, 17]),
+    };
+    lengths.contains(&digits.len()) && digits.chars().all(|digit| digit.is_ascii_hexdigit())
+}
+
+fn longer(text: &str, most: usize) -> bool {
+    text.chars().nth(most).is_some()
+}
+
+impl Route {
+    pub(super) fn parse(written: &WrittenRoute) -> Result<Self, Refusal> {
+        match written {
+            WrittenRoute::Ssm(instance) => Ok(Self::Ssm {
+                via: Some(Instance::parse(instance)?),
+            }),
+            WrittenRoute::Later(key) => Err(route_of_a_later_version(key)),
+            WrittenRoute::Word(word) => match word.as_str() {
+                "direct" => Ok(Self::Direct),
+                "ssm" => Ok(Self::Ssm { via: None }),
+                "eice" | "ssh" => Err(route_of_a_later_version(word)),
+                _ => Err(unknown_route(word)),
+            },
+        }
+    }
+}
+
+impl fmt::Display for Route {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Direct => f.write_str("direct"),
+            Self::Ssm { via: None } => f.write_str("ssm"),
+            Self::Ssm { via: Some(instance) } => write!(f, "ssm via {instance}"),
+        }
+    }
+}
+
+fn route_of_a_later_version(word: &str) -> Refusal {
+    Refusal::new(format!(
+        "this version cannot follow a route by `{word}`, only by `ssm` or `direct`"
+    ))
+    .instead(ROUTE_FORMS)
+}
+
+fn unknown_route(word: &str) -> Refusal {
+    if let Some(rest) = word.strip_prefix("ssm ") {
+        // As status shows it: `ssm via bastion`.
+        let instance = rest.trim_start().strip_prefix("via ").unwrap_or(rest).trim();
+        return Refusal::new(format!("route {} is not written as one text", quoted(word)))
+            .instead(format!(r#"route = {{ ssm = "{}" }}"#, shown(instance)));
+    }
+    let message = match nearest(word, &["direct", "ssm"]) {
+        Some(near) => format!("unknown route {}: did you mean `{near}`?", quoted(word)),
+        None => format!("unknown route {}", quoted(word)),
+    };
+    Refusal::new(message).instead(ROUTE_FORMS)
+}
+
+/// The longest name of a tunnel: that of a DNS label, so that a name can be part of a host name.
+const LONGEST_NAME: usize = 63;
+
+impl TunnelName {
+    pub(super) fn parse(text: &str) -> Result<Self, Refusal> {
+        let sound = text.len() <= LONGEST_NAME
+            && text.starts_with(|first: char| first.is_ascii_alphanumeric())
+            && text
+                .chars()
+                .all(|letter| letter.is_ascii_alphanumeric() || matches!(letter, '.' | '_' | '-'));
+        if !sound {
+            return Err(
+                Refusal::new(format!("{} cannot be the name of a tunnel", quoted(text)))
+                    .instead("1 to 63 of a-z A-Z 0-9 . _ - with a letter or digit first"),
+            );
+        }
+        Ok(Self(text.to_owned()))
+    }
+}
+
+/// Reads the duration that belongs to a key and has to lie in a range.
+pub(super) fn duration(key: &str, text: &str, range: &RangeInclusive<Duration>) -> Result<Duration, Refusal> {
+    let Ok(duration) = humantime::parse_duration(text) else {
+        return Err(Refusal::new(format!(
+            "{} is not a duration",
+            quoted(&format!("{key} = \"{text}\""))
+        ))
+        .instead(format!(r#"{key} = "30s""#)));
+    };
+    if range.contains(&duration) {
+        return Ok(duration);
+    }
+    let (least, most) = (*range.start(), *range.end());
+    let (which, bound) = if duration < least {
+        ("short", least)
+    } else {
+        ("long", most)
+    };
+    let bound = humantime::format_duration(bound);
+    Err(Refusal::new(format!(
+        "{} is too {which}",
+        quoted(&format!("{key} = \"{text}\""))
+    ))
+    .instead(format!(
+        r#"{key} = "{bound}" or {}"#,
+        if duration < least { "more" } else { "less" }
+    )))
+}
+
+/// Checks the way a tunnel comes up. `always` is the one this version has.
+pub(super) fn mode(text: &str) -> Result<(), Refusal> {
+    let message = match text {
+        "always" => return Ok(()),
+        "on-demand" => {
+            "this version has no `mode = \"on-demand\"`: a tunnel is connected for as long as it is up"
+                .to_owned()
+        }
+        _ => format!("unknown mode {}", quoted(text)),
+    };
+    Err(Refusal::new(message).instead(r#"mode = "always""#))
+}
+
+/// Reads the name of a profile, which may be any text that fits on a line.
+pub(super) fn profile(text: &str) -> Result<String, Refusal> {
+    if text.is_empty() || text.trim() != text || text.contains(char::is_control) {
+        return Err(
+            Refusal::new(format!("{} cannot be the name of a profile", quoted(text)))
+                .instead("a name from ~/.aws/config, or leave `profile` out"),
+        );
+    }
+    Ok(text.to_owned())
+}
+
+/// Reads the name of a region. It becomes part of host names, so nothing may be in it that ends a label.
+pub(super) fn region(text: &str) -> Result<String, Refusal> {
+    let sound = text.len() <= LONGEST_NAME
+        && text.starts_with(|first: char| first.is_ascii_lowercase())
+        && text.ends_with(|last: char| last.is_ascii_alphanumeric())
+        && text
+            .chars()
+            .all(|letter| letter.is_ascii_lowercase() || letter.is_ascii_digit() || letter == '-');
+    if !sound {
+        return Err(
+            Refusal::new(format!("{} is not the name of a region", quoted(text)))
+                .instead(r#"region = "eu-central-1""#),
+        );
+    }
+    Ok(text.to_owned())
+}

@@ -1,0 +1,595 @@
+//! Files as people write them, good and bad, and what they are told.
+
+use std::fmt::Write as _;
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use proptest::prelude::*;
+
+use super::check::check;
+use super::{
+    AccountSpec, Config, Instance, Listen, Problems, Route, Target, TunnelName, TunnelSpec, default_path,
+};
+
+const EXAMPLE: &str = r#"
+[defaults]
+profile = "dev"
+region  = "ap-northeast-1"
+
+[tunnels.prod-db]
+listen = "127.0.0.1:15432"         # a bare 15432 listens on 127.0.0.1 and ::1; "unix:PATH" on a Unix socket
+target = "rds:prod-db"             # RDS instance or Aurora cluster; host and port come from AWS
+route  = { ssm = "bastion" }       # through the SSM agent of the instance named bastion
+profile = "prod"
+
+[tunnels.web-rdp]
+listen = 13389
+target = "ec2:win-1:3389"          # an instance by Name tag, i-…, mi-… or tag:Key=Value
+route  = "ssm"                     # straight to that instance
+
+[tunnels.legacy]
+listen = 13306
+target = "10.1.2.3:3306"
+route  = "direct"
+"#;
+
+fn parse(text: &str) -> Result<Config, Problems> {
+    check(Path::new("config.toml"), text, Some(Path::new("/home/ada")))
+}
+
+/// The one tunnel of a file that has only it.
+fn tunnel(body: &str) -> TunnelSpec {
+    let mut config = parse(&format!("[tunnels.a]\n{body}")).unwrap_or_else(|problems| panic!("{problems}"));
+    config.tunnels.remove(0)
+}
+
+/// What a person is told of a file, without the file's name.
+fn told(text: &str) -> String {
+    let problems = parse(text).expect_err("the file has problems");
+    problems.to_string().replace("config.toml:", "")
+}
+
+fn addresses(texts: &[&str]) -> Vec<SocketAddr> {
+    texts
+        .iter()
+        .map(|text| text.parse().expect("a socket address"))
+        .collect()
+}
+
+fn spec(name: &str, listen: &[&str], target: Target, route: Route, profile: &str) -> TunnelSpec {
+    TunnelSpec {
+        name: TunnelName(name.to_owned()),
+        listen: Listen::Tcp(addresses(listen)),
+        target,
+        route,
+        account: AccountSpec {
+            profile: Some(profile.to_owned()),
+            region: Some("ap-northeast-1".to_owned()),
+        },
+        autostart: true,
+        hold: Duration::from_secs(30),
+        half_close_grace: Duration::from_secs(30),
+    }
+}
+
+#[test]
+fn the_documented_example_says_what_it_means() {
+    let win = Instance::Name("win-1".to_owned());
+    let bastion = Instance::Name("bastion".to_owned());
+    let expected = Config {
+        path: PathBuf::from("config.toml"),
+        tunnels: vec![
+            spec(
+                "prod-db",
+                &["127.0.0.1:15432"],
+                Target::Rds {
+                    id: "prod-db".to_owned(),
+                },
+                Route::Ssm { via: Some(bastion) },
+                "prod",
+            ),
+            spec(
+                "web-rdp",
+                &["127.0.0.1:13389", "[::1]:13389"],
+                Target::Ec2 {
+                    instance: win,
+                    port: 3389,
+                },
+                Route::Ssm { via: None },
+                "dev",
+            ),
+            spec(
+                "legacy",
+                &["127.0.0.1:13306", "[::1]:13306"],
+                Target::Host {
+                    host: "10.1.2.3".to_owned(),
+                    port: 3306,
+                },
+                Route::Direct,
+                "dev",
+            ),
+        ],
+    };
+    assert_eq!(parse(EXAMPLE), Ok(expected));
+}
+
+#[test]
+fn a_file_without_tunnels_is_sound() {
+    for text in ["", "# nothing yet\n", "[defaults]\n", "[tunnels]\n", "\u{feff}"] {
+        assert_eq!(
+            parse(text).map(|config| config.tunnels),
+            Ok(Vec::new()),
+            "{text:?}"
+        );
+    }
+}
+
+#[test]
+fn a_tunnel_overrides_what_the_defaults_say() {
+    let text = r#"
+        [defaults]
+        profile = "dev"
+        hold = "5s"
+        half_close_grace = "2m"
+        [tunnels.zebra]
+        listen = 1
+        target = "a:1"
+        route = "direct"
+        hold = "0s"
+        region = "eu-central-1"
+        mode = "always"
+        autostart = false
+        [tunnels.ant]
+        listen = "2"
+        target = "a:1"
+        route = "direct"
+        half_close_grace = "1m 30s"
+        profile = "prod admin"
+    "#;
+    let [zebra, ant] = parse(text).unwrap().tunnels.try_into().unwrap();
+    assert_eq!(zebra.name.as_str(), "zebra", "the order is that of the file");
+    assert_eq!(
+        (zebra.hold, zebra.half_close_grace),
+        (Duration::ZERO, Duration::from_secs(120))
+    );
+    assert_eq!(
+        (ant.hold, ant.half_close_grace),
+        (Duration::from_secs(5), Duration::from_secs(90))
+    );
+    assert_eq!(
+        (zebra.account.profile.as_deref(), zebra.account.region.as_deref()),
+        (Some("dev"), Some("eu-central-1"))
+    );
+    assert_eq!(
+        (ant.account.profile.as_deref(), ant.account.region.as_deref()),
+        (Some("prod admin"), None)
+    );
+    assert_eq!((zebra.autostart, ant.autostart), (false, true));
+    assert_eq!(ant.listen, Listen::Tcp(addresses(&["127.0.0.1:2", "[::1]:2"])));
+}
+
+#[test]
+fn targets_are_read_with_the_port_after_the_last_colon() {
+    let id = |id: &str| Instance::Id(id.to_owned());
+    let tag = |key: &str, value: &str| Instance::Tag {
+        key: key.to_owned(),
+        value: value.to_owned(),
+    };
+    let ec2 = |instance, port| Target::Ec2 { instance, port };
+    let host = |host: &str, port| Target::Host {
+        host: host.to_owned(),
+        port,
+    };
+    for (text, expected) in [
+        (
+            "rds:orders-1",
+            Target::Rds {
+                id: "orders-1".to_owned(),
+            },
+        ),
+        ("ec2:web:1:3389", ec2(Instance::Name("web:1".to_owned()), 3389)),
+        (
+            "ec2:my server:22",
+            ec2(Instance::Name("my server".to_owned()), 22),
+        ),
+        ("ec2:i-0123456789abcdef0:22", ec2(id("i-0123456789abcdef0"), 22)),
+        ("ec2:i-0abc1234:22", ec2(id("i-0abc1234"), 22)),
+        (
+            "ec2:mi-0123456789abcdef0:65535",
+            ec2(id("mi-0123456789abcdef0"), 65535),
+        ),
+        ("ec2:tag:Role=db:main=1:5432", ec2(tag("Role", "db:main=1"), 5432)),
+        ("ec2:tag:Empty=:1", ec2(tag("Empty", ""), 1)),
+        ("db.example.com:5432", host("db.example.com", 5432)),
+        ("my_db:5432", host("my_db", 5432)),
+        ("10.1.2.3:3306", host("10.1.2.3", 3306)),
+        ("[2001:db8::1]:5432", host("2001:db8::1", 5432)),
+    ] {
+        assert_eq!(Target::parse(text), Ok(expected), "{text}");
+    }
+}
+
+#[test]
+fn values_print_as_status_shows_them() {
+    let body = "listen = 15432\ntarget = \"ec2:tag:Role=web:80\"\nroute = { ssm = \"tag:Role=bastion\" }\n";
+    let spec = tunnel(body);
+    assert_eq!(spec.listen.addresses(), ["127.0.0.1:15432", "[::1]:15432"]);
+    assert_eq!(spec.listen.to_string(), "127.0.0.1:15432, [::1]:15432");
+    assert_eq!(spec.target.to_string(), "ec2:tag:Role=web:80");
+    assert_eq!(spec.route.to_string(), "ssm via tag:Role=bastion");
+    assert_eq!(Route::Ssm { via: None }.to_string(), "ssm");
+    assert_eq!(Route::Direct.to_string(), "direct");
+}
+
+#[test]
+fn a_tilde_in_a_socket_path_is_the_home_folder() {
+    let spec = tunnel("listen = \"unix:~/run/db.sock\"\ntarget = \"a:1\"\nroute = \"direct\"\n");
+    assert_eq!(spec.listen, Listen::Unix(PathBuf::from("/home/ada/run/db.sock")));
+    assert_eq!(spec.listen.addresses(), ["unix:/home/ada/run/db.sock"]);
+    let homeless = check(
+        Path::new("config.toml"),
+        "[tunnels.a]\nlisten = \"unix:~/db.sock\"\ntarget = \"a:1\"\nroute = \"direct\"\n",
+        None,
+    );
+    assert_eq!(
+        homeless.unwrap_err().to_string(),
+        "config.toml:2: `unix:~/db.sock` needs a home folder, and this user has none\n  use: listen = \"unix:/PATH\"\n1 problem"
+    );
+}
+
+#[test]
+fn a_socket_path_may_have_107_bytes_and_no_more() {
+    let body = |length: usize| {
+        let path = format!("/{}", "s".repeat(length - 1));
+        format!("[tunnels.a]\nlisten = \"unix:{path}\"\ntarget = \"a:1\"\nroute = \"direct\"\n")
+    };
+    assert!(parse(&body(107)).is_ok());
+    assert!(
+        told(&body(108))
+            .contains("is 108 bytes long, and the path of a socket can have 107\n  use: a shorter path")
+    );
+}
+
+#[test]
+fn an_address_open_to_others_needs_allow_remote() {
+    for address in ["0.0.0.0:15432", "[::]:15432", "192.168.1.2:15432"] {
+        let body = format!("listen = \"{address}\"\ntarget = \"a:1\"\nroute = \"direct\"\n");
+        let shut = format!("[tunnels.a]\n{body}");
+        let expected = format!(
+            "2: `{address}` lets other machines use the tunnel\n  use: listen = 15432, or `allow_remote = true` as well\n1 problem"
+        );
+        assert_eq!(told(&shut), expected);
+        assert_eq!(told(&format!("{shut}allow_remote = false\n")), expected);
+        assert_eq!(
+            tunnel(&format!("{body}allow_remote = true\n")).listen.addresses(),
+            [address]
+        );
+    }
+    for address in ["127.8.9.1:15432", "[::1]:15432"] {
+        tunnel(&format!(
+            "listen = \"{address}\"\ntarget = \"a:1\"\nroute = \"direct\"\n"
+        ));
+    }
+    let mapped = tunnel("listen = \"[::ffff:127.0.0.1]:15432\"\ntarget = \"a:1\"\nroute = \"direct\"\n");
+    assert_eq!(mapped.listen.addresses(), ["127.0.0.1:15432"]);
+}
+
+#[test]
+fn two_tunnels_cannot_have_one_local_address() {
+    for (first, second, meet) in [
+        ("15432", "15432", Some("127.0.0.1:15432")),
+        ("15432", "\"127.0.0.1:15432\"", Some("127.0.0.1:15432")),
+        ("15432", "\"[::1]:15432\"", Some("[::1]:15432")),
+        ("15432", "\"0.0.0.0:15432\"", Some("127.0.0.1:15432")),
+        (
+            "\"0.0.0.0:15432\"",
+            "\"127.0.0.1:15432\"",
+            Some("127.0.0.1:15432"),
+        ),
+        ("\"[::]:15432\"", "\"127.0.0.1:15432\"", Some("127.0.0.1:15432")),
+        ("\"[::1]:15432\"", "\"[::]:15432\"", Some("[::1]:15432")),
+        (
+            "\"127.0.0.1:15432\"",
+            "\"[::ffff:127.0.0.1]:15432\"",
+            Some("127.0.0.1:15432"),
+        ),
+        (
+            "\"unix:/run/a.sock\"",
+            "\"unix:/run//a.sock\"",
+            Some("unix:/run//a.sock"),
+        ),
+        ("15432", "15433", None),
+        ("\"127.0.0.1:15432\"", "\"127.0.0.2:15432\"", None),
+        ("\"127.0.0.1:15432\"", "\"[::1]:15432\"", None),
+        ("\"0.0.0.0:15432\"", "\"[::1]:15432\"", None),
+        ("\"unix:/run/a.sock\"", "\"unix:/run/b.sock\"", None),
+    ] {
+        let mut text = String::new();
+        for (name, listen) in [("b", first), ("a", second)] {
+            write!(text, "[tunnels.{name}]\nlisten = {listen}\nallow_remote = true\ntarget = \"a:1\"\nroute = \"direct\"\n")
+                .unwrap();
+        }
+        let expected = meet.map(|meet| {
+            format!("config.toml:7: tunnels `b` and `a` both listen on {meet}\n  use: another `listen` for one of them\n1 problem")
+        });
+        assert_eq!(
+            parse(&text).err().map(|problems| problems.to_string()),
+            expected,
+            "{first} {second}"
+        );
+    }
+}
+
+#[test]
+fn a_bad_value_is_answered_with_a_good_one() {
+    const SOUND: [(&str, &str); 3] = [
+        ("listen", "15432"),
+        ("target", "\"db:5432\""),
+        ("route", "\"direct\""),
+    ];
+    for block in include_str!("bad_values.txt").split("\n\n") {
+        let (line, expected) = block
+            .trim_end()
+            .split_once('\n')
+            .expect("a line, and what is said of it");
+        let key = line.split([' ', '.']).next();
+        let mut text = format!("[tunnels.a]\n{line}\n");
+        for (other, sound) in SOUND.iter().filter(|(other, _)| Some(*other) != key) {
+            writeln!(text, "{other} = {sound}").unwrap();
+        }
+        assert_eq!(told(&text), format!("2: {expected}\n1 problem"), "{line}");
+    }
+}
+
+#[test]
+fn a_file_that_is_hardly_toml_is_answered_line_by_line() {
+    for block in include_str!("bad_files.txt").split("\n---\n") {
+        let (text, expected) = block
+            .split_once("\n>>>\n")
+            .expect("a file, and what is said of it");
+        assert_eq!(told(text), expected.trim_end(), "{text}");
+    }
+}
+
+#[test]
+fn everything_wrong_is_told_at_once_in_the_order_of_the_lines() {
+    let text = r#"
+[defaults]
+proflie = "dev"
+hold = "1h"
+
+[tunnels."bad name"]
+listen = 15433
+target = "rds:prod-db"
+route = "ssm"
+
+[tunnels.b]
+listen = 15433
+port = 5432
+target = "db:0"
+hold = 3o
+
+[tunnels.c]
+listen = 15433
+route = "eice"
+mode = "on-demand"
+
+[tunnel.d]
+listen = 1
+"#;
+    let expected = r#"3: unknown key `proflie` in `[defaults]`: did you mean `profile`?
+4: `hold = "1h"` is too long
+  use: hold = "10m" or less
+6: `bad name` cannot be the name of a tunnel
+  use: 1 to 63 of a-z A-Z 0-9 . _ - with a letter or digit first
+9: `route = "ssm"` ends at an instance, and `rds:prod-db` is none
+  use: route = { ssm = "INSTANCE" }, an instance that can reach it
+12: tunnels `bad name` and `b` both listen on 127.0.0.1:15433
+  use: another `listen` for one of them
+13: unknown key `port` in `[tunnels.b]`
+  use: one of `listen`, `target`, `route`, `mode`, `autostart`, `allow_remote`, `profile`, `region`, `hold`, `half_close_grace`
+14: `db:0` does not end in a port (1 to 65535)
+  use: target = "rds:ID", "ec2:INSTANCE:PORT" or "HOST:PORT"
+15: `hold = 3o` lacks the quotes around text
+  use: hold = "3o"
+18: tunnels `bad name` and `c` both listen on 127.0.0.1:15433
+  use: another `listen` for one of them
+19: this version cannot follow a route by `eice`, only by `ssm` or `direct`
+  use: route = "ssm", route = { ssm = "INSTANCE" } or route = "direct"
+20: this version has no `mode = "on-demand"`: a tunnel is connected for as long as it is up
+  use: mode = "always"
+22: unknown key `tunnel` at the top of the file: did you mean `tunnels`?
+12 problems"#;
+    assert_eq!(told(text), expected);
+}
+
+#[test]
+fn a_missing_file_is_answered_with_an_example_that_works() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("config.toml");
+    let problems = Config::load(&path).unwrap_err();
+    let [problem] = problems.as_slice() else {
+        panic!("{problems}")
+    };
+    assert_eq!((problem.path.as_path(), problem.line), (path.as_path(), None));
+    assert_eq!(problem.message, "there is no such file");
+    let example = problem.hint.as_deref().unwrap();
+    assert!(
+        problems
+            .to_string()
+            .contains("\n  use: [tunnels.prod-db]\n       listen = 15432\n"),
+        "{problems}"
+    );
+
+    std::fs::write(&path, example).unwrap();
+    let config = Config::load(&path).unwrap();
+    assert_eq!(config.tunnels[0].name.as_str(), "prod-db");
+    assert_eq!(config.path, path);
+}
+
+#[test]
+fn a_file_that_is_no_configuration_is_refused_in_words() {
+    let folder = tempfile::tempdir().unwrap();
+    let told = |path: &Path| {
+        let problems = Config::load(path).unwrap_err();
+        let [problem] = problems.as_slice() else {
+            panic!("{problems}")
+        };
+        (problem.line, problem.message.clone())
+    };
+    assert_eq!(
+        told(folder.path()),
+        (None, "this is a folder, not a file".to_owned())
+    );
+
+    let path = folder.path().join("config.toml");
+    std::fs::write(&path, b"# one\n# two \xff\n").unwrap();
+    assert_eq!(told(&path), (Some(2), "this line is not UTF-8 text".to_owned()));
+
+    std::fs::write(&path, "#\n".repeat(1 << 19)).unwrap();
+    assert_eq!(
+        Config::load(&path).map(|config| config.tunnels),
+        Ok(Vec::new()),
+        "1 MiB is allowed"
+    );
+    std::fs::write(&path, "#\n".repeat(1 << 19) + "\n").unwrap();
+    assert_eq!(
+        told(&path),
+        (
+            None,
+            "this is larger than 1 MiB, too large for a configuration".to_owned()
+        )
+    );
+}
+
+#[test]
+fn the_default_file_is_tunnelds_own() {
+    let path = default_path().expect("the user of a test has a home");
+    assert!(path.ends_with("tunneld/config.toml"), "{}", path.display());
+}
+
+/// Each of these takes minutes if reading it is quadratic in the length of a line or in the number of problems.
+#[test]
+fn a_large_file_of_nothing_but_problems_is_read_to_its_end() {
+    let count = |text: &str| parse(text).unwrap_err().as_slice().len();
+    assert_eq!(count(&format!("a = [{}]", "x,".repeat(500_000))), 1);
+    assert_eq!(count(&"[tunnels.a]\n".repeat(50_000)), 49_999);
+    assert_eq!(count(&"a=1\n".repeat(200_000)), 200_000);
+    let doubled = format!("[tunnels.a]\nx=1\n[tunnels.a]\n{}", "x=1\n".repeat(200_000));
+    assert_eq!(count(&doubled), 2);
+}
+
+fn instances() -> impl Strategy<Value = Instance> {
+    let word = "[a-zA-Z0-9_.:/@+-]([a-zA-Z0-9 _.:/@+-]{0,20}[a-zA-Z0-9])?";
+    let is_name = |name: &String| !["i-", "mi-", "tag:"].iter().any(|start| name.starts_with(start));
+    prop_oneof![
+        "i-([0-9a-f]{8}|[0-9a-f]{17})".prop_map(Instance::Id),
+        "mi-[0-9a-f]{17}".prop_map(Instance::Id),
+        (word, word).prop_map(|(key, value)| Instance::Tag { key, value }),
+        word.prop_filter("reads as an id or a tag", is_name)
+            .prop_map(Instance::Name),
+    ]
+}
+
+fn targets() -> impl Strategy<Value = Target> {
+    let host = prop_oneof![
+        "[a-z][a-z0-9_-]{0,10}(\\.[a-z0-9-]{1,10}){0,3}\\.?",
+        any::<std::net::Ipv4Addr>().prop_map(|address| address.to_string()),
+        any::<std::net::Ipv6Addr>().prop_map(|address| address.to_string()),
+    ];
+    prop_oneof![
+        "[a-zA-Z][a-zA-Z0-9-]{0,62}".prop_map(|id| Target::Rds { id }),
+        (instances(), 1..=u16::MAX).prop_map(|(instance, port)| Target::Ec2 { instance, port }),
+        (host, 1..=u16::MAX).prop_map(|(host, port)| Target::Host { host, port }),
+    ]
+}
+
+/// Text that comes close to a configuration: pieces of one in any order, with some noise between them.
+fn nearly_toml() -> impl Strategy<Value = String> {
+    let piece = prop_oneof![
+        prop::sample::select(vec![
+            "[tunnels.a]\n",
+            "[tunnels",
+            ".b.c]\n",
+            "[defaults]\n",
+            "[[tunnels]]\n",
+            "listen = ",
+            "target = ",
+            "route = ",
+            "routes = ",
+            "hold = ",
+            "mode = ",
+            "{ ssm = ",
+            " }\n",
+            "\"",
+            "'''",
+            "\n",
+            "15432\n",
+            "\"unix:~/x\"\n",
+            "\"[::]:1\"\n",
+            "\"rds:a#b\"\n",
+            "\"ec2:i-1:\"\n",
+            "\"tag:=\"\n",
+            "99999999999999999999s",
+            "0x1F\n",
+            "-1\n",
+            "[1, 2",
+            "é",
+            "\u{0}",
+            "=",
+            "eice",
+            ".",
+        ])
+        .prop_map(str::to_owned),
+        "\\PC{0,4}",
+    ];
+    prop::collection::vec(piece, 0..24).prop_map(|pieces| pieces.concat())
+}
+
+proptest! {
+    #[test]
+    fn any_text_is_read_without_panic(text in any::<String>()) {
+        let _ = parse(&text);
+    }
+
+    #[test]
+    fn any_near_configuration_is_read_without_panic(text in nearly_toml()) {
+        if let Err(problems) = parse(&text) {
+            let lines = u32::try_from(text.split('\n').count()).unwrap();
+            prop_assert!(!problems.as_slice().is_empty());
+            prop_assert!(problems.as_slice().is_sorted_by_key(|problem| problem.line));
+            prop_assert!(problems.as_slice().iter().all(|problem| problem.line.is_some_and(|line| (1..=lines).contains(&line))));
+            prop_assert!(problems.as_slice().iter().all(|problem| !problem.message.contains(char::is_control)));
+        }
+    }
+
+    #[test]
+    fn an_instance_reads_as_it_is_shown(instance in instances()) {
+        prop_assert_eq!(Instance::parse(&instance.to_string()), Ok(instance));
+    }
+
+    #[test]
+    fn a_target_reads_as_it_is_shown(target in targets()) {
+        prop_assert_eq!(Target::parse(&target.to_string()), Ok(target));
+    }
+
+    #[test]
+    fn a_route_reads_as_it_is_shown(instance in instances()) {
+        let route = Route::Ssm { via: Some(instance.clone()) };
+        let shown = route.to_string();
+        let text = format!(
+            "[tunnels.a]\nlisten = 1\ntarget = \"a:1\"\nroute = {{ ssm = \"{}\" }}\n",
+            shown.strip_prefix("ssm via ").unwrap()
+        );
+        prop_assert_eq!(&parse(&text).unwrap().tunnels[0].route, &route);
+    }
+
+    #[test]
+    fn a_local_address_reads_as_it_is_shown(address in any::<SocketAddr>()) {
+        prop_assume!(address.port() != 0);
+        let listen = Listen::parse(&address.to_string(), None).unwrap();
+        let [shown] = listen.addresses().try_into().unwrap();
+        prop_assert_eq!(Listen::parse(&shown, None), Ok(listen));
+    }
+}

@@ -1,0 +1,194 @@
+//! The route `direct`: plain TCP from this machine. A link holds nothing open, so it is never lost.
+
+use std::sync::Arc;
+
+use async_trait::async_trait;
+use tokio::sync::watch;
+
+use super::{Health, Link, LinkDetails, Stream, Transport};
+use crate::aws::Aws;
+use crate::config::{AccountSpec, Target, TunnelSpec};
+use crate::connector::{authority, connect_tcp};
+use crate::failure::{Failure, Reason, Remedy};
+
+/// Reaches a target over plain TCP.
+pub(crate) struct Direct {
+    target: Target,
+    account: AccountSpec,
+    aws: Arc<Aws>,
+}
+
+impl Direct {
+    /// The route of a tunnel to its target.
+    pub(crate) fn new(spec: &TunnelSpec, aws: Arc<Aws>) -> Self {
+        Self {
+            target: spec.target.clone(),
+            account: spec.account.clone(),
+            aws,
+        }
+    }
+
+    /// Host, port and database engine of the target.
+    async fn resolve(&self) -> Result<(String, u16, String), Failure> {
+        match &self.target {
+            Target::Host { host, port } => Ok((host.clone(), *port, String::new())),
+            Target::Rds { id } => {
+                let database = self.aws.account(&self.account).await?.find_database(id).await?;
+                Ok((database.host, database.port, database.engine))
+            }
+            Target::Ec2 { instance, port } => {
+                let found = self
+                    .aws
+                    .account(&self.account)
+                    .await?
+                    .find_instance(instance)
+                    .await?;
+                let Some(address) = found.private_address.clone() else {
+                    let doing = format!("cannot find the private address of {found}");
+                    return Err(Failure::new(Reason::NotFound, Remedy::Fix, doing)
+                        .hint("give the tunnel a target HOST:PORT, or the route \"ssm\""));
+                };
+                Ok((address, *port, String::new()))
+            }
+        }
+    }
+}
+
+#[async_trait]
+impl Transport for Direct {
+    async fn connect(&self) -> Result<Arc<dyn Link>, Failure> {
+        let (host, port, engine) = self.resolve().await?;
+        let details = LinkDetails {
+            target_host: host,
+            target_port: port,
+            engine,
+            ..LinkDetails::default()
+        };
+        Ok(Arc::new(DirectLink {
+            health: watch::Sender::new(Health {
+                impaired: None,
+                details,
+            }),
+        }))
+    }
+}
+
+struct DirectLink {
+    /// Always well; its details are where the streams go.
+    health: watch::Sender<Health>,
+}
+
+#[async_trait]
+impl Link for DirectLink {
+    async fn open(&self) -> Result<Box<dyn Stream>, Failure> {
+        let LinkDetails {
+            target_host: host,
+            target_port: port,
+            ..
+        } = self.health.borrow().details.clone();
+        match connect_tcp(&host, port).await {
+            Ok(stream) => Ok(Box::new(stream)),
+            Err(error) => {
+                let doing = format!("cannot connect to the target `{}`", authority(&host, port));
+                Err(Failure::new(Reason::TargetRefused, Remedy::Retry, doing)
+                    .of_stream()
+                    .because(error))
+            }
+        }
+    }
+
+    async fn closed(&self) -> Arc<Failure> {
+        std::future::pending().await
+    }
+
+    async fn close(&self) {}
+
+    fn health(&self) -> watch::Receiver<Health> {
+        self.health.subscribe()
+    }
+
+    fn probe(&self) {}
+}
+
+#[cfg(test)]
+mod tests {
+    use futures_util::FutureExt;
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+    use tokio::net::TcpListener;
+
+    use super::*;
+    use crate::connector::Environment;
+    use crate::failure::Scope;
+
+    async fn link_to(host: &str, port: u16) -> Arc<dyn Link> {
+        let aws = Arc::new(Aws::new(Environment::default()).unwrap());
+        let target = Target::Host {
+            host: host.to_owned(),
+            port,
+        };
+        Direct {
+            target,
+            account: AccountSpec::default(),
+            aws,
+        }
+        .connect()
+        .await
+        .unwrap()
+    }
+
+    #[tokio::test]
+    async fn half_close_passes_exactly() {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let link = link_to("127.0.0.1", listener.local_addr().unwrap().port()).await;
+        let far = async {
+            let (mut stream, _) = listener.accept().await.unwrap();
+            let mut asked = String::new();
+            stream.read_to_string(&mut asked).await.unwrap();
+            stream
+                .write_all(format!("{asked} back").as_bytes())
+                .await
+                .unwrap();
+        };
+        let near = async {
+            let mut stream = link.open().await.unwrap();
+            stream.write_all(b"there and").await.unwrap();
+            stream.shutdown().await.unwrap();
+            let mut answer = String::new();
+            stream.read_to_string(&mut answer).await.unwrap();
+            answer
+        };
+        assert_eq!(tokio::join!(near, far).0, "there and back");
+    }
+
+    #[tokio::test]
+    async fn a_target_that_refuses_concerns_one_stream_and_is_named() {
+        let port = TcpListener::bind("127.0.0.1:0")
+            .await
+            .unwrap()
+            .local_addr()
+            .unwrap()
+            .port();
+        let failure = link_to("127.0.0.1", port).await.open().await.err().unwrap();
+        assert_eq!(
+            (failure.reason(), failure.scope()),
+            (Reason::TargetRefused, Scope::Stream)
+        );
+        assert!(
+            failure.to_string().contains(&format!("127.0.0.1:{port}")),
+            "{failure}"
+        );
+    }
+
+    #[tokio::test]
+    async fn the_link_is_well_says_where_it_goes_and_never_closes() {
+        let link = link_to("::1", 5432).await;
+        let health = link.health().borrow().clone();
+        assert!(health.impaired.is_none());
+        assert_eq!(
+            (health.details.target_host.as_str(), health.details.target_port),
+            ("::1", 5432)
+        );
+        link.close().await;
+        assert!(link.closed().now_or_never().is_none());
+    }
+}

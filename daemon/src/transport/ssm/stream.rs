@@ -1,0 +1,184 @@
+//! One stream of an SSM link, as the proxy sees it.
+//!
+//! Bytes to the target go to the driver as messages that each hold a permit; the permit comes back when the session
+//! has sent them, so a stream has at most [`WRITES`] writes waiting. Bytes from the target come through a channel that
+//! the driver bounds by [`RECEIVE_LIMIT`], because the driver must never stop reading the websocket.
+
+use std::io;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::task::{Context, Poll, ready};
+
+use bytes::{Buf, Bytes};
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
+use tokio_util::sync::PollSemaphore;
+use tunneld_wire::smux::StreamId;
+
+use super::driver::Command;
+use crate::failure::Failure;
+use crate::transport::io_error;
+
+/// The most writes of a stream that wait in the driver: with [`LONGEST_WRITE`] a quarter MiB, enough to fill the
+/// session's window together with three other streams.
+const WRITES: usize = 16;
+/// The most bytes of one write: the largest payload of a data message.
+const LONGEST_WRITE: usize = 16_384;
+/// The most bytes that wait for a local client that does not read: the paced agent of AWS needs 5 minutes to send
+/// that much. Beyond it the stream is reset; the session and its other streams go on.
+pub(super) const RECEIVE_LIMIT: usize = 256 << 20;
+
+/// What the driver hands to a stream.
+pub(super) enum Incoming {
+    Data(Bytes),
+    /// The far end ended the stream.
+    End,
+    /// The stream ended abnormally.
+    Failed(Arc<Failure>),
+}
+
+/// One stream of an SSM link.
+pub(super) struct SsmStream {
+    id: StreamId,
+    commands: mpsc::UnboundedSender<Command>,
+    permits: PollSemaphore,
+    incoming: mpsc::UnboundedReceiver<Incoming>,
+    buffered: Arc<AtomicUsize>,
+    present: Bytes,
+    ended: Option<Result<(), Arc<Failure>>>,
+}
+
+/// The driver's end of a stream.
+pub(super) struct StreamEnd {
+    incoming: mpsc::UnboundedSender<Incoming>,
+    buffered: Arc<AtomicUsize>,
+    permits: Arc<Semaphore>,
+    /// One for each write that has not left the session.
+    pub(super) held: std::collections::VecDeque<OwnedSemaphorePermit>,
+}
+
+/// Makes both ends of a stream.
+pub(super) fn pair(id: StreamId, commands: mpsc::UnboundedSender<Command>) -> (SsmStream, StreamEnd) {
+    // Unbounded in type, bounded by `StreamEnd::deliver`.
+    let (sender, receiver) = mpsc::unbounded_channel();
+    let permits = Arc::new(Semaphore::new(WRITES));
+    let buffered = Arc::new(AtomicUsize::new(0));
+    let stream = SsmStream {
+        id,
+        commands,
+        permits: PollSemaphore::new(Arc::clone(&permits)),
+        incoming: receiver,
+        buffered: Arc::clone(&buffered),
+        present: Bytes::new(),
+        ended: None,
+    };
+    (
+        stream,
+        StreamEnd {
+            incoming: sender,
+            buffered,
+            permits,
+            held: std::collections::VecDeque::new(),
+        },
+    )
+}
+
+impl StreamEnd {
+    /// Hands bytes to the stream; `false` if more than the limit would wait.
+    pub(super) fn deliver(&self, bytes: Bytes) -> bool {
+        let waiting = self.buffered.fetch_add(bytes.len(), Ordering::Relaxed) + bytes.len();
+        // A stream that is being dropped takes no more: its `Command::Drop` is on the way.
+        let _ = self.incoming.send(Incoming::Data(bytes));
+        waiting <= RECEIVE_LIMIT
+    }
+
+    /// The far end ended the stream. Writes fail from here on.
+    pub(super) fn end(self) {
+        self.permits.close();
+        let _ = self.incoming.send(Incoming::End);
+    }
+
+    /// The stream ends abnormally, after what was delivered.
+    pub(super) fn fail(self, failure: Arc<Failure>) {
+        self.permits.close();
+        let _ = self.incoming.send(Incoming::Failed(failure));
+    }
+}
+
+impl SsmStream {
+    fn poll_incoming(&mut self, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        while self.present.is_empty() {
+            match &self.ended {
+                Some(Ok(())) => return Poll::Ready(Ok(())),
+                Some(Err(failure)) => return Poll::Ready(Err(io_error(failure))),
+                None => {}
+            }
+            match ready!(self.incoming.poll_recv(context)) {
+                Some(Incoming::Data(bytes)) => {
+                    self.buffered.fetch_sub(bytes.len(), Ordering::Relaxed);
+                    self.present = bytes;
+                }
+                Some(Incoming::End) => self.ended = Some(Ok(())),
+                Some(Incoming::Failed(failure)) => self.ended = Some(Err(failure)),
+                // The driver always says how a stream ended; if it is gone without a word, this is no clean end.
+                None => return Poll::Ready(Err(io::ErrorKind::ConnectionReset.into())),
+            }
+        }
+        Poll::Ready(Ok(()))
+    }
+}
+
+impl AsyncRead for SsmStream {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        buffer: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        ready!(self.poll_incoming(context))?;
+        let length = self.present.len().min(buffer.remaining());
+        buffer.put_slice(&self.present.split_to(length));
+        Poll::Ready(Ok(()))
+    }
+}
+
+impl AsyncWrite for SsmStream {
+    fn poll_write(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        bytes: &[u8],
+    ) -> Poll<io::Result<usize>> {
+        let Some(permit) = ready!(self.permits.poll_acquire(context)) else {
+            return Poll::Ready(Err(io::ErrorKind::BrokenPipe.into()));
+        };
+        let bytes = bytes
+            .take(LONGEST_WRITE)
+            .copy_to_bytes(bytes.len().min(LONGEST_WRITE));
+        let length = bytes.len();
+        let write = Command::Write {
+            id: self.id,
+            bytes,
+            permit,
+        };
+        match self.commands.send(write) {
+            Ok(()) => Poll::Ready(Ok(length)),
+            Err(_) => Poll::Ready(Err(io::ErrorKind::BrokenPipe.into())),
+        }
+    }
+
+    fn poll_flush(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Poll::Ready(Ok(()))
+    }
+
+    fn poll_shutdown(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+        // Where the driver is gone there is nobody left to tell.
+        let _ = self.commands.send(Command::Finish(self.id));
+        Poll::Ready(Ok(()))
+    }
+}
+
+impl Drop for SsmStream {
+    fn drop(&mut self) {
+        let _ = self.commands.send(Command::Drop(self.id));
+    }
+}

@@ -1,0 +1,151 @@
+//! The websocket upgrade of a session's client, at `/v1/data-channel/SESSION`.
+//!
+//! Only what HTTP can tell is checked here; the token comes in the first message, which is the gateway's to read.
+
+use std::slice;
+use std::sync::Arc;
+use std::time::{Duration, SystemTime};
+
+use bytes::Bytes;
+use http::header::{
+    AUTHORIZATION, CONNECTION, SEC_WEBSOCKET_ACCEPT, SEC_WEBSOCKET_KEY, SEC_WEBSOCKET_VERSION, UPGRADE,
+};
+use http::request::Parts;
+use http::{HeaderMap, HeaderName, HeaderValue, Method, Request, Response, StatusCode};
+use http_body_util::Full;
+use hyper_util::rt::TokioIo;
+use serde_json::json;
+use tokio_tungstenite::WebSocketStream;
+use tokio_tungstenite::tungstenite::handshake::derive_accept_key;
+use tokio_tungstenite::tungstenite::protocol::{Role, WebSocketConfig};
+
+use crate::config::UnsignedUpgrades;
+use crate::sessions::Session;
+use crate::sigv4::{self, Expected};
+use crate::socket::ResetSwitch;
+use crate::world::World;
+
+/// Where the data channels are.
+pub(crate) const PREFIX: &str = "/v1/data-channel/";
+
+/// Largest websocket message taken. Clients have been measured with payloads of up to 64 KiB; what the service
+/// allows is not known.
+const LARGEST_MESSAGE: usize = 1024 * 1024;
+
+/// How far the caller's clock may be off, as for the JSON services.
+const SKEW: Duration = Duration::from_secs(5 * 60);
+
+/// Answers an upgrade, and attaches the websocket to its session once the answer is out.
+pub(crate) fn answer(
+    world: &World,
+    request: Parts,
+    reset: ResetSwitch,
+    now: SystemTime,
+) -> Response<Full<Bytes>> {
+    world.calls.count("ssmmessages", "OpenDataChannel");
+    let (session, accept) = match check(world, &request, now) {
+        Ok(checked) => checked,
+        Err((status, message)) => {
+            tracing::info!(%status, message, "websocket refused");
+            let mut response = Response::new(Full::from(json!({ "message": message }).to_string()));
+            *response.status_mut() = status;
+            return response;
+        }
+    };
+    tracing::info!(session = session.id, "websocket accepted");
+    world.tasks.spawn(async move {
+        match hyper::upgrade::on(Request::from_parts(request, ())).await {
+            Ok(upgraded) => {
+                let limits = WebSocketConfig::default()
+                    .max_message_size(Some(LARGEST_MESSAGE))
+                    .max_frame_size(Some(LARGEST_MESSAGE));
+                let io = TokioIo::new(upgraded);
+                let socket = WebSocketStream::from_raw_socket(io, Role::Server, Some(limits)).await;
+                session.attach(socket, reset);
+            }
+            Err(error) => tracing::debug!(%error, session = session.id, "the client left during the upgrade"),
+        }
+    });
+    let mut response = Response::new(Full::default());
+    *response.status_mut() = StatusCode::SWITCHING_PROTOCOLS;
+    let headers = response.headers_mut();
+    headers.insert(CONNECTION, HeaderValue::from_static("Upgrade"));
+    headers.insert(UPGRADE, HeaderValue::from_static("websocket"));
+    headers.insert(SEC_WEBSOCKET_ACCEPT, accept);
+    response
+}
+
+fn check(
+    world: &World,
+    request: &Parts,
+    now: SystemTime,
+) -> Result<(Arc<Session>, HeaderValue), (StatusCode, &'static str)> {
+    let headers = &request.headers;
+    let is_upgrade = request.method == Method::GET
+        && has_token(headers, CONNECTION, "upgrade")
+        && has_token(headers, UPGRADE, "websocket");
+    let Some(key) = headers.get(SEC_WEBSOCKET_KEY).filter(|_| is_upgrade) else {
+        return Err((StatusCode::BAD_REQUEST, "this is the place of websocket upgrades"));
+    };
+    if headers
+        .get(SEC_WEBSOCKET_VERSION)
+        .is_none_or(|version| version != "13")
+    {
+        return Err((
+            StatusCode::UPGRADE_REQUIRED,
+            "websockets of version 13 alone are served",
+        ));
+    }
+    let accept = HeaderValue::from_str(&derive_accept_key(key.as_bytes()))
+        .expect("base64 is made of characters that a header may hold");
+
+    let id = request.uri.path().strip_prefix(PREFIX).unwrap_or_default();
+    let session = world.sessions.find(id);
+    verify(world, request, session.as_deref(), now).map_err(|message| (StatusCode::FORBIDDEN, message))?;
+    let session = session.ok_or((StatusCode::NOT_FOUND, "no such session"))?;
+    if session.ended().is_some() {
+        return Err((StatusCode::FORBIDDEN, "Session is already terminated"));
+    }
+    Ok((session, accept))
+}
+
+fn verify(
+    world: &World,
+    request: &Parts,
+    session: Option<&Session>,
+    now: SystemTime,
+) -> Result<(), &'static str> {
+    if !request.headers.contains_key(AUTHORIZATION) {
+        return match world.config.unsigned_upgrades {
+            UnsignedUpgrades::Accept => Ok(()),
+            UnsignedUpgrades::Refuse => Err("Missing Authentication Token"),
+        };
+    }
+    // A session of another region is told as a wrong scope; no session at all comes later, once the caller is known.
+    let regions = session.map_or(world.config.regions.as_slice(), |session| {
+        slice::from_ref(&session.region)
+    });
+    let expected = Expected {
+        service: "ssmmessages",
+        regions,
+        skew: SKEW,
+    };
+    match sigv4::verify(request, b"", &world.keys, &expected, now) {
+        Ok(_) => Ok(()),
+        Err(rejection) => {
+            tracing::info!(?rejection, "the upgrade's signature is refused");
+            Err("the signature of the upgrade is refused")
+        }
+    }
+}
+
+/// Whether a header that lists words, such as `keep-alive, Upgrade`, has this one.
+fn has_token(headers: &HeaderMap, name: HeaderName, token: &str) -> bool {
+    let values = headers
+        .get_all(name)
+        .into_iter()
+        .filter_map(|value| value.to_str().ok());
+    values
+        .flat_map(|value| value.split(','))
+        .any(|word| word.trim().eq_ignore_ascii_case(token))
+}

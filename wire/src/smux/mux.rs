@@ -1,0 +1,383 @@
+//! Streams over one ordered byte pipe.
+//!
+//! ```text
+//!             open / SYN                    finish, then the far end's FIN, or grace
+//!   (none) ──────────────► open ──────────────────────────────────────────────────────► (gone)
+//!                           │  far end's FIN: what is unsent is dropped, FIN goes back   ▲
+//!                           └────────────────────────────────────────────────────────────┘
+//! ```
+//!
+//! smux has no half-close: the agent, on FIN, writes what it has to the target and then closes it, so an answer that
+//! is still to come is lost (seen with the official agent, ssm.md section 6.4). So [`Mux::finish`] holds the FIN back
+//! until the far end has ended, or has sent nothing for the grace time.
+//!
+//! Nothing is queued ahead: bytes leave a stream only when the layer below asks for the next piece, and streams take
+//! turns, so a bulk transfer never stands before another stream's few bytes.
+
+use std::collections::{BTreeMap, VecDeque};
+use std::time::{Duration, Instant};
+
+use bytes::{BufMut, Bytes, BytesMut};
+
+use super::event::Event;
+use super::frame::{Decoder, HEADER_LENGTH, Header, Item, LONGEST_PAYLOAD, ProtocolError, StreamId};
+use super::stream::{End, Stream, Syn};
+
+/// The most of one stream that goes into a piece while other streams wait: a quarter of the largest piece.
+const TURN: usize = 4_096;
+/// How long a SYN waits for the first bytes, to share a message with them. Clients that speak first do so at once;
+/// where the server does, one millisecond is lost in a new connection.
+const SYN_GRACE: Duration = Duration::from_millis(1);
+/// The most streams the far end may have open: the official library's accept backlog, four times over.
+const MOST_ACCEPTED: usize = 4_096;
+/// The most streams there may be with those whose refusal is still to be sent; beyond, a SYN is not heard.
+const MOST_KNOWN: usize = 2 * MOST_ACCEPTED;
+
+/// Which end of the pipe a mux is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Side {
+    /// Opens streams, with the ids 3, 5, 7…
+    Client,
+    /// Accepts them.
+    Server,
+}
+
+/// How frames and the pieces of the layer below relate.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Framing {
+    /// Every frame fits in its piece, so that streams can take turns piece by piece.
+    Fitted,
+    /// Frames of up to 32 KiB span pieces, as those of the official agent do.
+    Spanning,
+}
+
+/// Many streams over one byte pipe.
+#[derive(Debug)]
+pub struct Mux {
+    side: Side,
+    framing: Framing,
+    grace: Duration,
+    next_id: Option<u32>,
+    decoder: Decoder,
+    streams: BTreeMap<StreamId, Stream>,
+    /// Streams with something to send, each once, next first.
+    ready: VecDeque<StreamId>,
+    /// A spanning frame under way, and how much of it is still to send.
+    current: Option<(StreamId, usize)>,
+    keep_alive: Option<KeepAlive>,
+    events: VecDeque<Event>,
+}
+
+#[derive(Debug)]
+struct KeepAlive {
+    interval: Duration,
+    next: Instant,
+    /// The NOP is to be sent as soon as there is room.
+    due: bool,
+}
+
+impl Mux {
+    /// A mux without streams. `grace` is how long a FIN is held back after the far end's last byte.
+    pub fn new(side: Side, framing: Framing, grace: Duration) -> Self {
+        Self {
+            side,
+            framing,
+            grace,
+            next_id: Some(3),
+            decoder: Decoder::default(),
+            streams: BTreeMap::new(),
+            ready: VecDeque::new(),
+            current: None,
+            keep_alive: None,
+            events: VecDeque::new(),
+        }
+    }
+
+    /// Sends a NOP that often from now on.
+    pub fn keep_alive(&mut self, interval: Duration, now: Instant) {
+        let next = now + interval;
+        self.keep_alive = Some(KeepAlive {
+            interval,
+            next,
+            due: false,
+        });
+    }
+
+    /// The far end could not be heard until now: held-back FINs wait for the whole grace time once more.
+    pub fn restart_grace(&mut self, now: Instant) {
+        for stream in self.streams.values_mut() {
+            if let End::Finishing(at) = &mut stream.end {
+                *at = now + self.grace;
+            }
+        }
+    }
+
+    /// Opens a stream; `None` once all ids are used up, which takes two thousand million streams.
+    pub fn open(&mut self, now: Instant) -> Option<StreamId> {
+        let number = self.next_id?;
+        self.next_id = number.checked_add(2);
+        let id = StreamId(number);
+        self.streams.insert(id, Stream::with_syn_due(now + SYN_GRACE));
+        Some(id)
+    }
+
+    /// Queues bytes on a stream. Bytes for a stream that is gone or finished are dropped.
+    pub fn write(&mut self, id: StreamId, bytes: Bytes) {
+        let Some(stream) = self.streams.get_mut(&id) else {
+            return;
+        };
+        if bytes.is_empty() || stream.end != End::Open {
+            return;
+        }
+        stream.push(bytes);
+        self.make_ready(id);
+    }
+
+    /// Returns how many writes of a stream have not wholly left it.
+    pub fn pending_writes(&self, id: StreamId) -> usize {
+        self.streams.get(&id).map_or(0, Stream::pending_writes)
+    }
+
+    /// No more bytes will be written: the stream ends once the far end has, or after the grace time.
+    pub fn finish(&mut self, id: StreamId, now: Instant) {
+        let Some(stream) = self.streams.get_mut(&id) else {
+            return;
+        };
+        if stream.end == End::Open {
+            stream.end = End::Finishing(now + self.grace);
+        }
+    }
+
+    /// Ends a stream in both directions, after what is queued.
+    pub fn close(&mut self, id: StreamId) {
+        let Some(stream) = self.streams.get_mut(&id) else {
+            return;
+        };
+        stream.end = End::Closing;
+        self.make_ready(id);
+    }
+
+    /// Ends a stream in both directions; what is queued is dropped.
+    pub fn reset(&mut self, id: StreamId) {
+        self.drop_queued(id);
+        self.close(id);
+    }
+
+    /// Takes the next bytes of the pipe.
+    pub fn receive(&mut self, mut bytes: Bytes, now: Instant) -> Result<(), ProtocolError> {
+        while let Some(item) = self.decoder.next(&mut bytes)? {
+            match item {
+                Item::Syn(id) => self.handle_syn(id),
+                Item::Data(id, piece) => self.handle_data(id, piece, now),
+                Item::Fin(id) => self.handle_fin(id),
+            }
+        }
+        Ok(())
+    }
+
+    /// A moment has come that [`Mux::poll_timeout`] named.
+    pub fn handle_timeout(&mut self, now: Instant) {
+        let mut due = Vec::new();
+        for (id, stream) in &mut self.streams {
+            if let End::Finishing(at) = stream.end
+                && at <= now
+            {
+                if stream.waiting() > 0 {
+                    // The far end hasn't got the whole question yet.
+                    stream.end = End::Finishing(now + self.grace);
+                } else {
+                    stream.end = End::Closing;
+                    due.push(*id);
+                }
+            }
+            if let Syn::Due(at) = stream.syn
+                && at <= now
+            {
+                due.push(*id);
+            }
+        }
+        for id in due {
+            self.make_ready(id);
+        }
+        if let Some(keep_alive) = &mut self.keep_alive
+            && keep_alive.next <= now
+        {
+            keep_alive.next = now + keep_alive.interval;
+            keep_alive.due = true;
+        }
+    }
+
+    /// Returns when [`Mux::handle_timeout`] wants to be called.
+    pub fn poll_timeout(&self) -> Option<Instant> {
+        let times = self.streams.values().flat_map(|stream| {
+            let syn = match stream.syn {
+                Syn::Due(at) if !stream.queued => Some(at),
+                Syn::Due(_) | Syn::Done => None,
+            };
+            let fin = match stream.end {
+                End::Finishing(at) => Some(at),
+                End::Open | End::Closing => None,
+            };
+            [syn, fin]
+        });
+        let keep_alive = self.keep_alive.as_ref().map(|keep_alive| keep_alive.next);
+        times.flatten().chain(keep_alive).min()
+    }
+
+    /// Returns whether [`Mux::poll_bytes`] has something to give.
+    pub fn wants_to_send(&self) -> bool {
+        let keep_alive = self.keep_alive.as_ref().is_some_and(|keep_alive| keep_alive.due);
+        self.current.is_some() || !self.ready.is_empty() || keep_alive
+    }
+
+    /// Returns the next piece of the pipe, of at most `limit` bytes: frames of all streams that have some, in turns.
+    /// `limit` must hold a header and a byte.
+    pub fn poll_bytes(&mut self, limit: usize) -> Option<Bytes> {
+        if !self.wants_to_send() {
+            return None;
+        }
+        let mut piece = BytesMut::with_capacity(limit);
+        while piece.len() < limit {
+            if let Some((id, missing)) = self.current.take() {
+                let room = limit - piece.len();
+                let stream = self.streams.get_mut(&id);
+                let sent = stream.map_or(0, |stream| stream.move_into(&mut piece, missing.min(room)));
+                if sent < missing && sent > 0 {
+                    self.current = Some((id, missing - sent));
+                } else {
+                    self.after_turn(id);
+                }
+                continue;
+            }
+            if piece.len() + HEADER_LENGTH >= limit {
+                break;
+            }
+            if self
+                .keep_alive
+                .as_mut()
+                .is_some_and(|keep_alive| std::mem::take(&mut keep_alive.due))
+            {
+                piece.put_slice(&Header::Nop.encode());
+                continue;
+            }
+            let Some(id) = self.ready.pop_front() else { break };
+            self.begin_turn(id, limit, &mut piece);
+        }
+        (!piece.is_empty()).then(|| piece.freeze())
+    }
+
+    /// Returns the next thing that happened.
+    pub fn poll_event(&mut self) -> Option<Event> {
+        self.events.pop_front()
+    }
+
+    /// Returns the streams there are.
+    pub fn streams(&self) -> impl Iterator<Item = StreamId> + '_ {
+        self.streams.keys().copied()
+    }
+
+    fn handle_syn(&mut self, id: StreamId) {
+        if self.side == Side::Client || self.streams.contains_key(&id) || self.streams.len() >= MOST_KNOWN {
+            return;
+        }
+        self.streams.insert(id, Stream::default());
+        if self.streams.len() > MOST_ACCEPTED {
+            self.close(id);
+            return;
+        }
+        self.events.push_back(Event::Opened(id));
+    }
+
+    fn handle_data(&mut self, id: StreamId, piece: Bytes, now: Instant) {
+        let Some(stream) = self.streams.get_mut(&id) else {
+            return;
+        };
+        stream.heard = true;
+        if let End::Finishing(at) = &mut stream.end {
+            *at = now + self.grace;
+        }
+        if stream.end != End::Closing {
+            self.events.push_back(Event::Data(id, piece));
+        }
+    }
+
+    fn handle_fin(&mut self, id: StreamId) {
+        let Some(stream) = self.streams.get_mut(&id) else {
+            return;
+        };
+        // A stream whose FIN is queued already has nobody left to tell.
+        if stream.end != End::Closing {
+            self.events.push_back(Event::Finished {
+                id,
+                silent: !stream.heard,
+            });
+        }
+        self.reset(id);
+    }
+
+    fn make_ready(&mut self, id: StreamId) {
+        let Some(stream) = self.streams.get_mut(&id) else {
+            return;
+        };
+        if !stream.queued {
+            stream.queued = true;
+            self.ready.push_back(id);
+        }
+    }
+
+    /// Writes the SYN, data frame or FIN that a stream is due.
+    fn begin_turn(&mut self, id: StreamId, limit: usize, piece: &mut BytesMut) {
+        let alone = self.ready.is_empty();
+        let Some(stream) = self.streams.get_mut(&id) else {
+            return;
+        };
+        if stream.syn != Syn::Done {
+            stream.syn = Syn::Done;
+            piece.put_slice(&Header::Syn(id).encode());
+            if piece.len() + HEADER_LENGTH >= limit {
+                self.ready.push_front(id);
+                return;
+            }
+        }
+        let waiting = stream.waiting();
+        if waiting == 0 {
+            stream.queued = false;
+            if stream.end == End::Closing {
+                piece.put_slice(&Header::Fin(id).encode());
+                self.streams.remove(&id);
+            }
+            return;
+        }
+        let room = match self.framing {
+            Framing::Fitted if alone => limit - piece.len() - HEADER_LENGTH,
+            Framing::Fitted => TURN.min(limit - piece.len() - HEADER_LENGTH),
+            Framing::Spanning => LONGEST_PAYLOAD,
+        };
+        let length = waiting.min(room).min(LONGEST_PAYLOAD);
+        piece.put_slice(&Header::Psh(id, length as u16).encode());
+        self.current = Some((id, length));
+    }
+
+    /// A frame is through: the stream gets in line again if it has more, or its end, to send.
+    fn after_turn(&mut self, id: StreamId) {
+        let Some(stream) = self.streams.get_mut(&id) else {
+            return;
+        };
+        stream.queued = false;
+        if stream.waiting() > 0 || stream.end == End::Closing {
+            self.make_ready(id);
+        }
+    }
+
+    /// Drops what a stream has not sent, except what the frame under way has promised.
+    fn drop_queued(&mut self, id: StreamId) {
+        let Some(stream) = self.streams.get_mut(&id) else {
+            return;
+        };
+        let promised = self
+            .current
+            .filter(|(current, _)| *current == id)
+            .map_or(0, |(_, length)| length);
+        stream.truncate(promised);
+    }
+}

@@ -1,0 +1,269 @@
+//! The reliable channel: numbers, acknowledges, sends again, puts in order, pauses. One direction is ours, one the
+//! peer's; both sides of a session are this machine.
+//!
+//! ```text
+//!   sending    send ─► sent, un-acknowledged ─ack─► gone
+//!                        │  ▲
+//!                timeout,│  │ poll_transmit: the same bytes
+//!                attach  ▼  │
+//!                      to be sent again, lowest first
+//!
+//!   receiving  number < expected   acknowledge again
+//!              number = expected   acknowledge, deliver, then what waited
+//!              number > expected   acknowledge, keep; if there is no room: drop
+//! ```
+//!
+//! Every well-formed data message is acknowledged, duplicates too: the official agent sends only its oldest message
+//! again, so one lost acknowledgement would stall it for ever (ssm.md section 7.5).
+
+mod incoming;
+mod outgoing;
+mod stamps;
+
+use std::time::{Duration, Instant};
+
+use bytes::Bytes;
+
+use self::incoming::{Ack, Incoming};
+use self::outgoing::Outgoing;
+pub(crate) use self::stamps::Stamps;
+use super::message::{Kind, Message, PayloadType};
+use super::payload::{self, Acknowledge};
+use super::policy::{Policy, Resend};
+
+/// Which side of the session a channel is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Role {
+    Client,
+    Agent,
+}
+
+/// While paused, one message is sent again this often, to learn of the end of the pause.
+const PAUSE_PROBE: Duration = Duration::from_secs(1);
+
+/// The reliable channel of one side.
+pub(crate) struct Channel {
+    role: Role,
+    stamps: Stamps,
+    presence: Presence,
+    outgoing: Outgoing,
+    incoming: Incoming,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Presence {
+    /// There is no websocket.
+    Away,
+    /// There is one.
+    Here,
+    /// There is one, and the service says that the other side is away.
+    Paused { since: Instant, probe: Instant },
+}
+
+impl Channel {
+    pub(crate) fn new(role: Role, policy: Policy, stamps: Stamps) -> Self {
+        Self {
+            role,
+            stamps,
+            presence: Presence::Away,
+            outgoing: Outgoing::new(policy),
+            incoming: Incoming::default(),
+        }
+    }
+
+    /// There is a websocket. A client sends everything un-acknowledged again, lowest first, and repeats its latest
+    /// acknowledgements; nothing tells the agent of a resume.
+    pub(crate) fn attach(&mut self) {
+        self.presence = Presence::Here;
+        match self.outgoing.resend() {
+            Resend::All => {
+                self.outgoing.send_all_again();
+                self.incoming.repeat_acks();
+            }
+            Resend::Oldest => self.incoming.forget_acks(),
+        }
+    }
+
+    /// The websocket is gone.
+    pub(crate) fn detach(&mut self) {
+        if self.presence != Presence::Away {
+            self.outgoing.trouble();
+        }
+        self.presence = Presence::Away;
+        self.outgoing.lost_flight();
+    }
+
+    /// The service says that the other side is away: new data stops.
+    pub(crate) fn pause(&mut self, now: Instant) {
+        if self.presence == Presence::Here {
+            self.presence = Presence::Paused {
+                since: now,
+                probe: now + PAUSE_PROBE,
+            };
+            self.outgoing.trouble();
+            self.outgoing.rest();
+        }
+    }
+
+    /// The other side is there, as the service says or a frame of it shows.
+    pub(crate) fn resume(&mut self) {
+        if matches!(self.presence, Presence::Paused { .. }) {
+            self.presence = Presence::Here;
+            if self.outgoing.resend() == Resend::All {
+                self.outgoing.send_all_again();
+            }
+        }
+    }
+
+    /// The service says that the other side has just come: what it can't have is sent again at once.
+    pub(crate) fn peer_is_back(&mut self, now: Instant) {
+        self.resume();
+        if self.presence == Presence::Here && self.outgoing.resend() == Resend::All {
+            self.outgoing.send_overdue_again(now);
+        }
+    }
+
+    /// Returns since when the channel has been paused.
+    pub(crate) fn paused_since(&self) -> Option<Instant> {
+        match self.presence {
+            Presence::Paused { since, .. } => Some(since),
+            Presence::Away | Presence::Here => None,
+        }
+    }
+
+    /// The peer discards duplicates without a word: agents before 3.2.1041.0 do.
+    pub(crate) fn peer_is_silent_on_duplicates(&mut self) {
+        self.outgoing.peer_is_silent_on_duplicates();
+    }
+
+    /// Returns how many bytes a new data message may carry now; `None` when none may be sent.
+    pub(crate) fn room(&self, now: Instant) -> Option<usize> {
+        if self.presence == Presence::Here {
+            self.outgoing.room(now)
+        } else {
+            None
+        }
+    }
+
+    /// Returns when pacing lets the next data message leave, if nothing else stands in its way.
+    pub(crate) fn room_at(&self, now: Instant) -> Option<Instant> {
+        if self.presence == Presence::Here {
+            self.outgoing.room_at(now)
+        } else {
+            None
+        }
+    }
+
+    /// Returns whether both sides are there, as far as is known.
+    pub(crate) fn is_open(&self) -> bool {
+        self.presence == Presence::Here
+    }
+
+    /// Returns whether messages that steer the session, which know no window, may be sent.
+    pub(crate) fn is_attached(&self) -> bool {
+        self.presence != Presence::Away
+    }
+
+    /// Returns whether everything sent was acknowledged.
+    pub(crate) fn is_drained(&self) -> bool {
+        self.outgoing.is_drained()
+    }
+
+    /// Numbers and keeps a data message; returns its frame, to be sent now.
+    pub(crate) fn send(&mut self, payload_type: PayloadType, payload: Bytes, now: Instant) -> Bytes {
+        let length = payload.len();
+        let sequence = self.outgoing.next_sequence();
+        // Only the agent marks its first message; no known peer reads it.
+        let flags = u64::from(self.role == Role::Agent && sequence == 0);
+        let (kind, _) = self.role.kinds();
+        let frame = self
+            .stamps
+            .message(kind, sequence, flags, payload_type, payload, now)
+            .encode();
+        self.outgoing.keep(frame.clone(), length, now);
+        frame
+    }
+
+    /// Returns the next acknowledgement, or message to be sent again.
+    pub(crate) fn poll_transmit(&mut self, now: Instant) -> Option<Bytes> {
+        if self.presence == Presence::Away {
+            return None;
+        }
+        if let Some(ack) = self.incoming.poll_ack() {
+            return Some(self.acknowledgement(ack, now));
+        }
+        self.outgoing.poll_again(now)
+    }
+
+    /// A moment has come that [`Channel::poll_timeout`] named.
+    pub(crate) fn handle_timeout(&mut self, now: Instant) {
+        match self.presence {
+            Presence::Away => {}
+            Presence::Here => self.outgoing.handle_timeout(now),
+            Presence::Paused { since, probe } => {
+                if probe <= now && self.role == Role::Client {
+                    self.presence = Presence::Paused {
+                        since,
+                        probe: now + PAUSE_PROBE,
+                    };
+                    self.outgoing.send_oldest_again();
+                }
+            }
+        }
+    }
+
+    /// Returns when [`Channel::handle_timeout`] wants to be called.
+    pub(crate) fn poll_timeout(&self) -> Option<Instant> {
+        match self.presence {
+            Presence::Away => None,
+            Presence::Here => self.outgoing.poll_timeout(),
+            Presence::Paused { probe, .. } => {
+                (self.role == Role::Client && !self.outgoing.is_drained()).then_some(probe)
+            }
+        }
+    }
+
+    /// Takes a data message of the peer.
+    pub(crate) fn receive(&mut self, message: Message) {
+        self.incoming.receive(message);
+    }
+
+    /// Returns the peer's next message in order.
+    pub(crate) fn poll_delivery(&mut self) -> Option<Message> {
+        self.incoming.poll_delivery()
+    }
+
+    /// The peer has one of our messages. Numbers that are unknown, or known to have arrived, change nothing.
+    pub(crate) fn handle_ack(&mut self, sequence: u64, now: Instant) {
+        self.outgoing.handle_ack(sequence, now);
+    }
+
+    /// Returns what dates and names the messages of this side.
+    pub(crate) fn stamps(&mut self) -> &mut Stamps {
+        &mut self.stamps
+    }
+
+    fn acknowledgement(&mut self, ack: Ack, now: Instant) -> Bytes {
+        let (_, kind) = self.role.kinds();
+        let body = payload::json(&Acknowledge {
+            acknowledged_message_type: kind.to_string(),
+            acknowledged_message_id: ack.id,
+            acknowledged_message_sequence_number: ack.sequence,
+            is_sequential_message: true,
+        });
+        // Flags 3: some Windows agents were seen to reject acknowledgements with SYN alone (ssm.md section 3.5).
+        self.stamps
+            .message(Kind::Acknowledge, 0, 3, PayloadType::Undefined, body, now)
+            .encode()
+    }
+}
+
+impl Role {
+    /// The kinds of our data messages and of the peer's.
+    pub(crate) fn kinds(self) -> (Kind, Kind) {
+        match self {
+            Self::Client => (Kind::InputStreamData, Kind::OutputStreamData),
+            Self::Agent => (Kind::OutputStreamData, Kind::InputStreamData),
+        }
+    }
+}

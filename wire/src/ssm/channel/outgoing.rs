@@ -1,0 +1,320 @@
+//! Our direction of a channel: keeps what is un-acknowledged, and decides what is sent again.
+
+use std::collections::{BTreeSet, VecDeque};
+use std::time::{Duration, Instant};
+
+use bytes::Bytes;
+
+use crate::ssm::policy::{Policy, Resend};
+use crate::ssm::rtt::RoundTrip;
+
+/// The most messages un-acknowledged: the official client's list.
+const MOST_SENT: usize = 10_000;
+/// The official side looks at its oldest message this often.
+const TICK: Duration = Duration::from_millis(100);
+/// Later acknowledgements after which a message counts as lost.
+const OVERTAKEN: u32 = 3;
+/// How far behind the oldest un-acknowledged message later acknowledgements are compared.
+const OVERTAKEN_REACH: usize = 64;
+/// Sendings after which an agent that is silent on duplicates is believed to have the message.
+const BELIEVED_AFTER: u32 = 6;
+
+/// Our messages.
+pub(super) struct Outgoing {
+    policy: Policy,
+    round_trip: RoundTrip,
+    silent_on_duplicates: bool,
+    next_sequence: u64,
+    /// From the oldest un-acknowledged message on, without gaps in the numbers.
+    sent: VecDeque<Sent>,
+    unacknowledged: usize,
+    highest_acknowledged: Option<u64>,
+    /// Each sending with its time, oldest first; entries that a later sending or an acknowledgement made stale stay
+    /// until they come to the front.
+    flight: VecDeque<(Instant, u64)>,
+    again: BTreeSet<u64>,
+    last_tick: Option<Instant>,
+}
+
+struct Sent {
+    frame: Bytes,
+    length: usize,
+    last_sent: Instant,
+    times_sent: u32,
+    overtaken: u32,
+    acknowledged: bool,
+}
+
+impl Outgoing {
+    pub(super) fn new(policy: Policy) -> Self {
+        Self {
+            round_trip: RoundTrip::new(policy.limits),
+            policy,
+            silent_on_duplicates: false,
+            next_sequence: 0,
+            sent: VecDeque::new(),
+            unacknowledged: 0,
+            highest_acknowledged: None,
+            flight: VecDeque::new(),
+            again: BTreeSet::new(),
+            last_tick: None,
+        }
+    }
+
+    /// Returns which un-acknowledged messages this side sends again.
+    pub(super) fn resend(&self) -> Resend {
+        self.policy.resend
+    }
+
+    /// The peer discards duplicates without a word: agents before 3.2.1041.0 do.
+    pub(super) fn peer_is_silent_on_duplicates(&mut self) {
+        self.silent_on_duplicates = true;
+    }
+
+    /// The service paused or the websocket was lost: larger messages may be why.
+    pub(super) fn trouble(&mut self) {
+        self.policy.chunk.trouble();
+    }
+
+    /// Returns how many bytes a new message may carry now; `None` when none may be sent.
+    pub(super) fn room(&self, now: Instant) -> Option<usize> {
+        (self.has_room() && self.policy.pace.wait_until(now).is_none()).then(|| self.policy.chunk.size())
+    }
+
+    /// Returns when pacing lets the next message leave, if nothing else stands in its way.
+    pub(super) fn room_at(&self, now: Instant) -> Option<Instant> {
+        if self.has_room() {
+            self.policy.pace.wait_until(now)
+        } else {
+            None
+        }
+    }
+
+    /// Returns whether everything sent was acknowledged.
+    pub(super) fn is_drained(&self) -> bool {
+        self.sent.is_empty()
+    }
+
+    /// Returns the number that the next new message has.
+    pub(super) fn next_sequence(&self) -> u64 {
+        self.next_sequence
+    }
+
+    /// Keeps a new message with [`Outgoing::next_sequence`], which is sent now.
+    pub(super) fn keep(&mut self, frame: Bytes, length: usize, now: Instant) {
+        self.flight.push_back((now, self.next_sequence));
+        self.next_sequence += 1;
+        self.unacknowledged += length;
+        self.sent.push_back(Sent {
+            frame,
+            length,
+            last_sent: now,
+            times_sent: 1,
+            overtaken: 0,
+            acknowledged: false,
+        });
+        self.policy.pace.sent(now);
+    }
+
+    /// Returns the next message to be sent again, lowest first.
+    pub(super) fn poll_again(&mut self, now: Instant) -> Option<Bytes> {
+        while let Some(sequence) = self.again.pop_first() {
+            if let Some(frame) = self.send_again(sequence, now) {
+                return Some(frame);
+            }
+        }
+        None
+    }
+
+    /// Everything un-acknowledged is to be sent again.
+    pub(super) fn send_all_again(&mut self) {
+        let Some(first) = self.first_sequence() else {
+            return;
+        };
+        self.again = (first..self.next_sequence).collect();
+        self.flight.clear();
+    }
+
+    /// What can't have arrived, were it still under way, is to be sent again.
+    pub(super) fn send_overdue_again(&mut self, now: Instant) {
+        self.expire_flight(self.round_trip.smoothed(), now);
+    }
+
+    /// The oldest un-acknowledged message is to be sent again.
+    pub(super) fn send_oldest_again(&mut self) {
+        self.again.extend(self.first_sequence());
+    }
+
+    /// Nothing is sent for now.
+    pub(super) fn rest(&mut self) {
+        self.again.clear();
+    }
+
+    /// The websocket, and all that was under way, is gone.
+    pub(super) fn lost_flight(&mut self) {
+        self.again.clear();
+        self.flight.clear();
+    }
+
+    /// A moment has come that [`Outgoing::poll_timeout`] named.
+    pub(super) fn handle_timeout(&mut self, now: Instant) {
+        match self.policy.resend {
+            Resend::All => {
+                if self.expire_flight(self.round_trip.timeout(), now) {
+                    self.round_trip.back_off();
+                }
+            }
+            Resend::Oldest => {
+                if self.next_tick().is_some_and(|due| due <= now) {
+                    self.last_tick = Some(now);
+                    self.send_oldest_again();
+                }
+            }
+        }
+    }
+
+    /// Returns when [`Outgoing::handle_timeout`] wants to be called.
+    pub(super) fn poll_timeout(&self) -> Option<Instant> {
+        match self.policy.resend {
+            Resend::All => self
+                .flight
+                .front()
+                .map(|(sent, _)| *sent + self.round_trip.timeout()),
+            Resend::Oldest => self.next_tick(),
+        }
+    }
+
+    /// The peer has one of our messages. Numbers that are unknown, or known to have arrived, change nothing.
+    pub(super) fn handle_ack(&mut self, sequence: u64, now: Instant) {
+        let Some(index) = self
+            .first_sequence()
+            .and_then(|first| sequence.checked_sub(first))
+        else {
+            return;
+        };
+        let index = usize::try_from(index).unwrap_or(usize::MAX);
+        let Some(sent) = self.sent.get_mut(index).filter(|sent| !sent.acknowledged) else {
+            return;
+        };
+        sent.acknowledged = true;
+        let (sent_at, length) = (sent.last_sent, sent.length);
+        if sent.times_sent == 1 {
+            self.round_trip.sample(now.saturating_duration_since(sent_at));
+            self.policy.chunk.acknowledged(length);
+        }
+        self.unacknowledged -= length;
+        self.highest_acknowledged = self.highest_acknowledged.max(Some(sequence));
+        if self.policy.resend == Resend::All && index > 0 {
+            self.notice_overtaken(index, sent_at);
+        }
+        self.drop_acknowledged();
+    }
+
+    fn has_room(&self) -> bool {
+        let next = self.unacknowledged.saturating_add(self.policy.chunk.size());
+        let fits = next <= self.policy.window && self.sent.len() < MOST_SENT;
+        self.again.is_empty() && (fits || self.needs_witness())
+    }
+
+    /// Returns whether only a new message can show that the old ones arrived: a cut swallowed the acknowledgements of
+    /// a whole window, and the peer doesn't repeat them.
+    fn needs_witness(&self) -> bool {
+        self.silent_on_duplicates
+            && self
+                .sent
+                .back()
+                .is_some_and(|sent| sent.times_sent >= BELIEVED_AFTER)
+    }
+
+    fn first_sequence(&self) -> Option<u64> {
+        (!self.sent.is_empty()).then(|| self.next_sequence - self.sent.len() as u64)
+    }
+
+    fn sent_mut(&mut self, sequence: u64) -> Option<&mut Sent> {
+        let index = sequence.checked_sub(self.first_sequence()?)?;
+        let sent = self.sent.get_mut(usize::try_from(index).ok()?)?;
+        (!sent.acknowledged).then_some(sent)
+    }
+
+    fn send_again(&mut self, sequence: u64, now: Instant) -> Option<Bytes> {
+        let sent = self.sent_mut(sequence)?;
+        sent.last_sent = now;
+        sent.times_sent += 1;
+        sent.overtaken = 0;
+        let frame = sent.frame.clone();
+        self.flight.push_back((now, sequence));
+        Some(frame)
+    }
+
+    /// Marks what was sent `timeout` ago or earlier to be sent again; returns whether there was any.
+    fn expire_flight(&mut self, timeout: Duration, now: Instant) -> bool {
+        let mut expired = false;
+        while let Some((sent_at, sequence)) = self.flight.front().copied() {
+            let live = self
+                .sent_mut(sequence)
+                .is_some_and(|sent| sent.last_sent == sent_at);
+            if live && sent_at + timeout > now {
+                break;
+            }
+            self.flight.pop_front();
+            if live && !self.believe(sequence) {
+                self.again.insert(sequence);
+                expired = true;
+            }
+        }
+        expired
+    }
+
+    /// With an agent that never acknowledges twice, a message sent often while later ones were acknowledged must have
+    /// arrived: only its acknowledgement was lost.
+    fn believe(&mut self, sequence: u64) -> bool {
+        let overtaken = self
+            .highest_acknowledged
+            .is_some_and(|highest| highest > sequence);
+        if !self.silent_on_duplicates || !overtaken {
+            return false;
+        }
+        let Some(sent) = self
+            .sent_mut(sequence)
+            .filter(|sent| sent.times_sent >= BELIEVED_AFTER)
+        else {
+            return false;
+        };
+        sent.acknowledged = true;
+        let length = sent.length;
+        self.unacknowledged -= length;
+        self.drop_acknowledged();
+        true
+    }
+
+    fn notice_overtaken(&mut self, index: usize, by: Instant) {
+        let Some(first) = self.first_sequence() else {
+            return;
+        };
+        let before = self.sent.iter_mut().take(index.min(OVERTAKEN_REACH)).enumerate();
+        for (offset, sent) in before {
+            if sent.acknowledged || sent.last_sent > by {
+                continue;
+            }
+            sent.overtaken += 1;
+            if sent.overtaken == OVERTAKEN && sent.times_sent == 1 {
+                self.again.insert(first + offset as u64);
+            }
+        }
+    }
+
+    fn drop_acknowledged(&mut self) {
+        while self.sent.front().is_some_and(|sent| sent.acknowledged) {
+            self.sent.pop_front();
+        }
+        if self.sent.is_empty() {
+            self.flight.clear();
+        }
+    }
+
+    fn next_tick(&self) -> Option<Instant> {
+        let oldest = self.sent.front()?;
+        let due = oldest.last_sent + self.round_trip.timeout();
+        Some(self.last_tick.map_or(due, |last| due.max(last + TICK)))
+    }
+}

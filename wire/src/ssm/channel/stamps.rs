@@ -1,0 +1,55 @@
+//! Where message ids and dates come from: a seed and a pair of clock readings that the driver took.
+
+use std::time::{Duration, Instant};
+
+use bytes::Bytes;
+use uuid::Uuid;
+
+use crate::ssm::message::{self, Kind, Message, PayloadType};
+
+/// Makes messages of one side, each with a new id and the present date.
+#[derive(Debug)]
+pub(crate) struct Stamps {
+    random: fastrand::Rng,
+    began: Instant,
+    began_unix: Duration,
+}
+
+impl Stamps {
+    /// `began_unix` is the time since 1970 at `began`.
+    pub(crate) fn new(seed: u64, began: Instant, began_unix: Duration) -> Self {
+        Self {
+            random: fastrand::Rng::with_seed(seed),
+            began,
+            began_unix,
+        }
+    }
+
+    pub(crate) fn id(&mut self) -> Uuid {
+        uuid::Builder::from_random_bytes(self.random.u128(..).to_ne_bytes()).into_uuid()
+    }
+
+    pub(crate) fn message(
+        &mut self,
+        kind: Kind,
+        sequence: u64,
+        flags: u64,
+        payload_type: PayloadType,
+        payload: Bytes,
+        now: Instant,
+    ) -> Message {
+        let since_1970 = self.began_unix + now.saturating_duration_since(self.began);
+        let created = u64::try_from(since_1970.as_millis()).unwrap_or(u64::MAX).max(1);
+        let digest = message::digest(&payload);
+        Message {
+            kind,
+            created,
+            sequence,
+            flags,
+            id: self.id(),
+            digest,
+            payload_type,
+            payload,
+        }
+    }
+}

@@ -1,0 +1,140 @@
+//! What a session does with the peer's messages, once they are in order.
+
+use std::time::{Duration, Instant};
+
+use bytes::Bytes;
+
+use super::{Event, Session, Stage};
+use crate::smux::{self, Mux, Side};
+use crate::ssm::channel::Role;
+use crate::ssm::handshake::{self, HandshakeError};
+use crate::ssm::message::{Flag, Message, PayloadType};
+use crate::ssm::payload::HandshakeComplete;
+
+/// How often an old agent is told that we are there: the official library's interval. An agent that hears nothing
+/// between two ticks of 30 s closes all its streams (plugin issues 83 and 93).
+const KEEP_ALIVE: Duration = Duration::from_secs(10);
+
+impl Session {
+    pub(super) fn deliver(&mut self, message: Message, now: Instant) {
+        let payload = message.payload;
+        match (message.payload_type, self.role) {
+            (PayloadType::Output, _) => self.deliver_output(payload, now),
+            (PayloadType::HandshakeRequest, Role::Client) => self.deliver_request(&payload),
+            (PayloadType::HandshakeComplete, Role::Client) => self.deliver_complete(&payload, now),
+            (PayloadType::HandshakeResponse, Role::Agent) => self.deliver_response(&payload, now),
+            (PayloadType::Flag, role) => match (Flag::from_payload(&payload), role) {
+                (Some(Flag::ConnectToPortError), Role::Client) => self.refusals += 1,
+                (Some(Flag::TerminateSession), Role::Agent) => self.events.push_back(Event::Terminate),
+                (Some(_) | None, Role::Client | Role::Agent) => {}
+            },
+            (
+                PayloadType::HandshakeRequest
+                | PayloadType::HandshakeComplete
+                | PayloadType::HandshakeResponse
+                | PayloadType::Undefined
+                | PayloadType::Other(_),
+                Role::Client | Role::Agent,
+            ) => {}
+        }
+    }
+
+    fn deliver_request(&mut self, payload: &[u8]) {
+        // A second answer, which would have a new number, blocks the official agent's reader (ssm.md trap 39).
+        if !matches!(self.stage, Stage::Greeting) {
+            return;
+        }
+        match handshake::answer(payload) {
+            Ok((response, offer)) => {
+                self.steering
+                    .push_back((PayloadType::HandshakeResponse, response));
+                match offer {
+                    Ok(offer) => self.stage = Stage::Agreed(offer),
+                    Err(error) => self.end(error.into()),
+                }
+            }
+            Err(error) => self.end(error.into()),
+        }
+    }
+
+    fn deliver_complete(&mut self, payload: &[u8], now: Instant) {
+        let Stage::Agreed(offer) = &self.stage else { return };
+        let offer = offer.clone();
+        if !offer.acknowledges_duplicates {
+            self.channel.peer_is_silent_on_duplicates();
+        }
+        self.can_terminate = offer.understands_terminate;
+        let customer_message = serde_json::from_slice::<HandshakeComplete>(payload)
+            .map(|body| body.customer_message)
+            .unwrap_or_default();
+        let mut mux = Mux::new(Side::Client, self.framing, self.origin.half_close_grace);
+        if offer.wants_keep_alives {
+            mux.keep_alive(KEEP_ALIVE, now);
+        }
+        self.run(
+            mux,
+            Event::Ready {
+                agent_version: offer.agent_version,
+                customer_message,
+            },
+        );
+    }
+
+    fn deliver_response(&mut self, payload: &[u8], now: Instant) {
+        if !matches!(self.stage, Stage::Greeting) {
+            return;
+        }
+        match handshake::judge(payload) {
+            Ok(()) => {
+                let took = now.saturating_duration_since(self.origin.began).as_nanos();
+                let complete = handshake::complete(u64::try_from(took).unwrap_or(u64::MAX));
+                self.steering
+                    .push_back((PayloadType::HandshakeComplete, complete));
+                let ready = Event::Ready {
+                    agent_version: String::new(),
+                    customer_message: String::new(),
+                };
+                self.run(
+                    Mux::new(Side::Server, self.framing, self.origin.half_close_grace),
+                    ready,
+                );
+            }
+            Err(error) => self.end(error.into()),
+        }
+    }
+
+    fn run(&mut self, mux: Mux, ready: Event) {
+        self.deadline = None;
+        self.stage = Stage::Running(mux);
+        self.events.push_back(ready);
+    }
+
+    fn deliver_output(&mut self, payload: Bytes, now: Instant) {
+        let mux = match &mut self.stage {
+            Stage::Running(mux) => mux,
+            // Output without a handshake is how a shell begins (ssm.md section 5.5). An agent throws early data away.
+            Stage::Greeting if self.role == Role::Client => {
+                return self.end(HandshakeError::NotPort("shell".to_owned()).into());
+            }
+            Stage::Greeting | Stage::Agreed(_) | Stage::Ended => return,
+        };
+        let received = mux.receive(payload, now);
+        while let Some(event) = mux.poll_event() {
+            let event = match event {
+                smux::Event::Opened(id) => Event::Opened(id),
+                smux::Event::Data(id, bytes) => Event::Data(id, bytes),
+                // The flag that tells of a failed dial names no stream; the FIN of a stream that never had a byte
+                // follows it (ssm.md section 6.3).
+                smux::Event::Finished { id, silent: true } if self.refusals > 0 => {
+                    self.refusals -= 1;
+                    Event::Refused(id)
+                }
+                smux::Event::Finished { id, .. } => Event::Finished(id),
+            };
+            self.events.push_back(event);
+        }
+        if let Err(error) = received {
+            self.end(error.into());
+        }
+    }
+}

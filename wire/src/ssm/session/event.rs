@@ -1,0 +1,91 @@
+//! What comes out of a session: frames to send, and what happened.
+
+use std::fmt;
+
+use bytes::Bytes;
+
+use crate::smux::{ProtocolError, StreamId};
+use crate::ssm::handshake::HandshakeError;
+
+/// What a driver sends as one websocket message.
+#[derive(Clone, PartialEq, Eq)]
+pub enum Frame {
+    /// A text message. It holds the token: a secret.
+    Text(String),
+    /// A binary message.
+    Binary(Bytes),
+}
+
+/// What happened in a session.
+#[derive(Clone, PartialEq, Eq)]
+pub enum Event {
+    /// Data may flow.
+    Ready {
+        /// The agent's version, for a client; empty for an agent.
+        agent_version: String,
+        /// To be shown to the user, if not empty.
+        customer_message: String,
+    },
+    /// Agent: the client opened a stream.
+    Opened(StreamId),
+    /// Bytes of a stream came.
+    Data(StreamId, Bytes),
+    /// The far end of a stream ended it; the stream is gone.
+    Finished(StreamId),
+    /// Client: the target refused a stream; the stream is gone.
+    Refused(StreamId),
+    /// The service says that the other side is away; nothing is lost yet.
+    Paused,
+    /// The other side is there again.
+    Resumed,
+    /// Client: the pause has lasted so long that AWS should be asked whether the session lives.
+    Doubtful,
+    /// Agent: the client asks to end the session.
+    Terminate,
+    /// The session has ended and can't be resumed.
+    Ended(End),
+}
+
+/// Why a session has ended.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum End {
+    /// The service closed it, in its own words, which may be none.
+    #[error("{}", if .0.is_empty() { "the session was ended by the far side" } else { .0.as_str() })]
+    ChannelClosed(String),
+    /// The handshake failed.
+    #[error(transparent)]
+    Handshake(#[from] HandshakeError),
+    /// The handshake took longer than a minute.
+    #[error("no handshake within a minute of opening the data channel")]
+    HandshakeTimeout,
+    /// The bytes of the session are not smux.
+    #[error(transparent)]
+    Protocol(#[from] ProtocolError),
+}
+
+impl fmt::Debug for Frame {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Text(_) => f.write_str("Text"),
+            Self::Binary(frame) => write!(f, "Binary({} bytes)", frame.len()),
+        }
+    }
+}
+
+impl fmt::Debug for Event {
+    /// Everything but the bytes, which are the user's.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Ready { agent_version, .. } => write!(f, "Ready(agent {agent_version})"),
+            Self::Opened(id) => write!(f, "Opened({id})"),
+            Self::Data(id, bytes) => write!(f, "Data({id}, {} bytes)", bytes.len()),
+            Self::Finished(id) => write!(f, "Finished({id})"),
+            Self::Refused(id) => write!(f, "Refused({id})"),
+            Self::Paused => f.write_str("Paused"),
+            Self::Resumed => f.write_str("Resumed"),
+            Self::Doubtful => f.write_str("Doubtful"),
+            Self::Terminate => f.write_str("Terminate"),
+            Self::Ended(end) => write!(f, "Ended({end:?})"),
+        }
+    }
+}

@@ -1,0 +1,36 @@
+//! What a session is told when it is made.
+
+use std::collections::BTreeMap;
+use std::time::{Duration, Instant};
+
+use crate::smux::Framing;
+use crate::ssm::policy::Policy;
+
+/// What a session can't find out by itself.
+#[derive(Debug, Clone, Copy)]
+pub struct Origin {
+    /// Where message ids come from. They need to differ, not to be secret.
+    pub seed: u64,
+    /// A reading of the monotonic clock…
+    pub began: Instant,
+    /// …and of the wall clock at the same moment, as time since 1970.
+    pub began_unix: Duration,
+    /// How long a stream's FIN is held back after the far end's last byte: smux has no half-close.
+    pub half_close_grace: Duration,
+}
+
+/// How an agent presents itself.
+#[derive(Debug, Clone)]
+pub struct AgentOptions {
+    /// Its version, four numbers.
+    pub version: String,
+    /// The properties of the session document.
+    pub properties: BTreeMap<String, String>,
+    /// How it sends.
+    pub policy: Policy,
+    /// Frames of up to 32 KiB that span messages, as the official agent's, or such that fit their message.
+    pub framing: Framing,
+    /// How long it is silent after HandshakeComplete: the official client ends its reader at any frame that comes
+    /// while it sets itself up (ssm.md section 6.7).
+    pub quiet: Duration,
+}
