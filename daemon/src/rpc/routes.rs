@@ -62,3 +62,19 @@ impl tower::Service<Request<Body>> for Routes {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn a_service_that_does_not_exist_is_unimplemented() {
+        let request = Request::post("/no.such.Service/Method")
+            .body(Body::empty())
+            .unwrap();
+        let response = Routes::default().oneshot(request).await.unwrap();
+        let status = tonic::Status::from_header_map(response.headers()).unwrap();
+        assert_eq!(status.code(), tonic::Code::Unimplemented);
+        assert_eq!(status.message(), "there is no service `no.such.Service`");
+    }
+}

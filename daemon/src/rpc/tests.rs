@@ -1,1 +1,302 @@
+use std::path::PathBuf;
+use std::time::Duration;
 
+use tokio::task::JoinSet;
+use tonic::transport::Channel;
+use tonic::{Code, Request};
+use tonic_health::pb::health_client::HealthClient;
+use tonic_health::pb::{HealthCheckRequest, health_check_response::ServingStatus};
+use tunneld_proto::v1::tunnels_client::TunnelsClient;
+use tunneld_proto::v1::{
+    DownRequest, ListRequest, ReloadRequest, ShutdownRequest, UpRequest, VersionRequest, WatchRequest, tunnel,
+};
+
+use super::*;
+use crate::config::{Config, TunnelSpec};
+use crate::tunnel::fake::{self, Attempts};
+
+/// A served daemon with one tunnel, and a client.
+struct Rig {
+    client: TunnelsClient<Channel>,
+    channel: Channel,
+    daemon: Arc<Daemon>,
+    attempts: Attempts,
+    stop: CancellationToken,
+    ended: CancellationToken,
+    serving: JoinSet<Result<(), ServeError>>,
+    path: PathBuf,
+    _folder: tempfile::TempDir,
+}
+
+impl Rig {
+    async fn new() -> Self {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("private/tunneld.sock");
+        let socket = ControlSocket::bind(&path).unwrap();
+        let (transport, attempts) = fake::transport();
+        let spec = TunnelSpec {
+            autostart: false,
+            ..fake::spec("db")
+        };
+        let config = Config {
+            path: folder.path().join("config.toml"),
+            tunnels: vec![spec],
+        };
+        let daemon = Daemon::start(config, Box::new(move |_| Arc::clone(&transport) as _)).await;
+        let (stop, ended) = (CancellationToken::new(), CancellationToken::new());
+        let mut serving = JoinSet::new();
+        serving.spawn(serve(socket, Arc::clone(&daemon), stop.clone(), ended.clone()));
+        let channel = tunneld_proto::connect(&path).await.unwrap();
+        let client = TunnelsClient::new(channel.clone());
+        Self {
+            client,
+            channel,
+            daemon,
+            attempts,
+            stop,
+            ended,
+            serving,
+            path,
+            _folder: folder,
+        }
+    }
+
+    async fn watch(&mut self) -> tonic::Streaming<v1::WatchResponse> {
+        self.client
+            .watch(WatchRequest::default())
+            .await
+            .unwrap()
+            .into_inner()
+    }
+}
+
+fn db() -> Vec<String> {
+    vec!["db".to_owned()]
+}
+
+async fn next(stream: &mut tonic::Streaming<v1::WatchResponse>) -> v1::WatchResponse {
+    tokio::time::timeout(Duration::from_secs(60), stream.message())
+        .await
+        .unwrap()
+        .unwrap()
+        .unwrap()
+}
+
+/// Reads until the tunnel is in a state that `wanted` accepts.
+async fn until(
+    stream: &mut tonic::Streaming<v1::WatchResponse>,
+    wanted: impl Fn(&tunnel::State) -> bool,
+) -> v1::Tunnel {
+    loop {
+        let mut tunnels = next(stream).await.tunnels;
+        if let Some(tunnel) = tunnels
+            .pop()
+            .filter(|tunnel| wanted(tunnel.state.as_ref().unwrap()))
+        {
+            return tunnel;
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_watcher_sees_the_present_first_and_then_every_way_to_up() {
+    let mut rig = Rig::new().await;
+    let mut watching = rig.watch().await;
+    let first = next(&mut watching).await;
+    assert_eq!(first.tunnels.len(), 1);
+    assert!(matches!(first.tunnels[0].state, Some(tunnel::State::Down(_))));
+    let response = rig
+        .client
+        .up(UpRequest { names: db() })
+        .await
+        .unwrap()
+        .into_inner();
+    assert!(
+        matches!(response.tunnels[0].state, Some(tunnel::State::Connecting(_))),
+        "{response:?}"
+    );
+    rig.attempts.next().await.succeed();
+    let up = until(&mut watching, |state| matches!(state, tunnel::State::Up(_))).await;
+    assert_eq!(up.link.unwrap().via, "bastion");
+    assert!(up.generation > first.tunnels[0].generation);
+    let down = rig
+        .client
+        .down(DownRequest { names: db() })
+        .await
+        .unwrap()
+        .into_inner();
+    assert!(matches!(down.tunnels[0].state, Some(tunnel::State::Down(_))));
+    assert!(down.tunnels[0].link.is_none());
+}
+
+#[tokio::test]
+async fn a_watcher_is_told_of_traffic() {
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+    let mut rig = Rig::new().await;
+    let mut watching = rig.watch().await;
+    let address = next(&mut watching).await.tunnels[0].local[0].clone();
+    rig.client.up(UpRequest { names: db() }).await.unwrap();
+    let far = rig.attempts.next().await.succeed();
+    until(&mut watching, |state| matches!(state, tunnel::State::Up(_))).await;
+    let mut client = tokio::net::TcpStream::connect(address).await.unwrap();
+    far.accept().await.write_all(b"12345").await.unwrap();
+    client.read_exact(&mut [0; 5]).await.unwrap();
+    loop {
+        let news = next(&mut watching).await;
+        if news.tunnels[0].traffic.as_ref().unwrap().bytes_in == 5 {
+            break;
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_watcher_is_told_of_tunnels_that_a_reload_removed_and_added() {
+    let mut rig = Rig::new().await;
+    let mut watching = rig.watch().await;
+    next(&mut watching).await;
+    let port = fake::free_port();
+    let text = format!("[tunnels.web]\nlisten = {port}\ntarget = \"127.0.0.1:80\"\nroute = \"direct\"\n");
+    std::fs::write(rig.daemon.path(), text).unwrap();
+    let response = rig.client.reload(ReloadRequest {}).await.unwrap().into_inner();
+    assert_eq!((response.added, response.removed), (vec!["web".to_owned()], db()));
+    let (mut added, mut removed) = (false, false);
+    while !(added && removed) {
+        let news = next(&mut watching).await;
+        added |= news.tunnels.iter().any(|tunnel| tunnel.name == "web");
+        removed |= news.removed == db();
+    }
+}
+
+#[tokio::test]
+async fn a_refused_file_is_answered_with_its_problems() {
+    let mut rig = Rig::new().await;
+    std::fs::write(rig.daemon.path(), "[tunnels.db]\nlissen = 1\n").unwrap();
+    let response = rig.client.reload(ReloadRequest {}).await.unwrap().into_inner();
+    assert!(
+        response
+            .problems
+            .iter()
+            .any(|problem| problem.message.contains("lissen")),
+        "{response:?}"
+    );
+    assert!(response.changed.is_empty() && response.removed.is_empty());
+}
+
+#[tokio::test]
+async fn a_taken_port_is_a_state_and_no_error() {
+    let mut rig = Rig::new().await;
+    let list = rig
+        .client
+        .list(ListRequest::default())
+        .await
+        .unwrap()
+        .into_inner();
+    let _other = std::net::TcpListener::bind(list.tunnels[0].local[0].as_str()).unwrap();
+    let up = rig
+        .client
+        .up(UpRequest { names: db() })
+        .await
+        .unwrap()
+        .into_inner();
+    let Some(tunnel::State::Blocked(blocked)) = &up.tunnels[0].state else {
+        panic!("{up:?}")
+    };
+    let cause = blocked.cause.as_ref().unwrap();
+    assert_eq!(cause.reason(), v1::Reason::PortInUse);
+    assert!(cause.chain[0].contains("is held by"), "{cause:?}");
+    assert!(!cause.hints.is_empty());
+}
+
+#[tokio::test]
+async fn requests_that_name_nobody_or_strangers_are_refused() {
+    let mut rig = Rig::new().await;
+    let nobody = rig.client.up(UpRequest::default()).await.unwrap_err();
+    assert_eq!(nobody.code(), Code::InvalidArgument);
+    let stranger = vec!["dbb".to_owned()];
+    let unknown = rig
+        .client
+        .down(DownRequest {
+            names: stranger.clone(),
+        })
+        .await
+        .unwrap_err();
+    assert_eq!(unknown.code(), Code::NotFound);
+    assert_eq!(unknown.message(), "there is no tunnel `dbb`; did you mean `db`");
+    let watched = rig
+        .client
+        .watch(WatchRequest { names: stranger })
+        .await
+        .unwrap_err();
+    assert_eq!(watched.code(), Code::NotFound);
+}
+
+#[tokio::test]
+async fn version_says_who_serves() {
+    let mut rig = Rig::new().await;
+    let version = rig.client.version(VersionRequest {}).await.unwrap().into_inner();
+    assert_eq!(version.pid, std::process::id());
+    assert_eq!(version.version, env!("CARGO_PKG_VERSION"));
+    assert_eq!(version.config_path, rig.daemon.path().display().to_string());
+}
+
+#[tokio::test]
+async fn shutdown_only_asks_and_looking_is_allowed_until_the_end() {
+    let mut rig = Rig::new().await;
+    let mut watching = rig.watch().await;
+    next(&mut watching).await;
+    rig.client.shutdown(ShutdownRequest {}).await.unwrap();
+    assert!(rig.stop.is_cancelled());
+    rig.daemon.shutdown(Duration::ZERO).await;
+    let refused = rig.client.up(UpRequest { names: db() }).await.unwrap_err();
+    assert_eq!(refused.code(), Code::Unavailable);
+    rig.client.list(ListRequest::default()).await.unwrap();
+    rig.ended.cancel();
+    let last = tokio::time::timeout(Duration::from_secs(60), watching.message())
+        .await
+        .unwrap();
+    assert!(last.unwrap().is_none(), "watchers are let go");
+    drop((rig.client, rig.channel, watching));
+    rig.serving.join_next().await.unwrap().unwrap().unwrap();
+    assert!(!rig.path.exists());
+}
+
+#[tokio::test]
+async fn any_grpc_client_can_look_around() {
+    use tonic_reflection::pb::v1::server_reflection_client::ServerReflectionClient;
+    use tonic_reflection::pb::v1::server_reflection_request::MessageRequest;
+    use tonic_reflection::pb::v1::server_reflection_response::MessageResponse;
+    use tonic_reflection::pb::v1::{ServerReflectionRequest, ServerReflectionResponse};
+
+    let rig = Rig::new().await;
+    let service = "tunneld.v1.Tunnels".to_owned();
+    let health = HealthClient::new(rig.channel.clone())
+        .check(HealthCheckRequest {
+            service: service.clone(),
+        })
+        .await
+        .unwrap();
+    assert_eq!(health.into_inner().status(), ServingStatus::Serving);
+
+    let ask = |question| {
+        let request = ServerReflectionRequest {
+            host: String::new(),
+            message_request: Some(question),
+        };
+        Request::new(stream::iter([request]))
+    };
+    let mut reflection = ServerReflectionClient::new(rig.channel.clone());
+    let question = MessageRequest::ListServices(String::new());
+    let mut answers = reflection
+        .server_reflection_info(ask(question))
+        .await
+        .unwrap()
+        .into_inner();
+    let answer: ServerReflectionResponse = answers.message().await.unwrap().unwrap();
+    let Some(MessageResponse::ListServicesResponse(services)) = answer.message_response else {
+        panic!("{answer:?}")
+    };
+    assert!(
+        services.service.iter().any(|known| known.name == service),
+        "{services:?}"
+    );
+}
