@@ -7,6 +7,8 @@
 //!                           └────────────────────────────────────────────────────────────┘
 //! ```
 //!
+//! A stream that is reset before its SYN was sent is gone at once.
+//!
 //! smux has no half-close: the agent, on FIN, writes what it has to the target and then closes it, so an answer that
 //! is still to come is lost (seen with the official agent, ssm.md section 6.4). So [`Mux::finish`] holds the FIN back
 //! until the far end has ended, or has sent nothing for the grace time.

@@ -427,11 +427,11 @@ mod tests {
     #[test]
     fn a_repeat_has_a_timer_of_its_own() {
         let (mut outgoing, now) = sent(4);
-        let first = outgoing.poll_timeout().unwrap();
         for number in [1, 2, 3] {
             outgoing.handle_ack(number, now);
         }
-        assert_eq!(again(&mut outgoing, now), [0]);
+        let first = outgoing.poll_timeout().unwrap();
+        assert_eq!(again(&mut outgoing, first - MILLISECOND), [0]);
         outgoing.handle_timeout(first);
         assert!(
             again(&mut outgoing, first).is_empty(),
