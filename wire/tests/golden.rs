@@ -1,10 +1,5 @@
 //! The golden frames: made from the protocol notes alone, checked against the official client's and agent's codecs.
 
-#![cfg(test)]
-
-#[path = "common/hex.rs"]
-mod hex;
-
 use bytes::Bytes;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
@@ -15,6 +10,8 @@ use tunneld_wire::ssm::payload::{
     self, Acknowledge, ChannelClosed, HandshakeComplete, HandshakeRequest, HandshakeResponse,
     OpenDataChannel, SessionParameters,
 };
+
+use crate::common::hex;
 
 /// One of the vectors: its frame, and what stands in it.
 struct Vector {

@@ -157,8 +157,16 @@ impl Mux {
         self.make_ready(id);
     }
 
-    /// Ends a stream in both directions; what is queued is dropped.
+    /// Ends a stream in both directions; what is queued is dropped. A stream that was not announced never will be.
     pub fn reset(&mut self, id: StreamId) {
+        if self
+            .streams
+            .get(&id)
+            .is_some_and(|stream| stream.syn != Syn::Done)
+        {
+            self.streams.remove(&id);
+            return;
+        }
         self.drop_queued(id);
         self.close(id);
     }

@@ -1,0 +1,10 @@
+//! The protocol machines from outside: golden frames, recorded conversations, a bad network.
+
+#![cfg(test)]
+
+mod common;
+mod fuzz;
+mod golden;
+mod pair;
+mod session;
+mod transcripts;
