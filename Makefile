@@ -6,7 +6,6 @@ SHELL := /bin/bash
 
 target := $(abspath $(or $(CARGO_TARGET_DIR),target))
 export CARGO_TARGET_DIR := $(target)
-export TUNNELD_BIN_DIR := $(target)/debug
 export CARGO_TERM_PROGRESS_WHEN := never
 
 help:

@@ -3,6 +3,9 @@
 use std::fmt;
 use std::net::SocketAddr;
 
+#[cfg(target_os = "linux")]
+use procfs::process::FDTarget;
+
 /// A program that listens on an address that we want.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Holder {
@@ -31,10 +34,7 @@ impl Holder {
             .filter_map(Result::ok)
             .find_map(|process| {
                 let mut descriptors = process.fd().ok()?.filter_map(Result::ok);
-                let holds = |target| match target {
-                    procfs::process::FDTarget::Socket(inode) => inodes.contains(&inode),
-                    _ => false,
-                };
+                let holds = |target| matches!(target, FDTarget::Socket(inode) if inodes.contains(&inode));
                 descriptors
                     .any(|descriptor| holds(descriptor.target))
                     .then(|| Self::by_pid(process.pid))?

@@ -123,24 +123,26 @@ impl Relay {
 
     async fn relay(&mut self) -> (String, String) {
         loop {
-            let full = self.transmit();
             if let Some(end) = self.handle_events() {
                 return end;
             }
+            // One reading for both, as `Session::poll_timeout` asks.
+            let now = clock();
+            let full = self.transmit(now);
             if self.is_drained() {
                 return ("ended by its client".to_owned(), String::new());
             }
-            match self.wait(full).await {
+            match self.wait(full, now).await {
                 Wake::Over => return ("terminated".to_owned(), String::new()),
                 Wake::Arrival(Some(arrival)) => {
                     // There is room: nothing else has written to this websocket.
                     let _ = arrival.writer.try_send(start_publication());
                     self.client = Some(arrival);
-                    self.session.attach_agent(now());
+                    self.session.attach_agent(clock());
                 }
                 Wake::Arrival(None) => return ("the emulator stopped".to_owned(), String::new()),
                 Wake::Frame(Some(frame)) => {
-                    if let Err(malformed) = self.session.handle_frame(frame, now()) {
+                    if let Err(malformed) = self.session.handle_frame(frame, clock()) {
                         debug!(%malformed, "ignored a frame of the client");
                     }
                 }
@@ -151,13 +153,12 @@ impl Relay {
                 Wake::Room => {}
                 Wake::Dialled(dialled) => self.handle_dialled(dialled),
                 Wake::Report(report) => self.handle_report(report),
-                Wake::Timeout => self.session.handle_timeout(now()),
+                Wake::Timeout => self.session.handle_timeout(clock()),
             }
         }
     }
 
-    async fn wait(&mut self, full: bool) -> Wake {
-        let now = now();
+    async fn wait(&mut self, full: bool, now: std::time::Instant) -> Wake {
         let timeout = self.session.poll_timeout(now).map(Instant::from_std);
         let timeout = timeout.into_iter().chain(self.ending).min();
         let reading = self.untaken < BUCKET;
@@ -177,11 +178,10 @@ impl Relay {
     }
 
     /// Sends what the agent has to send; returns whether the websocket's queue stopped it.
-    fn transmit(&mut self) -> bool {
+    fn transmit(&mut self, now: std::time::Instant) -> bool {
         let Some(Arrival { writer, .. }) = &self.client else {
             return false;
         };
-        let now = now();
         let full = loop {
             let Ok(room) = writer.try_reserve() else {
                 break true;
@@ -373,13 +373,13 @@ fn random_id() -> Uuid {
 fn origin() -> Origin {
     Origin {
         seed: fastrand::u64(..),
-        began: now(),
+        began: clock(),
         began_unix: since_1970(),
         half_close_grace: Duration::ZERO,
     }
 }
 
-fn now() -> std::time::Instant {
+fn clock() -> std::time::Instant {
     Instant::now().into_std()
 }
 

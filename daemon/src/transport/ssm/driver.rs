@@ -134,11 +134,13 @@ impl Driver {
 
     async fn drive(&mut self) -> Stop {
         loop {
-            let full = self.transmit();
             if let Some(end) = self.handle_events() {
                 return Stop::Ended(end);
             }
-            match self.wait(full).await {
+            // One reading for both, as `Session::poll_timeout` asks.
+            let now = Instant::now().into_std();
+            let full = self.transmit(now);
+            match self.wait(full, now).await {
                 Wake::Activity(Ok(Activity::Frame(frame))) => self.handle_frame(frame),
                 Wake::Activity(Ok(Activity::Nothing)) => {}
                 Wake::Activity(Err(lost)) => self.handle_loss(lost),
@@ -151,11 +153,8 @@ impl Driver {
         }
     }
 
-    async fn wait(&mut self, full: bool) -> Wake {
-        let timeout = self
-            .session
-            .poll_timeout(Instant::now().into_std())
-            .map(Instant::from_std);
+    async fn wait(&mut self, full: bool, now: std::time::Instant) -> Wake {
+        let timeout = self.session.poll_timeout(now).map(Instant::from_std);
         let (activity, resumed) = match &mut self.phase {
             Phase::Attached(channel) => (Some(channel), None),
             Phase::Resuming(resumed) => (None, Some(resumed)),
@@ -171,11 +170,10 @@ impl Driver {
     }
 
     /// Sends what the session has to send; returns whether the websocket's queue stopped it.
-    fn transmit(&mut self) -> bool {
+    fn transmit(&mut self, now: std::time::Instant) -> bool {
         let Phase::Attached(channel) = &self.phase else {
             return false;
         };
-        let now = Instant::now().into_std();
         let full = loop {
             let Some(room) = channel.room() else { break true };
             let Some(frame) = self.session.poll_transmit(now) else {
@@ -403,7 +401,7 @@ impl Driver {
         }
         let deadline = Instant::now() + GOODBYE;
         loop {
-            let full = self.transmit();
+            let full = self.transmit(Instant::now().into_std());
             while let Some(event) = self.session.poll_event() {
                 if matches!(event, Event::Ended(End::ChannelClosed(_))) {
                     return true;

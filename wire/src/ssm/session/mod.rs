@@ -287,6 +287,9 @@ impl Session {
     }
 
     /// Returns when [`Session::handle_timeout`] wants to be called, or [`Session::poll_transmit`] has more to give.
+    ///
+    /// `now` is that of the last `poll_transmit`, with nothing done to the session in between: what pacing held back
+    /// at that moment has its time here. A later `now` would find it due, and name no time for it.
     pub fn poll_timeout(&self, now: Instant) -> Option<Instant> {
         let mux = match &self.stage {
             Stage::Running(mux) => Some(mux),
