@@ -9,7 +9,7 @@ use tunneld_wire::ssm::{End, Event, Frame, HandshakeError, Policy, Session};
 
 use crate::common::clock::{self, GRACE};
 use crate::common::hex;
-use crate::common::raw::{FLAG, HANDSHAKE_COMPLETE, OUTPUT, Piece, Pipe, Raw};
+use crate::common::raw::{FLAG, HANDSHAKE_COMPLETE, OUTPUT, Piece, Raw};
 use crate::common::rig::{Act, Agent, Network, Rig, Told, bytes, data_message, service_message};
 
 const HANDSHAKE_RESPONSE: u32 = 6;
@@ -400,6 +400,20 @@ fn what_comes_early_is_kept_up_to_a_size_and_then_not_acknowledged() {
         lone.data_at(sequence, PayloadType::Output, vec![0; 1 << 20].into());
     }
     assert_eq!(acknowledged(&lone.sent()), (3..35).collect::<Vec<_>>());
+    lone.data_at(
+        2,
+        PayloadType::Output,
+        Bytes::copy_from_slice(&Header::Nop.encode()),
+    );
+    assert!(
+        matches!(lone.events()[..], [Event::Ended(End::Protocol(_))]),
+        "zeros are no smux"
+    );
+    for sequence in 36..76 {
+        lone.data_at(sequence, PayloadType::Output, vec![0; 1 << 20].into());
+    }
+    let acks: Vec<_> = std::iter::once(2).chain(36..68).collect();
+    assert_eq!(acknowledged(&lone.sent()), acks, "there is room again");
 }
 
 #[test]
@@ -600,28 +614,17 @@ fn grace_does_not_pass_while_the_far_end_cannot_be_heard() {
 
 #[test]
 fn grace_does_not_pass_before_the_question_has_left() {
-    let mut lone = Lone::ready_client("3.3.987.0");
-    let id = lone.session.open(lone.now).unwrap();
-    lone.session.write(id, vec![7; 4 << 20].into());
-    lone.session.finish(id, lone.now);
-    let mut pipe = Pipe::default();
-    let mut fins = 0;
-    // Nothing is acknowledged, so most of it can't leave.
-    let end = lone.now + GRACE * 2;
-    while let Some(due) = lone.session.poll_timeout(lone.now).filter(|due| *due <= end) {
-        lone.now = due;
-        lone.session.handle_timeout(due);
-        for raw in lone.sent().into_iter().filter(Raw::is_data) {
-            fins += pipe
-                .take(raw)
-                .0
-                .iter()
-                .filter(|piece| matches!(piece, Piece::Fin(_)))
-                .count();
-        }
-    }
-    assert_eq!(fins, 0);
-    assert_eq!(lone.session.streams(), [id]);
+    let mut rig = Rig::ready(Duration::ZERO);
+    let id = rig.open(bytes(1, 2 << 20), Vec::new());
+    rig.queue_upwards(id);
+    rig.client.session.finish(id, rig.now);
+    rig.network.loss = 1.0;
+    rig.run_for(GRACE * 2);
+    rig.network.loss = 0.0;
+    rig.run_loads(GRACE);
+    assert!(!has_fin(&rig, id));
+    rig.run_for(GRACE);
+    assert!(has_fin(&rig, id));
 }
 
 #[test]
@@ -655,6 +658,28 @@ fn while_paused_one_message_a_second_asks_and_no_new_data_leaves() {
     });
     rig.run_loads(Duration::from_secs(30));
     assert!(rig.loads[&id].is_done());
+}
+
+#[test]
+fn a_pause_stops_what_was_to_be_sent_again() {
+    let mut lone = Lone::ready_client("3.3.987.0");
+    let id = lone.session.open(lone.now).unwrap();
+    lone.session.write(id, vec![7; 100_000].into());
+    lone.sent();
+    lone.session.detach();
+    lone.session.attach("another", lone.now);
+    assert!(matches!(
+        lone.session.poll_transmit(lone.now),
+        Some(Frame::Text(_))
+    ));
+    lone.session
+        .handle_frame(service_message(Kind::PausePublication, Bytes::new()), lone.now)
+        .unwrap();
+    assert_eq!(lone.sent().iter().filter(|raw| raw.is_data()).count(), 0);
+    lone.session
+        .handle_frame(service_message(Kind::StartPublication, Bytes::new()), lone.now)
+        .unwrap();
+    assert!(lone.sent().iter().filter(|raw| raw.is_data()).count() > 50);
 }
 
 #[test]

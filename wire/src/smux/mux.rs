@@ -7,6 +7,8 @@
 //!                           └────────────────────────────────────────────────────────────┘
 //! ```
 //!
+//! A stream that is reset before its SYN was sent is gone at once.
+//!
 //! smux has no half-close: the agent, on FIN, writes what it has to the target and then closes it, so an answer that
 //! is still to come is lost (seen with the official agent, ssm.md section 6.4). So [`Mux::finish`] holds the FIN back
 //! until the far end has ended, or has sent nothing for the grace time.
@@ -387,5 +389,190 @@ impl Mux {
             .filter(|(current, _)| *current == id)
             .map_or(0, |(_, length)| length);
         stream.truncate(promised);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    const GRACE: Duration = Duration::from_secs(30);
+
+    #[expect(clippy::disallowed_methods, reason = "an origin for invented time")]
+    fn origin() -> Instant {
+        Instant::now()
+    }
+
+    fn pair(framing: Framing) -> (Mux, Mux) {
+        (
+            Mux::new(Side::Client, framing, GRACE),
+            Mux::new(Side::Server, Framing::Fitted, GRACE),
+        )
+    }
+
+    fn events(mux: &mut Mux) -> Vec<Event> {
+        std::iter::from_fn(|| mux.poll_event()).collect()
+    }
+
+    #[derive(Debug, Clone)]
+    enum Order {
+        Open,
+        Write(usize, usize),
+        Close(usize),
+        Reset(usize),
+        KeepAlive,
+        Poll(usize),
+    }
+
+    fn order() -> impl Strategy<Value = Order> {
+        prop_oneof![
+            2 => Just(Order::Open),
+            6 => (0..8_usize, 1..50_000_usize).prop_map(|(stream, length)| Order::Write(stream, length)),
+            1 => (0..8_usize).prop_map(Order::Close),
+            1 => (0..8_usize).prop_map(Order::Reset),
+            1 => Just(Order::KeepAlive),
+            8 => (9..20_000_usize).prop_map(Order::Poll),
+        ]
+    }
+
+    proptest! {
+        #[test]
+        fn whatever_is_asked_the_far_end_can_read_it(
+            orders in prop::collection::vec(order(), 1..100),
+            fitted: bool,
+        ) {
+            let framing = if fitted { Framing::Fitted } else { Framing::Spanning };
+            let (mut client, mut server) = pair(framing);
+            let mut now = origin();
+            let mut written: BTreeMap<StreamId, (usize, bool)> = BTreeMap::new();
+            let mut came: BTreeMap<StreamId, usize> = BTreeMap::new();
+            let mut finished = Vec::new();
+            let all = orders.into_iter().chain(std::iter::repeat_n(Order::Poll(30_000), 200));
+            for order in all {
+                let nth = |n: usize| client.streams().nth(n);
+                match order {
+                    Order::Open => drop(client.open(now)),
+                    Order::Write(n, length) => if let Some(id) = nth(n) {
+                        let before = client.pending_writes(id);
+                        client.write(id, vec![id.0 as u8; length].into());
+                        let taken = client.pending_writes(id) > before;
+                        written.entry(id).or_default().0 += if taken { length } else { 0 };
+                    },
+                    Order::Close(n) => if let Some(id) = nth(n) { client.close(id) },
+                    Order::Reset(n) => if let Some(id) = nth(n) {
+                        client.reset(id);
+                        written.entry(id).or_default().1 = true;
+                    },
+                    Order::KeepAlive => client.keep_alive(Duration::from_secs(1), now),
+                    Order::Poll(limit) => {
+                        now += Duration::from_secs(2);
+                        client.handle_timeout(now);
+                        let Some(piece) = client.poll_bytes(limit) else { continue };
+                        prop_assert!((1..=limit).contains(&piece.len()));
+                        if fitted {
+                            prop_assert!(are_whole_frames(&piece));
+                        }
+                        prop_assert_eq!(server.receive(piece, now), Ok(()));
+                    }
+                }
+                for event in events(&mut server) {
+                    match event {
+                        Event::Opened(id) => prop_assert_eq!(came.insert(id, 0), None),
+                        Event::Data(id, bytes) => {
+                            prop_assert!(bytes.iter().all(|byte| *byte == id.0 as u8));
+                            *came.get_mut(&id).unwrap() += bytes.len();
+                        }
+                        Event::Finished { id, silent } => {
+                            prop_assert_eq!(silent, came[&id] == 0);
+                            finished.push(id);
+                        }
+                    }
+                }
+            }
+            prop_assert!(!client.wants_to_send());
+            for (id, length) in came {
+                let (sent, reset) = written.remove(&id).unwrap_or_default();
+                prop_assert!(length == sent || reset && length < sent);
+                prop_assert_eq!(client.streams().any(|open| open == id), !finished.contains(&id));
+            }
+            prop_assert!(written.values().all(|(_, reset)| *reset), "only a stream reset early is never heard of");
+        }
+    }
+
+    /// Whether the bytes are whole frames: one more, put behind them, is read as what it is.
+    fn are_whole_frames(piece: &Bytes) -> bool {
+        let marker = StreamId(4);
+        let mut bytes = Bytes::from([&piece[..], &Header::Syn(marker).encode()].concat());
+        let mut decoder = Decoder::default();
+        let items = std::iter::from_fn(|| decoder.next(&mut bytes).unwrap());
+        items.last() == Some(Item::Syn(marker))
+    }
+
+    #[test]
+    fn streams_take_turns_within_a_piece() {
+        let (mut client, mut server) = pair(Framing::Fitted);
+        let now = origin();
+        let ids: Vec<_> = (0..3).map(|_| client.open(now).unwrap()).collect();
+        for id in &ids {
+            client.write(*id, vec![1; 100_000].into());
+        }
+        server.receive(client.poll_bytes(16_384).unwrap(), now).unwrap();
+        let turns = events(&mut server).into_iter().filter_map(|event| match event {
+            Event::Data(id, bytes) => Some((id, bytes.len())),
+            Event::Opened(_) | Event::Finished { .. } => None,
+        });
+        let turns: Vec<_> = turns.collect();
+        assert_eq!(turns[..3], [(ids[0], TURN), (ids[1], TURN), (ids[2], TURN)]);
+        assert_eq!(turns[3].0, ids[0]);
+    }
+
+    #[test]
+    fn a_stream_alone_fills_its_piece() {
+        let (mut client, _) = pair(Framing::Fitted);
+        let id = client.open(origin()).unwrap();
+        client.write(id, vec![1; 100_000].into());
+        let piece = client.poll_bytes(16_384).unwrap();
+        assert_eq!(piece.len(), 16_384);
+        let second = client.poll_bytes(16_384).unwrap();
+        assert_eq!(second[..4], [1, 2, 0xf8, 0x3f], "one frame of 16,376 bytes");
+    }
+
+    #[test]
+    fn ids_are_odd_begin_at_three_and_end() {
+        let (mut client, _) = pair(Framing::Fitted);
+        assert_eq!(client.open(origin()), Some(StreamId(3)));
+        assert_eq!(client.open(origin()), Some(StreamId(5)));
+        client.next_id = Some(u32::MAX);
+        assert_eq!(client.open(origin()), Some(StreamId(u32::MAX)));
+        assert_eq!(client.open(origin()), None);
+    }
+
+    #[test]
+    fn frames_for_streams_that_are_unknown_or_known_already_change_nothing() {
+        let (_, mut server) = pair(Framing::Fitted);
+        let now = origin();
+        let mut wire = BytesMut::new();
+        wire.put_slice(&Header::Fin(StreamId(9)).encode());
+        wire.put_slice(&Header::Psh(StreamId(9), 2).encode());
+        wire.put_slice(b"xx");
+        wire.put_slice(&Header::Syn(StreamId(3)).encode());
+        wire.put_slice(&Header::Syn(StreamId(3)).encode());
+        server.receive(wire.freeze(), now).unwrap();
+        assert_eq!(events(&mut server), [Event::Opened(StreamId(3))]);
+    }
+
+    #[test]
+    fn a_client_does_not_accept_streams() {
+        let (mut client, _) = pair(Framing::Fitted);
+        client
+            .receive(
+                Bytes::copy_from_slice(&Header::Syn(StreamId(2)).encode()),
+                origin(),
+            )
+            .unwrap();
+        assert_eq!(events(&mut client), []);
+        assert_eq!(client.streams().count(), 0);
     }
 }

@@ -170,3 +170,68 @@ pub(crate) fn complete(nanoseconds: u64) -> Bytes {
         customer_message: String::new(),
     })
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn offered_by(agent_version: &str) -> Result<Offer, HandshakeError> {
+        let properties = [("type".to_owned(), "LocalPortForwarding".to_owned())].into();
+        answer(&request(agent_version, &properties)).unwrap().1
+    }
+
+    #[test]
+    fn capabilities_follow_from_the_agents_version() {
+        // Version, acknowledges duplicates, wants keep-alives.
+        let table = [
+            ("3.0.196.1", false, true),
+            ("3.1.1511.0", false, true),
+            ("3.1.1511.1", false, false),
+            ("3.2.1040.9", false, false),
+            ("3.2.1041.0", true, false),
+            ("3.3.987.0", true, false),
+        ];
+        for (version, acknowledges_duplicates, wants_keep_alives) in table {
+            let offer = offered_by(version).unwrap();
+            assert_eq!(
+                offer.acknowledges_duplicates, acknowledges_duplicates,
+                "{version}"
+            );
+            assert_eq!(offer.wants_keep_alives, wants_keep_alives, "{version}");
+            assert!(offer.understands_terminate, "{version}");
+        }
+    }
+
+    #[test]
+    fn agents_that_cannot_multiplex_or_be_compared_are_too_old() {
+        for version in ["3.0.196.0", "2.3.722.0", "", "latest", "3.0.x.1"] {
+            assert_eq!(
+                offered_by(version),
+                Err(HandshakeError::AgentTooOld(version.to_owned()))
+            );
+        }
+    }
+
+    #[test]
+    fn a_request_that_cannot_be_read_is_not_answered() {
+        for request in [
+            "",
+            "null",
+            "{}",
+            r#"{"AgentVersion":1,"RequestedClientActions":[]}"#,
+        ] {
+            assert!(
+                matches!(answer(request.as_bytes()), Err(HandshakeError::Malformed(_))),
+                "{request}"
+            );
+        }
+    }
+
+    #[test]
+    fn a_request_without_a_session_type_is_answered_and_turned_down() {
+        let (response, offer) =
+            answer(br#"{"AgentVersion":"3.3.987.0","RequestedClientActions":[]}"#).unwrap();
+        assert!(!response.is_empty());
+        assert!(matches!(offer, Err(HandshakeError::Malformed(_))));
+    }
+}

@@ -180,6 +180,14 @@ impl Rig {
         id
     }
 
+    /// Hands all that is to cross upwards to the session at once.
+    pub(crate) fn queue_upwards(&mut self, id: StreamId) {
+        let load = self.loads.get_mut(&id).unwrap();
+        let rest = Bytes::copy_from_slice(&load.up[load.written_up..]);
+        load.written_up = load.up.len();
+        self.client.session.write(id, rest);
+    }
+
     pub(crate) fn act(&mut self, act: Act) {
         match act {
             Act::Cut(told) => {

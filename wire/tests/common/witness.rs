@@ -26,7 +26,8 @@ pub(crate) struct Witness {
     /// Each data message as first sent, by its number.
     sent: Vec<Bytes>,
     lengths: BTreeMap<u64, usize>,
-    recent: VecDeque<Instant>,
+    /// New data messages of late, and how much they carry.
+    recent: VecDeque<(Instant, usize)>,
     /// Data messages given to this side and not acknowledged by it, in order.
     owed: VecDeque<(u64, String)>,
     paid: BTreeMap<String, u64>,
@@ -116,6 +117,12 @@ impl Witness {
         self.sent.len()
     }
 
+    /// How much the largest new data message of that last while carried.
+    pub(crate) fn longest_since(&self, time: Duration, now: Instant) -> Option<usize> {
+        let late = self.recent.iter().filter(|(at, _)| now - *at < time);
+        late.map(|(_, length)| *length).max()
+    }
+
     /// Whether no frame is half sent.
     pub(crate) fn is_whole(&self) -> bool {
         self.pipe.rest().is_empty()
@@ -191,7 +198,7 @@ impl Witness {
                     "more than the window un-acknowledged"
                 );
             }
-            self.count(now);
+            self.count(raw.payload.len(), now);
         }
         let (pieces, flags) = self.pipe.take(raw);
         for piece in &pieces {
@@ -201,13 +208,13 @@ impl Witness {
         self.flags.extend(flags);
     }
 
-    fn count(&mut self, now: Instant) {
+    fn count(&mut self, length: usize, now: Instant) {
         if !self.paced {
             return;
         }
-        self.recent.push_back(now);
+        self.recent.push_back((now, length));
         if self.recent.len() > MOST_A_SECOND {
-            let first = self.recent.pop_front().unwrap();
+            let (first, _) = self.recent.pop_front().unwrap();
             assert!(
                 now - first >= Duration::from_secs(1),
                 "more than {MOST_A_SECOND} messages a second"

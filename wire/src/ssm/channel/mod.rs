@@ -90,7 +90,7 @@ impl Channel {
             self.outgoing.trouble();
         }
         self.presence = Presence::Away;
-        self.outgoing.lost_flight();
+        self.outgoing.rest();
     }
 
     /// The service says that the other side is away: new data stops.

@@ -150,12 +150,6 @@ impl Outgoing {
         self.again.clear();
     }
 
-    /// The websocket, and all that was under way, is gone.
-    pub(super) fn lost_flight(&mut self) {
-        self.again.clear();
-        self.flight.clear();
-    }
-
     /// A moment has come that [`Outgoing::poll_timeout`] named.
     pub(super) fn handle_timeout(&mut self, now: Instant) {
         match self.policy.resend {
@@ -316,5 +310,157 @@ impl Outgoing {
         let oldest = self.sent.front()?;
         let due = oldest.last_sent + self.round_trip.timeout();
         Some(self.last_tick.map_or(due, |last| due.max(last + TICK)))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[expect(clippy::disallowed_methods, reason = "an origin for invented time")]
+    fn origin() -> Instant {
+        Instant::now()
+    }
+
+    const MILLISECOND: Duration = Duration::from_millis(1);
+
+    /// A client's messages 0 to `count`, sent a millisecond apart; and the present.
+    fn sent(count: u8) -> (Outgoing, Instant) {
+        let mut outgoing = Outgoing::new(Policy::client());
+        let mut now = origin();
+        for number in 0..count {
+            now += MILLISECOND;
+            outgoing.keep(Bytes::from(vec![number]), 1, now);
+        }
+        (outgoing, now)
+    }
+
+    fn again(outgoing: &mut Outgoing, now: Instant) -> Vec<u8> {
+        std::iter::from_fn(|| outgoing.poll_again(now))
+            .map(|frame| frame[0])
+            .collect()
+    }
+
+    #[test]
+    fn a_message_is_lost_when_three_later_ones_have_arrived() {
+        let (mut outgoing, now) = sent(6);
+        outgoing.handle_ack(1, now);
+        outgoing.handle_ack(2, now);
+        assert!(again(&mut outgoing, now).is_empty());
+        outgoing.handle_ack(3, now);
+        assert_eq!(again(&mut outgoing, now), [0]);
+        outgoing.handle_ack(4, now);
+        outgoing.handle_ack(5, now);
+        assert!(
+            again(&mut outgoing, now).is_empty(),
+            "once; then it has its timer"
+        );
+    }
+
+    #[test]
+    fn acknowledgements_of_what_was_sent_earlier_say_nothing_of_a_repeat() {
+        let (mut outgoing, now) = sent(6);
+        outgoing.send_all_again();
+        let later = now + MILLISECOND;
+        outgoing.poll_again(later);
+        for number in [1, 2, 3] {
+            outgoing.handle_ack(number, later);
+        }
+        assert_eq!(outgoing.sent.front().unwrap().overtaken, 0);
+    }
+
+    #[test]
+    fn each_message_has_its_own_timer_and_each_timeout_doubles_the_next() {
+        let (mut outgoing, now) = sent(2);
+        let first = outgoing.poll_timeout().unwrap();
+        assert_eq!(first, now - MILLISECOND + Duration::from_millis(300));
+        outgoing.handle_timeout(first);
+        assert_eq!(again(&mut outgoing, first), [0]);
+        let second = outgoing.poll_timeout().unwrap();
+        assert_eq!(second, now + Duration::from_millis(600));
+        outgoing.handle_timeout(second);
+        assert_eq!(again(&mut outgoing, second), [1], "0 was sent again after 1");
+    }
+
+    #[test]
+    fn the_acknowledgement_of_a_repeated_message_is_no_sample() {
+        let (mut outgoing, now) = sent(1);
+        outgoing.send_all_again();
+        outgoing.poll_again(now + MILLISECOND);
+        let before = outgoing.round_trip.smoothed();
+        outgoing.handle_ack(0, now + Duration::from_secs(50));
+        assert_eq!(outgoing.round_trip.smoothed(), before);
+        assert!(outgoing.is_drained());
+    }
+
+    #[test]
+    fn nothing_new_is_sent_before_what_is_sent_again() {
+        let (mut outgoing, now) = sent(3);
+        assert!(outgoing.room(now).is_some());
+        outgoing.send_all_again();
+        assert_eq!(outgoing.room(now), None);
+        assert_eq!(again(&mut outgoing, now), [0, 1, 2]);
+        assert!(outgoing.room(now).is_some());
+    }
+
+    #[test]
+    fn what_was_acknowledged_in_the_meantime_is_not_sent_again() {
+        let (mut outgoing, now) = sent(3);
+        outgoing.send_all_again();
+        outgoing.handle_ack(1, now);
+        assert_eq!(again(&mut outgoing, now), [0, 2]);
+    }
+
+    #[test]
+    fn there_is_no_room_beyond_the_list_of_the_official_client() {
+        let mut outgoing = Outgoing::new(Policy::fast_agent());
+        let now = origin();
+        for _ in 0..MOST_SENT {
+            assert!(outgoing.room(now).is_some());
+            outgoing.keep(Bytes::from_static(b"x"), 1, now);
+        }
+        assert_eq!(outgoing.room(now), None);
+        outgoing.handle_ack(0, now);
+        assert!(outgoing.room(now).is_some());
+    }
+
+    #[test]
+    fn a_repeat_has_a_timer_of_its_own() {
+        let (mut outgoing, now) = sent(4);
+        for number in [1, 2, 3] {
+            outgoing.handle_ack(number, now);
+        }
+        let first = outgoing.poll_timeout().unwrap();
+        assert_eq!(again(&mut outgoing, first - MILLISECOND), [0]);
+        outgoing.handle_timeout(first);
+        assert!(
+            again(&mut outgoing, first).is_empty(),
+            "the first sending's timer is void"
+        );
+    }
+
+    #[test]
+    fn a_full_window_opens_for_one_message_when_nobody_will_acknowledge_the_old_ones() {
+        let mut outgoing = Outgoing::new(Policy::client());
+        outgoing.peer_is_silent_on_duplicates();
+        let mut now = origin();
+        for _ in 0..2 {
+            outgoing.keep(Bytes::from_static(b"x"), 1 << 19, now);
+        }
+        for _ in 1..BELIEVED_AFTER {
+            assert_eq!(outgoing.room(now), None);
+            now += Duration::from_secs(2);
+            outgoing.handle_timeout(now);
+            assert_eq!(again(&mut outgoing, now).len(), 2);
+        }
+        assert!(outgoing.room(now).is_some());
+        outgoing.keep(Bytes::from_static(b"y"), 1_024, now);
+        assert_eq!(outgoing.room(now), None, "one is enough");
+        outgoing.handle_ack(2, now);
+        outgoing.handle_timeout(now + Duration::from_secs(2));
+        assert!(
+            outgoing.is_drained(),
+            "its acknowledgement speaks for all before it"
+        );
     }
 }

@@ -1,0 +1,27 @@
+//! The product as a person meets it: real programs, a real database, the emulated AWS, and what must hold between
+//! them. One story a test.
+
+mod database;
+mod failures;
+mod lifecycle;
+mod postgres;
+mod world;
+
+/// An account with the instance `bastion`, whose agent is of the given kind, and the database `prod-db`.
+fn account(agent: &str, database_port: u16) -> String {
+    format!(
+        "[[instances]]\nid = \"i-0123456789abcdef0\"\nname = \"bastion\"\nprivate_address = \"10.0.1.10\"\n\
+         ssm = {{ agent = \"{agent}\" }}\n\
+         [[databases]]\nid = \"prod-db\"\nkind = \"instance\"\nengine = \"postgres\"\n\
+         host = \"prod-db.cabcdefghijk.ap-northeast-1.rds.amazonaws.com\"\nport = 5432\n\
+         address = \"127.0.0.1:{database_port}\"\n"
+    )
+}
+
+/// A configuration with the one tunnel `prod-db`, which a person brings up.
+fn configuration(port: u16) -> String {
+    format!(
+        "[tunnels.prod-db]\nlisten = \"127.0.0.1:{port}\"\ntarget = \"rds:prod-db\"\n\
+         route = {{ ssm = \"bastion\" }}\nautostart = false\n"
+    )
+}

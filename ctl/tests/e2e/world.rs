@@ -1,0 +1,206 @@
+//! A machine of a user in a folder: the emulated AWS, a real `tunneld`, a real `tunnelctl`, and what they print.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Output, Stdio};
+use std::thread::sleep;
+use std::time::{Duration, Instant};
+
+use serde_json::Value;
+use tempfile::TempDir;
+use tokio::runtime::Runtime;
+use tunneld_emulator::{Config, Emulator};
+
+/// How long anything may take that a test waits for: ten times what the slowest has been seen to need.
+const PATIENCE: Duration = Duration::from_secs(60);
+/// Between two looks at something that is waited for.
+const LOOK: Duration = Duration::from_millis(10);
+
+/// One user's machine.
+pub(crate) struct World {
+    pub(crate) folder: TempDir,
+    pub(crate) emulator: Emulator,
+    runtime: Runtime,
+    environment: BTreeMap<String, String>,
+    daemon: Option<Child>,
+}
+
+impl World {
+    /// Starts the emulator with an account and writes the user's configuration; no daemon runs yet.
+    pub(crate) fn new(account: &str, configuration: &str) -> Self {
+        let folder = tempfile::tempdir().unwrap();
+        fs::write(folder.path().join("config.toml"), configuration).unwrap();
+        let runtime = Runtime::new().unwrap();
+        let emulator = runtime
+            .block_on(Emulator::start(Config::parse(account).unwrap()))
+            .unwrap();
+        let mut environment: BTreeMap<String, String> = emulator
+            .environment()
+            .into_iter()
+            .map(|(name, value)| (name.to_owned(), value))
+            .collect();
+        environment.insert("HOME".to_owned(), folder.path().display().to_string());
+        environment.insert("PATH".to_owned(), std::env::var("PATH").unwrap());
+        environment.insert(
+            "TUNNELD_SOCKET".to_owned(),
+            folder.path().join("run/t.sock").display().to_string(),
+        );
+        Self {
+            folder,
+            emulator,
+            runtime,
+            environment,
+            daemon: None,
+        }
+    }
+
+    /// The same, with a daemon that answers.
+    pub(crate) fn started(account: &str, configuration: &str) -> Self {
+        let mut world = Self::new(account, configuration);
+        world.start();
+        world
+    }
+
+    /// Changes what the daemon and client find in their environment.
+    pub(crate) fn set(&mut self, name: &str, value: &str) {
+        self.environment.insert(name.to_owned(), value.to_owned());
+    }
+
+    /// Starts the daemon and waits until it answers.
+    pub(crate) fn start(&mut self) {
+        let log = fs::OpenOptions::new()
+            .create(true)
+            .append(true)
+            .open(self.path("daemon.log"))
+            .unwrap();
+        let child = self
+            .command("tunneld")
+            .args(["--log", "debug", "--config"])
+            .arg(self.path("config.toml"))
+            .arg("--state")
+            .arg(self.path("state"))
+            .stdout(Stdio::null())
+            .stderr(log)
+            .spawn()
+            .unwrap();
+        self.daemon = Some(child);
+        self.wait_for("the daemon answers", |world| {
+            world.tunnelctl(&["version"]).status.success().then_some(())
+        });
+    }
+
+    /// Kills the daemon as nothing can be survived.
+    pub(crate) fn kill(&mut self) {
+        let mut daemon = self.daemon.take().unwrap();
+        daemon.kill().unwrap();
+        daemon.wait().unwrap();
+    }
+
+    /// Asks the daemon to stop as a service manager does; returns whether it exited with 0.
+    pub(crate) fn stop(&mut self) -> bool {
+        let mut daemon = self.daemon.take().unwrap();
+        let killed = Command::new("kill")
+            .arg(daemon.id().to_string())
+            .status()
+            .unwrap();
+        assert!(killed.success());
+        daemon.wait().unwrap().success()
+    }
+
+    pub(crate) fn daemon_id(&self) -> u32 {
+        self.daemon.as_ref().unwrap().id()
+    }
+
+    pub(crate) fn path(&self, name: &str) -> PathBuf {
+        self.folder.path().join(name)
+    }
+
+    /// A program of ours, in the user's environment alone.
+    pub(crate) fn command(&self, program: &str) -> Command {
+        let mut command = Command::new(binary(program));
+        command
+            .env_clear()
+            .envs(&self.environment)
+            .stdin(Stdio::null())
+            .current_dir(self.folder.path());
+        command
+    }
+
+    pub(crate) fn tunnelctl(&self, arguments: &[&str]) -> Output {
+        self.command("tunnelctl").args(arguments).output().unwrap()
+    }
+
+    /// Runs `tunnelctl`, which must succeed; returns what it printed.
+    pub(crate) fn ok(&self, arguments: &[&str]) -> String {
+        let output = self.tunnelctl(arguments);
+        assert!(
+            output.status.success(),
+            "{arguments:?}: {output:?}\n{}",
+            self.log()
+        );
+        String::from_utf8(output.stdout).unwrap()
+    }
+
+    /// Returns a tunnel's status as `tunnelctl status --json` prints it.
+    pub(crate) fn tunnel(&self, name: &str) -> Value {
+        let all: Value = serde_json::from_str(&self.ok(&["status", name, "--json"])).unwrap();
+        all["tunnels"][0].clone()
+    }
+
+    /// Waits until `look` finds something.
+    pub(crate) fn wait_for<T>(&self, what: &str, look: impl Fn(&Self) -> Option<T>) -> T {
+        let deadline = Instant::now() + PATIENCE;
+        loop {
+            if let Some(found) = look(self) {
+                return found;
+            }
+            assert!(
+                Instant::now() < deadline,
+                "waited in vain: {what}\n{}",
+                self.log()
+            );
+            sleep(LOOK);
+        }
+    }
+
+    /// Waits until a tunnel's status has something.
+    pub(crate) fn wait_for_tunnel(&self, name: &str, what: &str, look: impl Fn(&Value) -> bool) -> Value {
+        self.wait_for(what, |world| Some(world.tunnel(name)).filter(&look))
+    }
+
+    /// Everything the daemon has said.
+    pub(crate) fn log(&self) -> String {
+        fs::read_to_string(self.path("daemon.log")).unwrap_or_default()
+    }
+}
+
+impl Drop for World {
+    fn drop(&mut self) {
+        if let Some(mut daemon) = self.daemon.take() {
+            // It may have ended by itself.
+            let _ = daemon.kill();
+            let _ = daemon.wait();
+        }
+        let _inside = self.runtime.enter();
+    }
+}
+
+/// Returns a program of this workspace, which `make test` builds before any test runs.
+fn binary(name: &str) -> PathBuf {
+    let path = Path::new(env!("CARGO_BIN_EXE_tunnelctl")).with_file_name(name);
+    assert!(
+        path.exists(),
+        "`{name}` is not built: run `cargo build --workspace`, or `make test`, which does"
+    );
+    path
+}
+
+/// Returns a port that nobody listens on at the moment.
+pub(crate) fn free_port() -> u16 {
+    std::net::TcpListener::bind(("127.0.0.1", 0))
+        .unwrap()
+        .local_addr()
+        .unwrap()
+        .port()
+}
