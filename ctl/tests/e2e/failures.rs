@@ -191,3 +191,27 @@ fn a_port_that_another_program_holds_blocks_that_tunnel_alone() {
         tunnel["state"] == "up"
     });
 }
+
+#[test]
+fn what_a_client_sent_before_it_left_still_reaches_the_target() {
+    let target = TcpListener::bind(("127.0.0.1", 0)).unwrap();
+    let port = free_port();
+    let world = World::started(
+        &account("fast", target.local_addr().unwrap().port()),
+        &configuration(port),
+    );
+    world.ok(&["up", "prod-db"]);
+    let sent: Vec<u8> = (0..1_000_000u32).map(|number| number as u8).collect();
+    let mut client = TcpStream::connect(("127.0.0.1", port)).unwrap();
+    client.write_all(&sent).unwrap();
+    drop(client);
+    let mut received = Vec::new();
+    let (mut socket, _) = target.accept().unwrap();
+    socket.read_to_end(&mut received).unwrap();
+    assert!(
+        received == sent,
+        "{} of {} bytes came",
+        received.len(),
+        sent.len()
+    );
+}

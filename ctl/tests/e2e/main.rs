@@ -7,6 +7,7 @@ mod database;
 mod failures;
 mod lifecycle;
 mod postgres;
+mod readme;
 mod world;
 
 /// An account with the instance `bastion`, whose agent is of the given kind, and the database `prod-db`.
