@@ -4,7 +4,7 @@
 //!
 //! - Libraries below us log at `warn`, or at `info` when more was asked for in general; `RUST_LOG` can name one to see
 //!   more of it.
-//! - The targets in [`SECRETIVE`] never log below `info`, whatever was asked for: there they show signatures, tokens
+//! - The targets in `SECRETIVE` never log below `info`, whatever was asked for: there they show signatures, tokens
 //!   or payload.
 
 use std::io::IsTerminal;

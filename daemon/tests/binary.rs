@@ -1,5 +1,7 @@
 //! The real binary, as a process: arguments, exit codes, signals, the control socket's file, a second daemon.
 
+#![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
+
 use std::path::PathBuf;
 use std::process::{ExitStatus, Output, Stdio};
 use std::time::Duration;

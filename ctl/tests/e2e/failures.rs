@@ -98,18 +98,28 @@ fn a_session_that_can_not_be_saved_ends_in_a_reset_never_in_a_clean_end() {
 
 #[test]
 fn a_wrong_signature_blocks_and_says_so() {
-    let mut world = World::new(&account("fast", free_port()), &configuration(free_port()));
+    // EC2 says only that it can't validate the credentials; RDS, which is asked first without a bastion, says why.
+    let direct =
+        "[tunnels.direct]\nlisten = \"127.0.0.1:PORT\"\ntarget = \"rds:prod-db\"\nroute = \"direct\"\n\
+                  autostart = false\n"
+            .replace("PORT", &free_port().to_string());
+    let mut world = World::new(
+        &account("fast", free_port()),
+        &(configuration(free_port()) + &direct),
+    );
     world.set(
         "AWS_SECRET_ACCESS_KEY",
         "not/the/secret/00000000000000000000000000",
     );
     world.start();
-    let (code, said) = refusal(&world, &["up", "prod-db"]);
-    assert_eq!(code, Some(4), "{said}");
-    assert!(
-        said.contains("blocked") && said.to_lowercase().contains("signature"),
-        "{said}"
-    );
+    for (tunnel, words) in [
+        ("prod-db", "not able to validate the provided access credentials"),
+        ("direct", "signature"),
+    ] {
+        let (code, said) = refusal(&world, &["up", tunnel]);
+        assert_eq!(code, Some(4), "{said}");
+        assert!(said.contains("blocked") && said.contains(words), "{said}");
+    }
     assert!(!world.log().contains("not/the/secret"), "the log holds a secret");
 }
 
@@ -180,4 +190,28 @@ fn a_port_that_another_program_holds_blocks_that_tunnel_alone() {
     world.wait_for_tunnel("prod-db", "the port is free and taken", |tunnel| {
         tunnel["state"] == "up"
     });
+}
+
+#[test]
+fn what_a_client_sent_before_it_left_still_reaches_the_target() {
+    let target = TcpListener::bind(("127.0.0.1", 0)).unwrap();
+    let port = free_port();
+    let world = World::started(
+        &account("fast", target.local_addr().unwrap().port()),
+        &configuration(port),
+    );
+    world.ok(&["up", "prod-db"]);
+    let sent: Vec<u8> = (0..1_000_000u32).map(|number| number as u8).collect();
+    let mut client = TcpStream::connect(("127.0.0.1", port)).unwrap();
+    client.write_all(&sent).unwrap();
+    drop(client);
+    let mut received = Vec::new();
+    let (mut socket, _) = target.accept().unwrap();
+    socket.read_to_end(&mut received).unwrap();
+    assert!(
+        received == sent,
+        "{} of {} bytes came",
+        received.len(),
+        sent.len()
+    );
 }

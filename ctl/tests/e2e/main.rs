@@ -1,10 +1,13 @@
 //! The product as a person meets it: real programs, a real database, the emulated AWS, and what must hold between
 //! them. One story a test.
 
+#![expect(clippy::unwrap_used, reason = "a step of a story that fails ends it")]
+
 mod database;
 mod failures;
 mod lifecycle;
 mod postgres;
+mod readme;
 mod world;
 
 /// An account with the instance `bastion`, whose agent is of the given kind, and the database `prod-db`.

@@ -6,7 +6,11 @@ from google.protobuf import descriptor_pool, message_factory
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha.proto_reflection_descriptor_database import ProtoReflectionDescriptorDatabase
 
-with grpc.insecure_channel(f"unix:{sys.argv[1]}") as channel:
+# gRPC's C core derives the authority of a Unix socket from its path, percent-encoded; the HTTP/2 library of the daemon
+# takes only what a host name can be.
+OPTIONS = [("grpc.default_authority", "localhost")]
+
+with grpc.insecure_channel(f"unix:{sys.argv[1]}", options=OPTIONS) as channel:
     health = health_pb2_grpc.HealthStub(channel).Check(health_pb2.HealthCheckRequest(service="tunneld.v1.Tunnels"), timeout=10)
     print(health_pb2.HealthCheckResponse.ServingStatus.Name(health.status))
     database = ProtoReflectionDescriptorDatabase(channel)

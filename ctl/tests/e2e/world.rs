@@ -5,11 +5,12 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
 use std::thread::sleep;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use serde_json::Value;
 use tempfile::TempDir;
 use tokio::runtime::Runtime;
+use tokio::time::Instant;
 use tunneld_emulator::{Config, Emulator};
 
 /// How long anything may take that a test waits for: ten times what the slowest has been seen to need.
@@ -41,7 +42,9 @@ impl World {
             .map(|(name, value)| (name.to_owned(), value))
             .collect();
         environment.insert("HOME".to_owned(), folder.path().display().to_string());
-        environment.insert("PATH".to_owned(), std::env::var("PATH").unwrap());
+        let programs = Path::new(env!("CARGO_BIN_EXE_tunnelctl")).parent().unwrap();
+        let path = format!("{}:{}", programs.display(), std::env::var("PATH").unwrap());
+        environment.insert("PATH".to_owned(), path);
         environment.insert(
             "TUNNELD_SOCKET".to_owned(),
             folder.path().join("run/t.sock").display().to_string(),
@@ -119,12 +122,17 @@ impl World {
     /// A program of ours, in the user's environment alone.
     pub(crate) fn command(&self, program: &str) -> Command {
         let mut command = Command::new(binary(program));
+        self.in_environment(&mut command);
+        command
+    }
+
+    /// Gives a command the user's environment alone, with our programs first in the path.
+    pub(crate) fn in_environment<'c>(&self, command: &'c mut Command) -> &'c mut Command {
         command
             .env_clear()
             .envs(&self.environment)
             .stdin(Stdio::null())
-            .current_dir(self.folder.path());
-        command
+            .current_dir(self.folder.path())
     }
 
     pub(crate) fn tunnelctl(&self, arguments: &[&str]) -> Output {

@@ -8,14 +8,23 @@ use std::io;
 use std::net::SocketAddr;
 use std::pin::Pin;
 use std::task::{Context, Poll, ready};
+use std::time::Duration;
 
 use bytes::{Buf, BufMut, BytesMut};
+use futures_util::future::BoxFuture;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, ReadBuf};
 use tokio::net::{TcpStream, UnixStream};
+use tokio::time::sleep;
 use tracing::debug;
+
+use crate::tunnel::holder::has_left;
 
 /// How much is read ahead: any protocol's first request, and at most 4 MiB for all held connections of a tunnel.
 const MOST_AHEAD: usize = 16 * 1024;
+
+/// How often the system is asked whether a client that sends no more has left: soon enough that pools that retry do
+/// not fill the places of those that wait, and seldom enough to cost nothing.
+const LEFT_CHECK: Duration = Duration::from_secs(1);
 
 /// An accepted connection.
 #[derive(Debug)]
@@ -82,7 +91,7 @@ impl Client {
     /// Resolves when the client is gone, reading ahead what it sends. Cancel-safe.
     ///
     /// Gone is a client that was reset, or closed without having sent anything. One that sent something and then
-    /// no more may have closed only its half, and still wait for the answer.
+    /// no more may have closed only its half, and still wait for the answer: it is gone when the system says so.
     pub(crate) async fn gone(&mut self) -> io::Error {
         while !self.finished && self.ahead.len() < MOST_AHEAD {
             let room = MOST_AHEAD - self.ahead.len();
@@ -98,7 +107,31 @@ impl Client {
                 Ok(_) => {}
             }
         }
+        if self.finished {
+            self.left().await;
+            return io::ErrorKind::UnexpectedEof.into();
+        }
         pending().await
+    }
+
+    /// Resolves when a client that sends no more has closed its socket completely. Never, where the system does not
+    /// tell it from one that closed only its half.
+    pub(crate) fn left(&self) -> BoxFuture<'static, ()> {
+        let addresses = match &self.socket {
+            Local::Tcp(stream) => stream
+                .peer_addr()
+                .and_then(|peer| Ok((peer, stream.local_addr()?)))
+                .ok(),
+            Local::Unix(_) => None,
+        };
+        Box::pin(async move {
+            let Some((client, ours)) = addresses else {
+                return pending().await;
+            };
+            while !has_left(client, ours) {
+                sleep(LEFT_CHECK).await;
+            }
+        })
     }
 
     /// Ends the connection so that the client sees a reset, never a clean end.
@@ -170,8 +203,6 @@ impl AsyncWrite for Client {
 
 #[cfg(test)]
 mod tests {
-    use std::time::Duration;
-
     use tokio::io::AsyncWriteExt;
     use tokio::net::TcpListener;
     use tokio::time::timeout;
@@ -225,6 +256,15 @@ mod tests {
         near.write_all(b"PING").await.unwrap();
         near.shutdown().await.unwrap();
         assert!(timeout(Duration::from_secs(60), client.gone()).await.is_err());
+    }
+
+    #[cfg(target_os = "linux")]
+    #[tokio::test(start_paused = true)]
+    async fn a_client_that_asked_and_left_is_gone() {
+        let (mut near, mut client) = pair().await;
+        near.write_all(b"PING").await.unwrap();
+        drop(near);
+        assert_eq!(client.gone().await.kind(), io::ErrorKind::UnexpectedEof);
     }
 
     #[tokio::test(start_paused = true)]

@@ -19,6 +19,7 @@ pub(crate) mod fake;
 mod holder;
 mod lifecycle;
 mod listener;
+mod period;
 mod proxy;
 mod slot;
 mod supervisor;

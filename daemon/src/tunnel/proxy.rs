@@ -16,6 +16,8 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
+use futures_util::FutureExt;
+use futures_util::future::BoxFuture;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf, copy_bidirectional_with_sizes};
 use tokio::sync::{mpsc, watch};
 use tokio::time::{Instant, sleep_until};
@@ -164,6 +166,8 @@ impl Proxy {
 
     async fn copy(&mut self, stream: Box<dyn Stream>, tally: &Tally) -> End {
         let mut far = Far {
+            left: self.client.left(),
+            has_left: false,
             stream,
             meter: self.entry.meter(),
             tally,
@@ -174,6 +178,7 @@ impl Proxy {
         let copied = copy_bidirectional_with_sizes(&mut self.client, &mut far, BUFFER, BUFFER).await;
         match (copied, far.first) {
             (Ok(_), Some(Side::Client)) => End::ClientClosed,
+            (Err(_), _) if far.has_left => End::ClientClosed,
             (Ok(_), Some(Side::Target) | None) => End::TargetClosed,
             // The target closed completely while the client was still sending. That is its right.
             (Err(_), _) if far.broken && far.ended => End::TargetClosed,
@@ -276,6 +281,11 @@ struct Far<'a> {
     ended: bool,
     /// Whether the stream failed.
     broken: bool,
+    /// Resolves when a client that said so has closed its socket completely. The stream, which on some routes cannot
+    /// pass on half a goodbye, then need not wait for the target's.
+    left: BoxFuture<'static, ()>,
+    /// Whether it has.
+    has_left: bool,
 }
 
 impl Far<'_> {
@@ -293,6 +303,13 @@ impl AsyncRead for Far<'_> {
     ) -> Poll<io::Result<()>> {
         let before = buffer.filled().len();
         let polled = Pin::new(&mut self.stream).poll_read(context, buffer);
+        if polled.is_pending()
+            && matches!(self.first, Some(Side::Client))
+            && self.left.poll_unpin(context).is_ready()
+        {
+            self.has_left = true;
+            return Poll::Ready(Err(io::ErrorKind::ConnectionAborted.into()));
+        }
         ready!(self.noting(polled))?;
         let bytes = (buffer.filled().len() - before) as u64;
         if bytes == 0 {

@@ -19,13 +19,10 @@ use std::mem;
 use std::sync::Arc;
 use std::time::Duration;
 
-use futures_util::future::BoxFuture;
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::task::JoinSet;
-use tokio::time::{Instant, sleep_until, timeout};
-use tokio_util::sync::CancellationToken;
-use tokio_util::task::TaskTracker;
-use tracing::{Instrument, debug, error, info, info_span, warn};
+use tokio::time::{Instant, sleep_until};
+use tracing::{Instrument, debug, error, info, info_span};
 
 use crate::config::TunnelSpec;
 use crate::failure::Failure;
@@ -34,17 +31,9 @@ use crate::transport::{Health, Link, Transport};
 use crate::tunnel::client::Client;
 use crate::tunnel::lifecycle::{Action, Ends, Event, Lifecycle, State};
 use crate::tunnel::listener::{Listener, Taken};
+use crate::tunnel::period::{Happening, Linked, Period};
 use crate::tunnel::proxy::{OpenFailed, Proxy};
-use crate::tunnel::slot::{Lease, Slot};
-
-/// How long a link may take to say goodbye: one call to AWS and its retry. The far end notices by itself later.
-const GOODBYE: Duration = Duration::from_secs(5);
-
-/// How long connections may take to end once told to: they only have to be polled.
-const STOPPING: Duration = Duration::from_secs(1);
-
-/// Reports of links that cannot open streams: the first one ends the link, so that more only repeat it.
-const REPORTS: usize = 8;
+use crate::tunnel::slot::Slot;
 
 /// What a handle asks for.
 #[derive(Debug)]
@@ -84,40 +73,10 @@ pub(crate) struct Supervisor {
     links: u64,
 }
 
-/// One time of being wanted, from `up` to `down`.
-struct Period {
-    listener: Option<Listener>,
-    attempt: Option<Attempt>,
-    linked: Option<Linked>,
-    /// Links that were let go and end with their last stream.
-    released: JoinSet<()>,
-    connections: TaskTracker,
-    /// Ends the connections.
-    stop: CancellationToken,
-    reports: (mpsc::Sender<OpenFailed>, mpsc::Receiver<OpenFailed>),
-    /// Connections accepted so far, to tell them apart in the log.
-    accepted: u64,
-}
-
-type Attempt = BoxFuture<'static, Result<Arc<dyn Link>, Failure>>;
-
-/// The present link.
-struct Linked {
-    link: Arc<dyn Link>,
-    number: u64,
-    users: TaskTracker,
-    closed: BoxFuture<'static, Arc<Failure>>,
-    health: watch::Receiver<Health>,
-}
-
 /// What ended a wait.
 enum Wake {
     Command(Option<Command>),
-    Attempted(Result<Arc<dyn Link>, Failure>),
-    LinkEnded(Arc<Failure>),
-    HealthChanged(Health),
-    OpenFailed(OpenFailed),
-    Accepted(Client),
+    Happening(Happening),
     Timeout,
 }
 
@@ -167,11 +126,11 @@ impl Supervisor {
                     return self.finish(grace, Some(unbound)).await;
                 }
                 Wake::Command(None) => return self.finish(Duration::ZERO, None).await,
-                Wake::Attempted(outcome) => self.attempted(outcome),
-                Wake::LinkEnded(cause) => self.handle(Event::Lost(cause)),
-                Wake::HealthChanged(health) => self.health_changed(health),
-                Wake::OpenFailed(report) => self.open_failed(report),
-                Wake::Accepted(client) => self.serve(client),
+                Wake::Happening(Happening::Attempted(outcome)) => self.attempted(outcome),
+                Wake::Happening(Happening::LinkEnded(cause)) => self.handle(Event::Lost(cause)),
+                Wake::Happening(Happening::HealthChanged(health)) => self.health_changed(health),
+                Wake::Happening(Happening::OpenFailed(report)) => self.open_failed(report),
+                Wake::Happening(Happening::Accepted(client)) => self.serve(client),
                 Wake::Timeout => self.lifecycle.handle_timeout(Instant::now()),
             }
             self.perform().await;
@@ -183,18 +142,13 @@ impl Supervisor {
     }
 
     /// Waits for the next event. Every branch is cancel-safe; commands come first, so that a flood of clients cannot
-    /// delay `down`.
+    /// delay `down`, and clients last.
     async fn wait(&mut self) -> Wake {
-        let due = self.lifecycle.poll_timeout();
-        let period = &mut self.period;
         tokio::select! {
             biased;
             command = self.commands.recv() => Wake::Command(command),
-            outcome = attempt(period.attempt.as_mut()) => Wake::Attempted(outcome),
-            wake = Linked::event(period.linked.as_mut()) => wake,
-            Some(report) = period.reports.1.recv() => Wake::OpenFailed(report),
-            () = time(due) => Wake::Timeout,
-            client = accept(period.listener.as_mut()) => Wake::Accepted(client),
+            () = time(self.lifecycle.poll_timeout()) => Wake::Timeout,
+            happening = self.period.event() => Wake::Happening(happening),
         }
     }
 
@@ -261,7 +215,6 @@ impl Supervisor {
     }
 
     fn attempted(&mut self, outcome: Result<Arc<dyn Link>, Failure>) {
-        self.period.attempt = None;
         match outcome {
             Ok(link) => {
                 self.links += 1;
@@ -402,133 +355,9 @@ impl Supervisor {
     }
 }
 
-impl Period {
-    fn new() -> Self {
-        Self {
-            listener: None,
-            attempt: None,
-            linked: None,
-            released: JoinSet::new(),
-            connections: TaskTracker::new(),
-            stop: CancellationToken::new(),
-            reports: mpsc::channel(REPORTS),
-            accepted: 0,
-        }
-    }
-
-    /// Lets go of the link: it says goodbye when its last stream has ended.
-    fn release(&mut self) {
-        let Some(linked) = self.linked.take() else { return };
-        while self.released.try_join_next().is_some() {}
-        let goodbye = async move {
-            linked.users.wait().await;
-            goodbye(linked.link).await;
-        };
-        self.released.spawn(goodbye.in_current_span());
-    }
-
-    /// Takes nobody new and makes no link, at once: when this returns, the local address is free.
-    fn shut(&mut self) {
-        self.listener = None;
-        self.attempt = None;
-        self.connections.close();
-    }
-
-    /// Ends the period after [`Self::shut`], in this order: streams (by themselves within `grace`, else reset),
-    /// links. Takes at most `grace`, [`STOPPING`] and [`GOODBYE`].
-    async fn end(mut self, grace: Duration) {
-        if timeout(grace, self.connections.wait()).await.is_err() {
-            let open = self.connections.len();
-            if !grace.is_zero() {
-                warn!(
-                    open,
-                    ?grace,
-                    "connections outlasted the grace period and are reset"
-                );
-            }
-            self.stop.cancel();
-            if timeout(STOPPING, self.connections.wait()).await.is_err() {
-                error!(open = self.connections.len(), "connections do not end");
-            }
-        }
-        self.release();
-        // Each goodbye has its own deadline; this one is for streams that somebody else holds.
-        let released = async { while self.released.join_next().await.is_some() {} };
-        if timeout(GOODBYE, released).await.is_err() {
-            warn!("a link did not say goodbye in time");
-        }
-    }
-}
-
-async fn goodbye(link: Arc<dyn Link>) {
-    if timeout(GOODBYE, link.close()).await.is_err() {
-        warn!("a link did not say goodbye in time");
-    }
-}
-
-impl Linked {
-    fn new(link: Arc<dyn Link>, number: u64) -> Self {
-        let users = TaskTracker::new();
-        users.close();
-        let watched = Arc::clone(&link);
-        let closed = Box::pin(async move { watched.closed().await });
-        let mut health = link.health();
-        health.mark_unchanged();
-        Self {
-            link,
-            number,
-            users,
-            closed,
-            health,
-        }
-    }
-
-    fn lease(&self) -> Lease {
-        Lease {
-            link: Arc::clone(&self.link),
-            number: self.number,
-            _user: self.users.token(),
-        }
-    }
-
-    /// Waits until the link has ended or its health has changed. Cancel-safe.
-    async fn event(linked: Option<&mut Self>) -> Wake {
-        let Some(linked) = linked else {
-            return pending().await;
-        };
-        let health = &mut linked.health;
-        let changed = async {
-            match health.changed().await {
-                Ok(()) => health.borrow_and_update().clone(),
-                // Nobody will say any more how the link is; that it ended shows in `closed`.
-                Err(_) => pending().await,
-            }
-        };
-        tokio::select! {
-            biased;
-            cause = &mut linked.closed => Wake::LinkEnded(cause),
-            health = changed => Wake::HealthChanged(health),
-        }
-    }
-}
-
-async fn attempt(future: Option<&mut Attempt>) -> <Attempt as Future>::Output {
-    match future {
-        Some(future) => future.await,
-        None => pending().await,
-    }
-}
-
 async fn time(due: Option<Instant>) {
     match due {
         Some(due) => sleep_until(due).await,
-        None => pending().await,
-    }
-}
-
-async fn accept(listener: Option<&mut Listener>) -> Client {
-    match listener {
-        Some(listener) => listener.accept().await,
         None => pending().await,
     }
 }

@@ -221,12 +221,18 @@ impl Driver {
                     self.session.write(id, bytes);
                 }
             }
-            Command::Finish(id) => self.session.finish(id, now),
-            Command::Drop(id) => {
-                if self.streams.remove(&id).is_some() {
-                    self.session.reset(id);
+            Command::Finish(id) => {
+                if let Some(stream) = self.streams.get_mut(&id) {
+                    stream.finished = true;
+                    self.session.finish(id, now);
                 }
             }
+            Command::Drop(id) => match self.streams.remove(&id) {
+                // A client that sent its last bytes and left: the target still gets them.
+                Some(stream) if stream.finished => self.session.close(id),
+                Some(_) => self.session.reset(id),
+                None => {}
+            },
             Command::Probe => {
                 if let Phase::Attached(channel) = &mut self.phase {
                     channel.probe();

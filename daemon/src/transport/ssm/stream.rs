@@ -4,6 +4,7 @@
 //! has sent them, so a stream has at most [`WRITES`] writes waiting. Bytes from the target come through a channel that
 //! the driver bounds by [`RECEIVE_LIMIT`], because the driver must never stop reading the websocket.
 
+use std::collections::VecDeque;
 use std::io;
 use std::pin::Pin;
 use std::sync::Arc;
@@ -55,7 +56,9 @@ pub(super) struct StreamEnd {
     buffered: Arc<AtomicUsize>,
     permits: Arc<Semaphore>,
     /// One for each write that has not left the session.
-    pub(super) held: std::collections::VecDeque<OwnedSemaphorePermit>,
+    pub(super) held: VecDeque<OwnedSemaphorePermit>,
+    /// The local side has said that it writes no more.
+    pub(super) finished: bool,
 }
 
 /// Makes both ends of a stream.
@@ -79,7 +82,8 @@ pub(super) fn pair(id: StreamId, commands: mpsc::UnboundedSender<Command>) -> (S
             incoming: sender,
             buffered,
             permits,
-            held: std::collections::VecDeque::new(),
+            held: VecDeque::new(),
+            finished: false,
         },
     )
 }

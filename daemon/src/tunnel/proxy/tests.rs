@@ -185,6 +185,24 @@ async fn a_client_that_was_reset_ends_its_stream() {
     );
 }
 
+#[cfg(target_os = "linux")]
+#[tokio::test(start_paused = true)]
+async fn a_client_that_closed_completely_does_not_wait_for_a_silent_target() {
+    let mut rig = Rig::new().await;
+    let mut target = rig.far.accept().await;
+    rig.client.write_all(b"bye").await.unwrap();
+    drop(rig.client);
+    let mut all = Vec::new();
+    target.read_to_end(&mut all).await.unwrap();
+    assert_eq!(all, b"bye");
+    rig.running.join_next().await.unwrap().unwrap();
+    target
+        .write_all(b"too late")
+        .await
+        .expect_err("the stream was dropped");
+    assert_eq!(rig.board.snapshot()[0].meter.read().connections_failed, 0);
+}
+
 #[tokio::test(start_paused = true)]
 async fn a_client_that_leaves_while_its_stream_is_opened_gives_it_up() {
     let rig = Rig::new().await;
