@@ -47,7 +47,11 @@ fn answer(client: TcpStream) -> io::Result<()> {
             for row in 0..ROWS {
                 // Two numbers that look like noise, so that a lost or doubled row shows in a checksum.
                 let noise = u64::from(row).wrapping_mul(0x9e37_79b9_7f4a_7c15);
-                writeln!(out, "{row:08}\t{noise:020}\t{:020}\tharbour-log", noise.rotate_left(29))?;
+                writeln!(
+                    out,
+                    "{row:08}\t{noise:020}\t{:020}\tharbour-log",
+                    noise.rotate_left(29)
+                )?;
             }
         }
         other => writeln!(out, "there is no `{other}` here, only TABLE and COPY")?,
