@@ -243,6 +243,7 @@ impl Subject {
                 Event::Data(_, bytes) => self.heard += bytes.len(),
                 Event::Ready { .. }
                 | Event::Finished(_)
+                | Event::Abandoned(_)
                 | Event::Refused(_)
                 | Event::Paused
                 | Event::Resumed

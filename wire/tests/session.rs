@@ -590,6 +590,7 @@ fn a_half_closed_stream_is_ended_after_the_grace_time_without_a_byte() {
     assert!(!has_fin(&rig, id));
     rig.run_for(Duration::from_millis(1));
     assert!(has_fin(&rig, id));
+    assert!(rig.client.has(&Event::Abandoned(id)));
 }
 
 #[test]

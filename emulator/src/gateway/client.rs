@@ -19,6 +19,9 @@ const FRAMES: usize = 16;
 /// How long a client may take to send its opening.
 const OPENING_DEADLINE: Duration = Duration::from_secs(10);
 
+/// How long a client may take to read the last frames and to close.
+const LAST_READING: Duration = Duration::from_secs(1);
+
 /// A websocket whose token was good.
 pub(super) struct Arrival {
     /// Its frames; closed when the websocket is gone.
@@ -50,10 +53,14 @@ pub(super) async fn serve<S: AsyncRead + AsyncWrite + Unpin + Send + 'static>(
         return;
     }
     let (sink, stream) = socket.split();
+    let mut reading = std::pin::pin!(read(stream, frames_in));
     tokio::select! {
         () = replaced.cancelled() => {}
-        () = read(stream, frames_in) => {}
-        () = write(sink, frames_out) => {}
+        () = &mut reading => {}
+        () = write(sink, frames_out) => {
+            // Closing a socket with unread bytes resets it, and the reset may overtake the last frames.
+            let _ = timeout(LAST_READING, reading).await;
+        }
     }
 }
 
@@ -81,11 +88,9 @@ async fn read<S: AsyncRead + AsyncWrite + Unpin>(
     frames: mpsc::Sender<Bytes>,
 ) {
     while let Some(Ok(message)) = stream.next().await {
-        if let Message::Binary(frame) = message
-            && frames.send(frame).await.is_err()
-        {
-            // The session is over: the writer closes the websocket.
-            std::future::pending::<()>().await;
+        if let Message::Binary(frame) = message {
+            // Where the session is over, the writer closes the websocket and what still comes is of no interest.
+            let _ = frames.send(frame).await;
         }
     }
 }
@@ -107,6 +112,6 @@ async fn write<S: AsyncRead + AsyncWrite + Unpin>(
             return;
         }
     }
-    // The client may be gone.
-    let _ = sink.close().await;
+    // The client may be gone, or not read any more.
+    let _ = timeout(LAST_READING, sink.close()).await;
 }

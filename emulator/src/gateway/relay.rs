@@ -16,9 +16,10 @@ use std::time::{Duration, SystemTime};
 
 use bytes::Bytes;
 use tokio::net::TcpStream;
+use tokio::sync::mpsc::error::TrySendError;
 use tokio::sync::{OwnedSemaphorePermit, mpsc};
 use tokio::task::JoinSet;
-use tokio::time::{Instant, sleep_until};
+use tokio::time::{Instant, sleep_until, timeout};
 use tokio_util::sync::CancellationToken;
 use tracing::debug;
 use tunneld_wire::smux::{Framing, StreamId};
@@ -159,8 +160,8 @@ impl Relay {
     }
 
     async fn wait(&mut self, full: bool, now: std::time::Instant) -> Wake {
-        let timeout = self.session.poll_timeout(now).map(Instant::from_std);
-        let timeout = timeout.into_iter().chain(self.ending).min();
+        let due = self.session.poll_timeout(now).map(Instant::from_std);
+        let due = due.into_iter().chain(self.ending).min();
         let reading = self.untaken < BUCKET;
         let (frames, writer) = match &mut self.client {
             Some(Arrival { frames, writer }) => (Some(frames), Some(writer)),
@@ -173,7 +174,7 @@ impl Relay {
             Some(_) = of(writer.map(|writer| writer.reserve())), if full => Wake::Room,
             Some(dialled) = of(self.dialling.as_mut().map(|(_, dial)| dial)) => Wake::Dialled(dialled),
             Some(report) = self.reports.recv() => Wake::Report(report),
-            Some(()) = of(timeout.map(sleep_until)) => Wake::Timeout,
+            Some(()) = of(due.map(sleep_until)) => Wake::Timeout,
         }
     }
 
@@ -183,8 +184,11 @@ impl Relay {
             return false;
         };
         let full = loop {
-            let Ok(room) = writer.try_reserve() else {
-                break true;
+            let room = match writer.try_reserve() {
+                Ok(room) => room,
+                Err(TrySendError::Full(())) => break true,
+                // The websocket is gone, as its frames will tell once they are read to the end.
+                Err(TrySendError::Closed(())) => break false,
             };
             match self.session.poll_transmit(now) {
                 Some(Frame::Binary(frame)) => room.send(frame),
@@ -207,7 +211,7 @@ impl Relay {
             match event {
                 Event::Opened(id) => self.handle_opened(id),
                 Event::Data(id, bytes) => self.handle_data(id, bytes),
-                Event::Finished(id) => self.handle_finished(id),
+                Event::Finished(id) | Event::Abandoned(id) => self.handle_finished(id),
                 Event::Terminate => self.ending = Some(Instant::now() + DRAIN),
                 Event::Ended(end) => return Some((end.to_string(), end.to_string())),
                 Event::Ready { .. }
@@ -327,8 +331,9 @@ impl Relay {
     /// Tells the client that the session is over; its websocket is closed by the drop of its writer.
     async fn close(mut self, output: &str) {
         let Some(client) = self.client.take() else { return };
-        // The client may be gone.
-        let _ = client.writer.send(channel_closed(&self.session_id, output)).await;
+        let last = client.writer.send(channel_closed(&self.session_id, output));
+        // The client may be gone, or not read any more.
+        let _ = timeout(DRAIN, last).await;
     }
 }
 

@@ -20,6 +20,8 @@ pub enum Event {
         /// No byte ever came.
         silent: bool,
     },
+    /// Our side finished it, and the far end has sent nothing for the grace time: the stream ends without its answer.
+    Abandoned(StreamId),
 }
 
 impl fmt::Debug for Event {
@@ -28,6 +30,7 @@ impl fmt::Debug for Event {
         match self {
             Self::Opened(id) => write!(f, "Opened({id})"),
             Self::Data(id, bytes) => write!(f, "Data({id}, {} bytes)", bytes.len()),
+            Self::Abandoned(id) => write!(f, "Abandoned({id})"),
             Self::Finished { id, silent } => write!(f, "Finished({id}, silent: {silent})"),
         }
     }

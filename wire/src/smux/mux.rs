@@ -198,6 +198,7 @@ impl Mux {
                 } else {
                     stream.end = End::Closing;
                     due.push(*id);
+                    self.events.push_back(Event::Abandoned(*id));
                 }
             }
             if let Syn::Due(at) = stream.syn
@@ -488,6 +489,7 @@ mod tests {
                             prop_assert_eq!(silent, came[&id] == 0);
                             finished.push(id);
                         }
+                        Event::Abandoned(_) => prop_assert!(false, "nobody waits here"),
                     }
                 }
             }
@@ -521,7 +523,7 @@ mod tests {
         server.receive(client.poll_bytes(16_384).unwrap(), now).unwrap();
         let turns = events(&mut server).into_iter().filter_map(|event| match event {
             Event::Data(id, bytes) => Some((id, bytes.len())),
-            Event::Opened(_) | Event::Finished { .. } => None,
+            Event::Opened(_) | Event::Finished { .. } | Event::Abandoned(_) => None,
         });
         let turns: Vec<_> = turns.collect();
         assert_eq!(turns[..3], [(ids[0], TURN), (ids[1], TURN), (ids[2], TURN)]);

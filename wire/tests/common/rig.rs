@@ -422,6 +422,7 @@ impl Rig {
                 | Event::Ready { .. }
                 | Event::Data(..)
                 | Event::Finished(_)
+                | Event::Abandoned(_)
                 | Event::Refused(_)
                 | Event::Paused
                 | Event::Resumed

@@ -168,7 +168,9 @@ async fn write(
     while let Some(first) = queue.recv().await {
         let batch = async {
             sink.feed(first).await?;
-            while let Ok(next) = queue.try_recv() {
+            // At most what fits the queue: the deadline is for a stuck network, not for a busy one.
+            for _ in 1..FRAMES {
+                let Ok(next) = queue.try_recv() else { break };
                 sink.feed(next).await?;
             }
             sink.flush().await

@@ -26,7 +26,7 @@ use tunneld_wire::smux::StreamId;
 use tunneld_wire::ssm::{End, Event, Session};
 
 use super::channel::{Activity, Channel, Lost, message};
-use super::resume::{Resumed, Upstream};
+use super::resume::{FIRST_DELAY, LONGEST_DELAY, Resumed, Upstream};
 use super::stream::{RECEIVE_LIMIT, SsmStream, StreamEnd, pair};
 use crate::failure::{Failure, Reason, Remedy};
 use crate::transport::{Health, Impaired};
@@ -71,11 +71,16 @@ pub(super) struct Driver {
     sender: mpsc::WeakUnboundedSender<Command>,
     streams: HashMap<StreamId, StreamEnd>,
     goodbye: CancellationToken,
+    /// Whether the present websocket has carried a frame.
+    heard: bool,
+    /// How long to wait before resuming: grows while websockets open and carry nothing.
+    calm: Duration,
 }
 
 enum Phase {
     Attached(Box<Channel>),
     Resuming(Pin<Box<dyn Future<Output = Result<Resumed, Failure>> + Send>>),
+    Over,
 }
 
 /// Why driving stops.
@@ -119,6 +124,8 @@ impl Driver {
             commands: commands.1,
             streams: HashMap::new(),
             goodbye,
+            heard: false,
+            calm: Duration::ZERO,
         };
         driver
             .session
@@ -158,9 +165,9 @@ impl Driver {
         let (activity, resumed) = match &mut self.phase {
             Phase::Attached(channel) => (Some(channel), None),
             Phase::Resuming(resumed) => (None, Some(resumed)),
+            Phase::Over => (None, None),
         };
         tokio::select! {
-            biased;
             () = self.goodbye.cancelled() => Wake::Goodbye,
             Some(activity) = of(activity.map(|channel| channel.activity(full))) => Wake::Activity(activity),
             Some(resumed) = of(resumed) => Wake::Resumed(resumed),
@@ -193,6 +200,7 @@ impl Driver {
 
     fn handle_frame(&mut self, frame: Bytes) {
         trace!(length = frame.len(), "receive");
+        self.heard = true;
         if let Err(malformed) = self.session.handle_frame(frame, Instant::now().into_std()) {
             debug!(%malformed, "ignored a frame");
         }
@@ -234,8 +242,11 @@ impl Driver {
                 None => {}
             },
             Command::Probe => {
-                if let Phase::Attached(channel) = &mut self.phase {
-                    channel.probe();
+                match &mut self.phase {
+                    Phase::Attached(channel) => channel.probe(),
+                    // The attempt under way may wait for a network that is gone.
+                    Phase::Resuming(_) => self.resume(Duration::ZERO),
+                    Phase::Over => {}
                 }
             }
         }
@@ -270,6 +281,14 @@ impl Driver {
                         stream.end();
                     }
                 }
+                Event::Abandoned(id) => {
+                    if let Some(stream) = self.streams.remove(&id) {
+                        let doing = "the target did not answer in time after the client had ended its half";
+                        stream.fail(Arc::new(
+                            Failure::new(Reason::Unreachable, Remedy::Retry, doing).of_stream(),
+                        ));
+                    }
+                }
                 Event::Refused(id) => {
                     if let Some(stream) = self.streams.remove(&id) {
                         stream.fail(Arc::new(self.upstream.refused()));
@@ -288,7 +307,7 @@ impl Driver {
 
     fn become_ready(&mut self, agent_version: String, customer_message: &str) {
         if !customer_message.is_empty() {
-            info!(message = customer_message, "the session says");
+            info!(words = ?customer_message, "the session has a message");
         }
         debug!(%agent_version, "session ready");
         self.outside
@@ -332,7 +351,16 @@ impl Driver {
             "resuming the session"
         );
         self.set_impaired(Arc::new(cause));
-        self.phase = Phase::Resuming(Box::pin(self.upstream.clone().resume(self.outside.clone())));
+        self.calm = match std::mem::take(&mut self.heard) {
+            true => Duration::ZERO,
+            false => (self.calm * 2).clamp(FIRST_DELAY, LONGEST_DELAY),
+        };
+        self.resume(self.calm);
+    }
+
+    fn resume(&mut self, delay: Duration) {
+        let resumed = self.upstream.clone().resume(self.outside.clone(), delay);
+        self.phase = Phase::Resuming(Box::pin(resumed));
     }
 
     fn handle_resumed(&mut self, resumed: Resumed) {
@@ -370,6 +398,14 @@ impl Driver {
     /// Ends everything in this order: the outside learns of it, streams end, the agent is asked to end the session,
     /// AWS is asked where that may not have worked.
     async fn finish(mut self, stop: Stop) {
+        // An attempt under way holds what ending the session needs, and is of no use any more.
+        if matches!(self.phase, Phase::Resuming(_)) {
+            self.phase = Phase::Over;
+        }
+        // Whoever asks for a stream from here on learns at once that there is none.
+        self.commands.close();
+        while self.commands.try_recv().is_ok() {}
+        let ended = matches!(stop, Stop::Ended(_));
         let closed_at_aws = matches!(stop, Stop::Ended(End::ChannelClosed(_)));
         let failure = match stop {
             Stop::Goodbye => Failure::new(Reason::Unreachable, Remedy::Retry, "the link was closed"),
@@ -393,7 +429,7 @@ impl Driver {
             stream.fail(Arc::clone(&failure));
         }
         self.outside.closed.send_replace(Some(failure));
-        let closed_at_aws = closed_at_aws || self.say_goodbye().await;
+        let closed_at_aws = closed_at_aws || (!ended && self.say_goodbye().await);
         self.upstream.settle(closed_at_aws).await;
     }
 

@@ -20,6 +20,9 @@ use crate::config::AccountSpec;
 /// The most that is read of a file: a million bytes hold five thousand sessions.
 const MOST_BYTES: u64 = 1 << 20;
 
+/// Lines after which the history is dropped, long before the file is as large as is read.
+const MOST_LINES: usize = 1_000;
+
 /// The open sessions of this daemon.
 pub struct Ledger {
     path: PathBuf,
@@ -28,6 +31,7 @@ pub struct Ledger {
 
 struct Entries {
     file: File,
+    lines: usize,
     open: BTreeMap<String, AccountSpec>,
 }
 
@@ -57,8 +61,9 @@ impl Ledger {
     /// Opens this daemon's ledger in `folder` and takes over what daemons that are gone have left open.
     pub fn open(folder: &Path) -> io::Result<(Self, Vec<Orphan>)> {
         fs::DirBuilder::new().recursive(true).mode(0o700).create(folder)?;
-        let orphans = take_orphans(folder)?;
-        let path = folder.join(format!("sessions-{}.jsonl", std::process::id()));
+        let abandoned = abandoned(folder)?;
+        // Not the process id: in a container each daemon has the same.
+        let path = folder.join(format!("sessions-{:016x}.jsonl", fastrand::u64(..)));
         let file = OpenOptions::new()
             .create(true)
             .append(true)
@@ -70,11 +75,18 @@ impl Ledger {
             path,
             entries: Mutex::new(Entries {
                 file,
+                lines: 0,
                 open: BTreeMap::new(),
             }),
         };
-        for orphan in &orphans {
-            ledger.opened(&orphan.session_id, &orphan.account);
+        let mut orphans = Vec::new();
+        for file in abandoned {
+            for orphan in file.orphans {
+                ledger.opened(&orphan.session_id, &orphan.account);
+                orphans.push(orphan);
+            }
+            // Only what stands in the new file may go; the lock is held until then.
+            fs::remove_file(&file.path)?;
         }
         Ok((ledger, orphans))
     }
@@ -97,11 +109,8 @@ impl Ledger {
         if entries.open.remove(session_id).is_none() {
             return;
         }
-        if entries.open.is_empty() {
-            // Nothing is open: the history is worth nothing.
-            if let Err(error) = entries.file.set_len(0) {
-                warn!(%error, "cannot empty the ledger of sessions");
-            }
+        if entries.open.is_empty() || entries.lines > MOST_LINES {
+            entries.rewrite();
         } else {
             entries.append(&Line::Closed {
                 session_id: session_id.to_owned(),
@@ -121,8 +130,26 @@ impl Drop for Ledger {
 }
 
 impl Entries {
+    /// Drops the history: only what is open is worth a line.
+    fn rewrite(&mut self) {
+        if let Err(error) = self.file.set_len(0) {
+            warn!(%error, "cannot shorten the ledger of sessions");
+            return;
+        }
+        self.lines = 0;
+        for (session_id, account) in self.open.clone() {
+            let AccountSpec { profile, region } = account;
+            self.append(&Line::Opened {
+                session_id,
+                profile,
+                region,
+            });
+        }
+    }
+
     /// Losing the ledger must not stop a tunnel: it is said, and a crash would then leave an orphan until its timeout.
     fn append(&mut self, line: &Line) {
+        self.lines += 1;
         let written = serde_json::to_string(line)
             .map_err(io::Error::from)
             .and_then(|line| self.file.write_all(format!("{line}\n").as_bytes()));
@@ -132,9 +159,17 @@ impl Entries {
     }
 }
 
-/// Reads and removes the ledgers that no living daemon holds.
-fn take_orphans(folder: &Path) -> io::Result<Vec<Orphan>> {
-    let mut orphans = Vec::new();
+/// The ledger of a daemon that is gone.
+struct Abandoned {
+    path: PathBuf,
+    orphans: Vec<Orphan>,
+    /// Keeps other daemons from taking it too.
+    _locked: File,
+}
+
+/// Reads the ledgers that no living daemon holds.
+fn abandoned(folder: &Path) -> io::Result<Vec<Abandoned>> {
+    let mut abandoned = Vec::new();
     for entry in fs::read_dir(folder)? {
         let path = entry?.path();
         let name = path
@@ -149,11 +184,14 @@ fn take_orphans(folder: &Path) -> io::Result<Vec<Orphan>> {
             continue;
         }
         let mut text = Vec::new();
-        file.take(MOST_BYTES).read_to_end(&mut text)?;
-        orphans.extend(still_open(&String::from_utf8_lossy(&text)));
-        fs::remove_file(&path)?;
+        (&file).take(MOST_BYTES).read_to_end(&mut text)?;
+        abandoned.push(Abandoned {
+            path,
+            orphans: still_open(&String::from_utf8_lossy(&text)),
+            _locked: file,
+        });
     }
-    Ok(orphans)
+    Ok(abandoned)
 }
 
 fn still_open(text: &str) -> Vec<Orphan> {
@@ -214,7 +252,7 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let (ledger, _) = Ledger::open(folder.path()).unwrap();
         ledger.opened("mine", &account("prod"));
-        assert_eq!(take_orphans(folder.path()).unwrap(), []);
+        assert!(abandoned(folder.path()).unwrap().is_empty());
     }
 
     #[test]

@@ -129,19 +129,9 @@ impl Transport for Ssm {
             document,
             details,
         } = destination;
-        let grant = account.start_session(&instance, &document).await?;
-        info!(session = grant.session_id, via = details.via, "session started");
-
-        // From here on there is a session at AWS: the driver alone may end it, also if this attempt is dropped.
-        let upstream = Upstream::new(
-            Arc::clone(&self.shared),
-            self.account.clone(),
-            &grant.session_id,
-            details.clone(),
-        );
         let (health, health_seen) = watch::channel(Health {
             impaired: None,
-            details,
+            details: details.clone(),
         });
         let (closed, closed_seen) = watch::channel(None);
         let (sender, receiver) = mpsc::unbounded_channel();
@@ -158,8 +148,21 @@ impl Transport for Ssm {
         let session = Session::client(Policy::client(), self.origin());
         let outside = Outside { health, closed };
         let commands = (sender.downgrade(), receiver);
+        let (shared, spec) = (Arc::clone(&self.shared), self.account.clone());
+        // In a task of its own from the first call on: AWS may have started a session although nobody waits for it any
+        // more, and then somebody must end it.
         let task = async move {
             let _finished = finished.drop_guard();
+            let grant = match account.start_session(&instance, &document).await {
+                Ok(grant) => grant,
+                Err(failure) => {
+                    // Whoever waited may be gone.
+                    let _ = ready.send(Err(failure));
+                    return;
+                }
+            };
+            info!(session = grant.session_id, via = details.via, "session started");
+            let upstream = Upstream::new(shared, spec, &grant.session_id, details);
             let first = tokio::select! {
                 () = goodbye.cancelled() => return upstream.settle(false).await,
                 first = upstream.attach(grant) => first,

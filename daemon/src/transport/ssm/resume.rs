@@ -17,9 +17,9 @@ use crate::failure::{Failure, Reason, Remedy};
 use crate::transport::{Impaired, LinkDetails, Shared, websocket};
 
 /// The first delay between attempts to resume; drawn anew between zero and a bound that doubles.
-const FIRST_DELAY: Duration = Duration::from_millis(100);
+pub(super) const FIRST_DELAY: Duration = Duration::from_millis(100);
 /// The longest such delay: with it a session is back within 5 s of the network's return.
-const LONGEST_DELAY: Duration = Duration::from_secs(5);
+pub(super) const LONGEST_DELAY: Duration = Duration::from_secs(5);
 /// The delay where credentials are missing: the session lives on for its idle timeout, and a person needs a while.
 const LOGIN_DELAY: Duration = Duration::from_secs(30);
 /// How long AWS may take to confirm the end of a session that we leave.
@@ -73,8 +73,9 @@ impl Upstream {
     }
 
     /// Brings the session back, however long it takes; fails once AWS says that it is gone, or refuses for a reason
-    /// that time does not mend.
-    pub(super) async fn resume(self, outside: Outside) -> Result<Resumed, Failure> {
+    /// that time does not mend. The first attempt comes after a part of `delay`.
+    pub(super) async fn resume(self, outside: Outside, delay: Duration) -> Result<Resumed, Failure> {
+        sleep(delay.mul_f64(fastrand::f64())).await;
         let mut bound = FIRST_DELAY;
         loop {
             let failure = match self.attempt().await {

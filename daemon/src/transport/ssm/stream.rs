@@ -30,6 +30,9 @@ const LONGEST_WRITE: usize = 16_384;
 /// that much. Beyond it the stream is reset; the session and its other streams go on.
 pub(super) const RECEIVE_LIMIT: usize = 256 << 20;
 
+/// What a piece that waits costs beside its bytes: the frame's header that it keeps alive, and its place in a queue.
+const PIECE: usize = 256;
+
 /// What the driver hands to a stream.
 pub(super) enum Incoming {
     Data(Bytes),
@@ -54,7 +57,6 @@ pub(super) struct SsmStream {
 pub(super) struct StreamEnd {
     incoming: mpsc::UnboundedSender<Incoming>,
     buffered: Arc<AtomicUsize>,
-    permits: Arc<Semaphore>,
     /// One for each write that has not left the session.
     pub(super) held: VecDeque<OwnedSemaphorePermit>,
     /// The local side has said that it writes no more.
@@ -65,12 +67,11 @@ pub(super) struct StreamEnd {
 pub(super) fn pair(id: StreamId, commands: mpsc::UnboundedSender<Command>) -> (SsmStream, StreamEnd) {
     // Unbounded in type, bounded by `StreamEnd::deliver`.
     let (sender, receiver) = mpsc::unbounded_channel();
-    let permits = Arc::new(Semaphore::new(WRITES));
     let buffered = Arc::new(AtomicUsize::new(0));
     let stream = SsmStream {
         id,
         commands,
-        permits: PollSemaphore::new(Arc::clone(&permits)),
+        permits: PollSemaphore::new(Arc::new(Semaphore::new(WRITES))),
         incoming: receiver,
         buffered: Arc::clone(&buffered),
         present: Bytes::new(),
@@ -81,7 +82,6 @@ pub(super) fn pair(id: StreamId, commands: mpsc::UnboundedSender<Command>) -> (S
         StreamEnd {
             incoming: sender,
             buffered,
-            permits,
             held: VecDeque::new(),
             finished: false,
         },
@@ -91,21 +91,20 @@ pub(super) fn pair(id: StreamId, commands: mpsc::UnboundedSender<Command>) -> (S
 impl StreamEnd {
     /// Hands bytes to the stream; `false` if more than the limit would wait.
     pub(super) fn deliver(&self, bytes: Bytes) -> bool {
-        let waiting = self.buffered.fetch_add(bytes.len(), Ordering::Relaxed) + bytes.len();
+        let cost = bytes.len() + PIECE;
+        let waiting = self.buffered.fetch_add(cost, Ordering::Relaxed) + cost;
         // A stream that is being dropped takes no more: its `Command::Drop` is on the way.
         let _ = self.incoming.send(Incoming::Data(bytes));
         waiting <= RECEIVE_LIMIT
     }
 
-    /// The far end ended the stream. Writes fail from here on.
+    /// The far end ended the stream, after what was delivered.
     pub(super) fn end(self) {
-        self.permits.close();
         let _ = self.incoming.send(Incoming::End);
     }
 
     /// The stream ends abnormally, after what was delivered.
     pub(super) fn fail(self, failure: Arc<Failure>) {
-        self.permits.close();
         let _ = self.incoming.send(Incoming::Failed(failure));
     }
 }
@@ -120,7 +119,7 @@ impl SsmStream {
             }
             match ready!(self.incoming.poll_recv(context)) {
                 Some(Incoming::Data(bytes)) => {
-                    self.buffered.fetch_sub(bytes.len(), Ordering::Relaxed);
+                    self.buffered.fetch_sub(bytes.len() + PIECE, Ordering::Relaxed);
                     self.present = bytes;
                 }
                 Some(Incoming::End) => self.ended = Some(Ok(())),
@@ -152,6 +151,16 @@ impl AsyncWrite for SsmStream {
         context: &mut Context<'_>,
         bytes: &[u8],
     ) -> Poll<io::Result<usize>> {
+        // Until the reader has seen the end, bytes for a stream that has ended go nowhere, as they do on a network:
+        // failing earlier would hide how it ended, and what came before.
+        match &self.ended {
+            Some(Ok(())) if self.present.is_empty() => {
+                return Poll::Ready(Err(io::ErrorKind::BrokenPipe.into()));
+            }
+            Some(Err(failure)) if self.present.is_empty() => return Poll::Ready(Err(io_error(failure))),
+            Some(_) => return Poll::Ready(Ok(bytes.len())),
+            None => {}
+        }
         let Some(permit) = ready!(self.permits.poll_acquire(context)) else {
             return Poll::Ready(Err(io::ErrorKind::BrokenPipe.into()));
         };
@@ -159,15 +168,13 @@ impl AsyncWrite for SsmStream {
             .take(LONGEST_WRITE)
             .copy_to_bytes(bytes.len().min(LONGEST_WRITE));
         let length = bytes.len();
-        let write = Command::Write {
+        // A driver that is gone has told the reader why.
+        let _ = self.commands.send(Command::Write {
             id: self.id,
             bytes,
             permit,
-        };
-        match self.commands.send(write) {
-            Ok(()) => Poll::Ready(Ok(length)),
-            Err(_) => Poll::Ready(Err(io::ErrorKind::BrokenPipe.into())),
-        }
+        });
+        Poll::Ready(Ok(length))
     }
 
     fn poll_flush(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {

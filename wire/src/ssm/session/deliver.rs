@@ -109,17 +109,9 @@ impl Session {
         self.events.push_back(ready);
     }
 
-    fn deliver_output(&mut self, payload: Bytes, now: Instant) {
-        let mux = match &mut self.stage {
-            Stage::Running(mux) => mux,
-            // Output without a handshake is how a shell begins (ssm.md section 5.5). An agent throws early data away.
-            Stage::Greeting if self.role == Role::Client => {
-                return self.end(HandshakeError::NotPort("shell".to_owned()).into());
-            }
-            Stage::Greeting | Stage::Agreed(_) | Stage::Ended => return,
-        };
-        let received = mux.receive(payload, now);
-        while let Some(event) = mux.poll_event() {
+    /// Passes on what happened to streams.
+    pub(super) fn notice_streams(&mut self) {
+        while let Some(event) = self.mux().and_then(Mux::poll_event) {
             let event = match event {
                 smux::Event::Opened(id) => Event::Opened(id),
                 smux::Event::Data(id, bytes) => Event::Data(id, bytes),
@@ -130,9 +122,23 @@ impl Session {
                     Event::Refused(id)
                 }
                 smux::Event::Finished { id, .. } => Event::Finished(id),
+                smux::Event::Abandoned(id) => Event::Abandoned(id),
             };
             self.events.push_back(event);
         }
+    }
+
+    fn deliver_output(&mut self, payload: Bytes, now: Instant) {
+        let mux = match &mut self.stage {
+            Stage::Running(mux) => mux,
+            // Output without a handshake is how a shell begins (ssm.md section 5.5). An agent throws early data away.
+            Stage::Greeting if self.role == Role::Client => {
+                return self.end(HandshakeError::NotPort("shell".to_owned()).into());
+            }
+            Stage::Greeting | Stage::Agreed(_) | Stage::Ended => return,
+        };
+        let received = mux.receive(payload, now);
+        self.notice_streams();
         if let Err(error) = received {
             self.end(error.into());
         }

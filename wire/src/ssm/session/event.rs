@@ -32,6 +32,8 @@ pub enum Event {
     Data(StreamId, Bytes),
     /// The far end of a stream ended it; the stream is gone.
     Finished(StreamId),
+    /// A stream that our side finished was ended after the grace time; the stream is gone, and an answer to come with it.
+    Abandoned(StreamId),
     /// Client: the target refused a stream; the stream is gone.
     Refused(StreamId),
     /// The service says that the other side is away; nothing is lost yet.
@@ -79,6 +81,7 @@ impl fmt::Debug for Event {
             Self::Ready { agent_version, .. } => write!(f, "Ready(agent {agent_version})"),
             Self::Opened(id) => write!(f, "Opened({id})"),
             Self::Data(id, bytes) => write!(f, "Data({id}, {} bytes)", bytes.len()),
+            Self::Abandoned(id) => write!(f, "Abandoned({id})"),
             Self::Finished(id) => write!(f, "Finished({id})"),
             Self::Refused(id) => write!(f, "Refused({id})"),
             Self::Paused => f.write_str("Paused"),

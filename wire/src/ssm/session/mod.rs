@@ -190,6 +190,7 @@ impl Session {
             && let Stage::Running(mux) = &mut self.stage
         {
             mux.handle_timeout(now);
+            self.notice_streams();
         }
     }
 
