@@ -218,7 +218,11 @@ impl Relay {
                 | Event::Refused(_)
                 | Event::Paused
                 | Event::Resumed
-                | Event::Doubtful => {}
+                | Event::Doubtful
+                | Event::Unanswered
+                | Event::Stalled(_)
+                | Event::Flowing
+                | Event::StallExpired(_) => {}
             }
         }
         None

@@ -274,6 +274,7 @@ impl Driver {
                 Event::Ready {
                     agent_version,
                     customer_message,
+                    multiplexes: _,
                 } => self.become_ready(agent_version, &customer_message),
                 Event::Data(id, bytes) => self.deliver(id, bytes),
                 Event::Finished(id) => {
@@ -299,7 +300,12 @@ impl Driver {
                 Event::Doubtful => self.handle_loss(Lost::Paused),
                 Event::Ended(end) => return Some(end),
                 // Streams are opened and sessions terminated by our side alone.
-                Event::Opened(_) | Event::Terminate => {}
+                Event::Opened(_)
+                | Event::Terminate
+                | Event::Unanswered
+                | Event::Stalled(_)
+                | Event::Flowing
+                | Event::StallExpired(_) => {}
             }
         }
         None

@@ -23,7 +23,7 @@ use tokio::sync::{mpsc, oneshot, watch};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tracing::{Instrument, info};
-use tunneld_wire::ssm::{Origin, Policy, Session};
+use tunneld_wire::ssm::{ClientOptions, Origin, Policy, Session};
 
 use self::driver::{Driver, Outside};
 use self::link::SsmLink;
@@ -145,7 +145,14 @@ impl Transport for Ssm {
             finished: finished.clone(),
             _ends: goodbye.clone().drop_guard(),
         };
-        let session = Session::client(Policy::client(), self.origin());
+        let session = Session::client(
+            ClientOptions {
+                policy: Policy::client(),
+                keep_alive: None,
+                stall_timeout: Duration::from_secs(120),
+            },
+            self.origin(),
+        );
         let outside = Outside { health, closed };
         let commands = (sender.downgrade(), receiver);
         let (shared, spec) = (Arc::clone(&self.shared), self.account.clone());

@@ -171,13 +171,15 @@ impl Upstream {
     pub(super) fn ended(&self, end: &End) -> Failure {
         let via = &self.details.via;
         let (reason, remedy, hint) = match end {
-            End::ChannelClosed(_) | End::HandshakeTimeout => (Reason::Unreachable, Remedy::Retry, None),
+            End::ChannelClosed(_) | End::HandshakeTimeout | End::Hole { .. } | End::Stalled => {
+                (Reason::Unreachable, Remedy::Retry, None)
+            }
             End::Handshake(HandshakeError::AgentTooOld(_)) => (
                 Reason::Invalid,
                 Remedy::Fix,
                 Some("update the SSM agent: AWS Systems Manager, Run Command, AWS-UpdateSSMAgent"),
             ),
-            End::Handshake(_) | End::Protocol(_) => (Reason::Invalid, Remedy::Fix, None),
+            End::Handshake(_) | End::Protocol(_) | End::TooEarly(_) => (Reason::Invalid, Remedy::Fix, None),
         };
         let failure = Failure::new(reason, remedy, format!("the SSM session through `{via}` ended"))
             .because(end.clone());
