@@ -161,7 +161,7 @@ fn every_byte_reaches_an_agent_that_acknowledges_once() {
             network,
             Agent::fast(Framing::Fitted).with_version("3.2.1000.0"),
         );
-        rig.silent_agent = true;
+        rig.agent.witness.silent_on_duplicates = true;
         rig.client.witness.window = None;
         rig.begin();
         plan_cuts(&mut rig, 2, 1_000, &[Told::Pause, Told::Nothing]);
@@ -179,7 +179,7 @@ fn a_cut_that_swallows_the_acknowledgements_of_a_whole_window_does_not_stall_an_
 {
     let agent = Agent::fast(Framing::Fitted).with_version("3.2.1000.0");
     let mut rig = Rig::new(5, Network::perfect(millis(150)), agent);
-    rig.silent_agent = true;
+    rig.agent.witness.silent_on_duplicates = true;
     rig.client.witness.window = None;
     rig.begin();
     let up = rig.open(bytes(1, 8 << 20), Vec::new());

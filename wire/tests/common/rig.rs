@@ -115,9 +115,6 @@ pub(crate) struct Rig {
     pub(crate) agent: End,
     pub(crate) loads: BTreeMap<StreamId, Load>,
     pub(crate) script: VecDeque<(Instant, Act)>,
-    /// Whether the agent acknowledges each message once only, as those before 3.2.1041 do.
-    pub(crate) silent_agent: bool,
-    acknowledged_once: Vec<u64>,
     /// Whether what the agent acknowledges is lost.
     pub(crate) lose_acknowledgements: bool,
     pub(crate) attached: bool,
@@ -140,8 +137,6 @@ impl Rig {
             agent: End::new(agent, Witness::of_agent(window)),
             loads: BTreeMap::new(),
             script: VecDeque::new(),
-            silent_agent: false,
-            acknowledged_once: Vec::new(),
             lose_acknowledgements: false,
             attached: false,
             agent_attached: false,
@@ -336,9 +331,6 @@ impl Rig {
     }
 
     fn launch(&mut self, frame: Bytes, by_client: bool) {
-        if !by_client && self.silent_agent && self.is_second_acknowledgement(&frame) {
-            return;
-        }
         if !by_client && self.lose_acknowledgements && Raw::read(&frame).acknowledged().is_some() {
             return;
         }
@@ -362,15 +354,6 @@ impl Rig {
             };
             end.under_way.insert(key, frame.clone());
         }
-    }
-
-    fn is_second_acknowledgement(&mut self, frame: &[u8]) -> bool {
-        let Some(number) = Raw::read(frame).acknowledged() else {
-            return false;
-        };
-        let known = self.acknowledged_once.contains(&number);
-        self.acknowledged_once.push(number);
-        known
     }
 
     /// The applications at both ends write what they have, a few pieces ahead.

@@ -1,7 +1,7 @@
 //! Looks at every frame that one side of a session sends, and fails where the other side, or ssm.md section 11.5,
 //! would not have it.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
@@ -19,6 +19,8 @@ pub(crate) struct Witness {
     pub(crate) window: Option<usize>,
     /// Whether the rate of new messages is limited.
     pub(crate) paced: bool,
+    /// Whether this side discards duplicates without a word, as agents before 3.2.1041 do.
+    pub(crate) silent_on_duplicates: bool,
     /// The token that the next frame has to carry.
     token: Option<String>,
     client_id: Option<String>,
@@ -28,6 +30,9 @@ pub(crate) struct Witness {
     lengths: BTreeMap<u64, usize>,
     /// New data messages of late, and how much they carry.
     recent: VecDeque<(Instant, usize)>,
+    /// Up to which number everything was given to this side, and what was given beyond.
+    expected: u64,
+    early: BTreeSet<u64>,
     /// Data messages given to this side and not acknowledged by it, in order.
     owed: VecDeque<(u64, String)>,
     paid: BTreeMap<String, u64>,
@@ -56,12 +61,15 @@ impl Witness {
             peer_kind,
             window,
             paced,
+            silent_on_duplicates: false,
             token: None,
             client_id: None,
             complete: false,
             sent: Vec::new(),
             lengths: BTreeMap::new(),
             recent: VecDeque::new(),
+            expected: 0,
+            early: BTreeSet::new(),
             owed: VecDeque::new(),
             paid: BTreeMap::new(),
             pipe: Pipe::default(),
@@ -90,7 +98,15 @@ impl Witness {
         let raw = Raw::read(frame);
         if raw.kind == self.peer_kind {
             self.complete |= raw.payload_type == HANDSHAKE_COMPLETE;
-            self.owed.push_back((raw.sequence, raw.id));
+            if raw.sequence >= self.expected || !self.silent_on_duplicates {
+                self.owed.push_back((raw.sequence, raw.id));
+            }
+            if raw.sequence >= self.expected {
+                self.early.insert(raw.sequence);
+            }
+            while self.early.remove(&self.expected) {
+                self.expected += 1;
+            }
         } else if let Some(number) = raw.acknowledged() {
             self.lengths.remove(&number);
         }
