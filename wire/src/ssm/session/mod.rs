@@ -190,7 +190,10 @@ impl Session {
                     self.notice_life();
                 }
             }
-            Kind::ChannelClosed => self.end(End::ChannelClosed(payload::closing_words(&message.payload))),
+            Kind::ChannelClosed => {
+                self.can_terminate = false;
+                self.end(End::ChannelClosed(payload::closing_words(&message.payload)));
+            }
             Kind::StartPublication => {
                 self.heard(now);
                 self.channel.peer_is_back(now);
@@ -243,8 +246,8 @@ impl Session {
         self.notice_stall(notice);
     }
 
-    /// Client: asks the agent to end the session; `false` where it would not understand, or was asked before (a second
-    /// flag blocks the official agent's reader, ssm.md trap 38).
+    /// Client: asks the agent to end the session; `false` where it would not understand, has ended it, or was asked
+    /// before (a second flag blocks the official agent's reader, ssm.md trap 38).
     pub fn terminate(&mut self) -> bool {
         if !std::mem::take(&mut self.can_terminate) {
             return false;
