@@ -181,6 +181,11 @@ impl Channel {
         self.outgoing.waiting_since().filter(|_| self.is_open())
     }
 
+    /// Returns whether only a new message can show that the old ones arrived.
+    pub(crate) fn needs_witness(&self) -> bool {
+        self.is_open() && self.outgoing.needs_witness()
+    }
+
     /// Returns the payloads of data messages that carry bytes of streams and are un-acknowledged.
     pub(crate) fn unacknowledged_output(&self) -> impl Iterator<Item = Bytes> {
         let messages = self.outgoing.unacknowledged().cloned().map(Message::decode);

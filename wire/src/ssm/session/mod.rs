@@ -236,6 +236,9 @@ impl Session {
             && let Stage::Running(carrier) = &mut self.stage
         {
             carrier.handle_timeout(now);
+            if self.channel.needs_witness() {
+                carrier.sign_of_life();
+            }
             self.notice_streams();
         }
     }
