@@ -329,6 +329,7 @@ impl Session {
             self.deadline = Some(now + HANDSHAKE_DEADLINE);
         }
         self.doubted = false;
+        self.hole.restart();
         self.channel.attach(now);
         self.restart_grace(now);
         // Whether the agent is back shows only where it has something to answer.
