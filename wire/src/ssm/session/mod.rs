@@ -226,7 +226,7 @@ impl Session {
         if self.silent_until.is_some_and(|until| until <= now) {
             self.silent_until = None;
         }
-        let waiting = self.channel.waiting_since();
+        let waiting = self.waiting_since();
         let stalled = self.stall.as_mut();
         let notice = stalled.and_then(|stall| stall.handle_timeout(waiting, now));
         self.notice_stall(notice);
@@ -312,7 +312,7 @@ impl Session {
                 .and_then(Carrier::poll_timeout),
             self.stall
                 .as_ref()
-                .and_then(|stall| stall.poll_timeout(self.channel.waiting_since())),
+                .and_then(|stall| stall.poll_timeout(self.waiting_since())),
             pace,
         ];
         times.into_iter().flatten().min()
