@@ -266,7 +266,9 @@ impl Outgoing {
 
     fn has_room(&self) -> bool {
         let next = self.unacknowledged.saturating_add(self.policy.probe.size());
-        let fits = next <= self.policy.window.limit() && self.sent.len() < MOST_SENT;
+        // However large it is, one message is always under way.
+        let fits = self.unacknowledged == 0 || next <= self.policy.window.limit();
+        let fits = fits && self.sent.len() < MOST_SENT;
         self.again.is_empty() && (fits || self.needs_witness())
     }
 
