@@ -229,8 +229,13 @@ impl Outgoing {
         }
     }
 
-    /// The peer has one of our messages. Numbers that are unknown, or known to have arrived, change nothing.
+    /// The peer has one of our messages. Numbers that are unknown, or known to have arrived, tell only that it reads.
     pub(super) fn handle_ack(&mut self, sequence: u64, now: Instant) {
+        self.acknowledge(sequence, now);
+        self.restart_waiting(now);
+    }
+
+    fn acknowledge(&mut self, sequence: u64, now: Instant) {
         let Some(index) = self
             .first_sequence()
             .and_then(|first| sequence.checked_sub(first))
@@ -261,7 +266,6 @@ impl Outgoing {
             self.notice_overtaken(index, sent_at);
         }
         self.drop_acknowledged();
-        self.restart_waiting(now);
     }
 
     fn has_room(&self) -> bool {
