@@ -37,6 +37,6 @@ mod session;
 mod version;
 
 pub use handshake::HandshakeError;
-pub use policy::Policy;
+pub use policy::{Pace, Policy};
 pub use session::{AgentOptions, End, Event, Frame, Origin, Session};
 pub use version::{CLIENT_VERSION, Version};

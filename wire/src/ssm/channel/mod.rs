@@ -29,7 +29,7 @@ use self::outgoing::Outgoing;
 pub(crate) use self::stamps::Stamps;
 use super::message::{Kind, Message, PayloadType};
 use super::payload::{self, Acknowledge};
-use super::policy::{Policy, Resend};
+use super::policy::{Pace, Policy, Resend};
 
 /// Which side of the session a channel is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -134,6 +134,11 @@ impl Channel {
     /// The peer discards duplicates without a word: agents before 3.2.1041.0 do.
     pub(crate) fn peer_is_silent_on_duplicates(&mut self) {
         self.outgoing.peer_is_silent_on_duplicates();
+    }
+
+    /// New data messages leave at this pace from now on.
+    pub(crate) fn set_pace(&mut self, pace: Pace) {
+        self.outgoing.set_pace(pace);
     }
 
     /// Returns how many bytes a new data message may carry now; `None` when none may be sent.
