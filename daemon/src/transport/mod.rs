@@ -9,6 +9,7 @@
 //! A stream that ends abnormally yields an `io::Error` that wraps a [`Failure`]: see [`failure_of`].
 
 mod direct;
+mod pool;
 mod ssm;
 mod websocket;
 
