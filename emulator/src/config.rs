@@ -8,7 +8,7 @@ use std::fmt;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 
-use serde::Deserialize;
+use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
 /// A fake AWS account: who may call, and what there is to find.
@@ -36,12 +36,15 @@ pub struct Config {
 }
 
 /// The long-term key that signs requests. With a session token it plays a temporary one.
-#[derive(Clone, Deserialize)]
+#[derive(Clone, Deserialize, Serialize)]
 #[serde(deny_unknown_fields)]
-pub(crate) struct Credentials {
-    pub(crate) access_key_id: String,
-    pub(crate) secret_access_key: String,
-    pub(crate) session_token: Option<String>,
+pub struct Credentials {
+    /// Names the key.
+    pub access_key_id: String,
+    /// What signs.
+    pub secret_access_key: String,
+    /// What goes with every request, if there is one.
+    pub session_token: Option<String>,
 }
 
 /// What happens to a websocket upgrade without a signature; a wrong one is always refused.
