@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 use bytes::Bytes;
 use tunneld_wire::smux::{Framing, Header, StreamId};
 use tunneld_wire::ssm::message::{Flag, Kind, Malformed, PayloadType};
-use tunneld_wire::ssm::{End, Event, Frame, HandshakeError, Policy, Session};
+use tunneld_wire::ssm::{End, Event, Frame, HandshakeError, Session};
 
 use crate::common::clock::{self, GRACE};
 use crate::common::hex;
@@ -24,7 +24,7 @@ struct Lone {
 impl Lone {
     fn client() -> Self {
         let now = clock::origin();
-        let mut session = Session::client(Policy::client(), clock::options(1, now));
+        let mut session = Session::client(clock::client(), clock::options(1, now));
         session.attach("a secret", now);
         let Some(Frame::Text(_)) = session.poll_transmit(now) else {
             panic!("no opening")
@@ -145,6 +145,7 @@ fn the_acknowledgement_of_the_response_may_come_after_the_handshake_is_complete(
     lone.data(PayloadType::HandshakeComplete, complete());
     let ready = Event::Ready {
         agent_version: "3.3.987.0".into(),
+        multiplexes: true,
         customer_message: "welcome".into(),
     };
     assert_eq!(lone.events(), [ready]);
@@ -285,10 +286,9 @@ fn the_agent_is_silent_after_the_handshake_for_as_long_as_it_was_told() {
 }
 
 #[test]
-fn the_agent_ends_when_the_client_refuses_or_is_too_old() {
+fn the_agent_ends_when_the_client_refuses_or_can_t_be_understood() {
     let refused = r#"{"ClientVersion":"1.2.677.0","ProcessedClientActions":[{"ActionType":"SessionType","ActionStatus":2,"ActionResult":null,"Error":"no"}],"Errors":null}"#;
-    let old = r#"{"ClientVersion":"1.1.69","ProcessedClientActions":[],"Errors":null}"#;
-    for response in [refused, old, "{}", "no json"] {
+    for response in [refused, "{}", "no json"] {
         let mut lone = Lone::agent();
         let response = Bytes::copy_from_slice(response.as_bytes());
         let frame = data_message(Kind::InputStreamData, 0, PayloadType::HandshakeResponse, response);
@@ -482,7 +482,7 @@ fn absurd_numbers_do_no_harm() {
 #[test]
 fn nothing_secret_stands_in_what_is_printed_for_debugging() {
     let now = clock::origin();
-    let mut session = Session::client(Policy::client(), clock::options(1, now));
+    let mut session = Session::client(clock::client(), clock::options(1, now));
     session.attach("a secret", now);
     assert!(!format!("{session:?}").contains("secret"));
     assert!(!format!("{:?}", session.poll_transmit(now)).contains("secret"));

@@ -6,11 +6,12 @@ use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use tunneld_wire::smux::{Framing, StreamId};
-use tunneld_wire::ssm::{AgentOptions, End, Event, HandshakeError, Policy, Session};
+use tunneld_wire::ssm::{AgentOptions, End, Event, Policy, Session};
 
 use crate::common::clock;
 use crate::common::raw::{Piece, Pipe, Raw, Streams};
 use crate::common::recording::{self, Entry, What};
+use crate::common::rig::CLIENT_WINDOW;
 use crate::common::witness::Witness;
 
 /// Every recording in which both sides multiplex.
@@ -166,8 +167,8 @@ impl Said {
 /// Our client in the place of the official one: it opens, writes, closes and terminates when that did.
 fn replay_client(entries: &[Entry]) -> Replay {
     let start = clock::origin();
-    let session = Session::client(Policy::client(), clock::options(7, start));
-    let mut replay = Replay::new(session, Witness::of_client(1 << 20), start);
+    let session = Session::client(clock::client(), clock::options(7, start));
+    let mut replay = Replay::new(session, Witness::of_client(CLIENT_WINDOW), start);
     let mut pipe = Pipe::default();
     for entry in entries {
         replay.advance(entry.at);
@@ -371,10 +372,10 @@ fn our_client_does_without_keep_alives_for_a_newer_agent() {
 }
 
 #[test]
-fn our_client_turns_an_agent_down_that_carries_one_connection_only() {
+fn our_client_learns_of_an_agent_that_carries_one_connection_only() {
     let start = clock::origin();
-    let session = Session::client(Policy::client(), clock::options(7, start));
-    let mut replay = Replay::new(session, Witness::of_client(1 << 20), start);
+    let session = Session::client(clock::client(), clock::options(7, start));
+    let mut replay = Replay::new(session, Witness::of_client(CLIENT_WINDOW), start);
     replay.session.attach("token", start);
     replay.witness.attach("token");
     replay.poll();
@@ -384,8 +385,12 @@ fn our_client_turns_an_agent_down_that_carries_one_connection_only() {
             replay.give(frame);
         }
     }
-    let too_old = HandshakeError::AgentTooOld("3.0.150.0".to_owned());
-    assert_eq!(replay.events, [Event::Ended(End::Handshake(too_old))]);
+    let ready = Event::Ready {
+        agent_version: "3.0.150.0".to_owned(),
+        multiplexes: false,
+        customer_message: String::new(),
+    };
+    assert_eq!(replay.events, [ready]);
     assert_eq!(replay.witness.messages(), 1, "the response, and no data");
 }
 

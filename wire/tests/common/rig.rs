@@ -21,7 +21,7 @@ use crate::common::witness::Witness;
 
 /// A version that has every capability.
 pub(crate) const AGENT_VERSION: &str = "3.3.1142.0";
-pub(crate) const CLIENT_WINDOW: usize = 1 << 20;
+pub(crate) const CLIENT_WINDOW: usize = 4 << 20;
 pub(crate) const FAST_WINDOW: usize = 4 << 20;
 
 /// What the path does to frames.
@@ -130,7 +130,7 @@ impl Rig {
     pub(crate) fn new(seed: u64, network: Network, agent: Agent) -> Self {
         let now = clock::origin();
         let Agent { options, window } = agent;
-        let client = Session::client(Policy::client(), clock::options(seed, now));
+        let client = Session::client(clock::client(), clock::options(seed, now));
         let agent = Session::agent(options, clock::options(seed ^ 1, now));
         Self {
             now,
@@ -402,9 +402,13 @@ impl Rig {
                 && let Some(load) = self.loads.get_mut(id)
             {
                 load.down_comes(*id, bytes);
-            } else {
-                self.client.events.push(event);
+                continue;
             }
+            // As a driver does, who asks the websocket.
+            if event == Event::Unanswered && self.attached {
+                self.client.session.handle_pong(self.now);
+            }
+            self.client.events.push(event);
         }
         while let Some(event) = self.agent.session.poll_event() {
             match &event {
@@ -427,6 +431,10 @@ impl Rig {
                 | Event::Paused
                 | Event::Resumed
                 | Event::Doubtful
+                | Event::Unanswered
+                | Event::Stalled(_)
+                | Event::Flowing
+                | Event::StallExpired(_)
                 | Event::Terminate
                 | Event::Ended(_) => {}
             }

@@ -1,0 +1,77 @@
+//! Decides whether a hole in the agent's messages is worth the wait.
+//!
+//! The official agent sends only its oldest message again, 10 a second (ssm.md section 4.7): what a cut swallowed of
+//! a download it goes on to number while the websocket is away is minutes of silence for every stream. A new session
+//! is there in a second.
+
+use std::time::{Duration, Instant};
+
+/// Missing messages that are always waited for: at the official agent's rate that is half a minute.
+const FEW: u64 = 300;
+/// How long the rate is watched at which the hole is filled; an agent that sends everything again fills it in this.
+const LOOK: Duration = Duration::from_secs(3);
+/// The longest that filling may take.
+const LONGEST_WAIT: Duration = Duration::from_secs(30);
+
+#[derive(Debug, Default)]
+pub(super) struct Hole {
+    /// When a large hole was first seen, and the number expected then.
+    began: Option<(Instant, u64)>,
+}
+
+impl Hole {
+    /// Looks at how many messages are `missing` and which is `expected` next; returns whether to give up.
+    pub(super) fn is_hopeless(&mut self, missing: u64, expected: u64, now: Instant) -> bool {
+        if missing <= FEW {
+            self.began = None;
+            return false;
+        }
+        let (began, first) = *self.began.get_or_insert((now, expected));
+        let watched = now.saturating_duration_since(began);
+        if watched < LOOK {
+            return false;
+        }
+        let filled = expected.saturating_sub(first).max(1);
+        let wait = watched.as_secs_f64() * missing as f64 / filled as f64;
+        if wait > LONGEST_WAIT.as_secs_f64() {
+            return true;
+        }
+        // Good enough so far; the next look has a rate of its own.
+        self.began = Some((now, expected));
+        false
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[expect(clippy::disallowed_methods, reason = "an origin for invented time")]
+    fn origin() -> Instant {
+        Instant::now()
+    }
+
+    /// Returns whether a hole is given up that is filled at so many messages a second.
+    fn given_up(missing: u64, a_second: u64) -> bool {
+        let start = origin();
+        let mut hole = Hole::default();
+        (0..=3_000).any(|tenth| {
+            let filled = a_second * tenth / 10;
+            let now = start + Duration::from_millis(100 * tenth);
+            hole.is_hopeless(missing.saturating_sub(filled), 10 + filled, now)
+        })
+    }
+
+    #[test]
+    fn a_hole_is_waited_for_that_is_filled_in_time() {
+        assert!(!given_up(FEW, 1), "a few are always waited for");
+        assert!(!given_up(320, 10));
+        assert!(!given_up(10_000, 1_000));
+    }
+
+    #[test]
+    fn a_hole_is_given_up_that_is_filled_too_slowly_or_not_at_all() {
+        assert!(given_up(1_000, 10));
+        assert!(given_up(400, 0));
+    }
+}
