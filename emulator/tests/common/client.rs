@@ -13,7 +13,7 @@ use tokio_tungstenite::tungstenite::protocol::CloseFrame;
 use tokio_tungstenite::tungstenite::{Error, Message};
 use tunneld_wire::smux::StreamId;
 use tunneld_wire::ssm::message::{self, Kind};
-use tunneld_wire::ssm::{Event, Frame, Origin, Policy, Session};
+use tunneld_wire::ssm::{ClientOptions, Event, Frame, Origin, Policy, Session};
 
 use super::far::INSTANCE;
 use super::{Caller, wall_clock};
@@ -74,7 +74,12 @@ impl Client {
                 .expect("after 1970"),
             half_close_grace: Duration::from_secs(30),
         };
-        let mut session = Session::client(Policy::client(), origin);
+        let options = ClientOptions {
+            policy: Policy::client(),
+            keep_alive: None,
+            stall_timeout: Duration::from_secs(120),
+        };
+        let mut session = Session::client(options, origin);
         let socket = connect(&ticket, tcp).await;
         session.attach(token(&ticket), Instant::now().into_std());
         Self {
