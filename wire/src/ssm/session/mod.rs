@@ -173,6 +173,12 @@ impl Session {
         self.channel.set_pace(pace);
     }
 
+    /// Agent: sends a data message that belongs to no stream. Newer agents may have payload types and flags that clients
+    /// don't know.
+    pub fn say(&mut self, payload_type: PayloadType, payload: Bytes) {
+        self.steering.push_back((payload_type, payload));
+    }
+
     /// Takes one binary websocket message. An error means that this message was of no use, and nothing more: it was
     /// not acknowledged, so its sender will send it again.
     pub fn handle_frame(&mut self, frame: Bytes, now: Instant) -> Result<(), Malformed> {
