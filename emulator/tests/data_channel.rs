@@ -80,6 +80,28 @@ async fn a_token_opens_one_websocket_and_a_forged_one_none() {
 }
 
 #[tokio::test]
+async fn a_websocket_that_opens_late_or_never_leaves_a_newer_or_older_one_alone() {
+    let (_emulator, caller, ticket) = started("").await;
+    let mut late = connect(&caller, &ticket, Signature::Good)
+        .await
+        .expect("accepted");
+    let resume = json!({ "SessionId": ticket["SessionId"] });
+    let resumed = caller.ssm("ResumeSession", &resume).await.json();
+    let mut newer = connect(&caller, &resumed, Signature::Good)
+        .await
+        .expect("accepted");
+    open(&mut newer, &resumed).await;
+    assert!(answers_a_ping(&mut newer).await);
+    // With a token that would be good.
+    let again = caller.ssm("ResumeSession", &resume).await.json();
+    open(&mut late, &again).await;
+    assert!(!answers_a_ping(&mut late).await);
+    assert!(answers_a_ping(&mut newer).await);
+    let _silent = connect(&caller, &again, Signature::Good).await.expect("accepted");
+    assert!(answers_a_ping(&mut newer).await);
+}
+
+#[tokio::test]
 async fn a_cut_is_a_reset_and_the_session_can_be_resumed() {
     let (emulator, caller, ticket) = started("").await;
     let mut socket = connect(&caller, &ticket, Signature::Good)

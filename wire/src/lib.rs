@@ -11,5 +11,6 @@
 //! After any call, poll until there is nothing left. Bytes from the network never panic and never allocate more than
 //! the documented bounds.
 
+mod queue;
 pub mod smux;
 pub mod ssm;

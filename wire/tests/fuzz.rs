@@ -7,9 +7,10 @@ use bytes::Bytes;
 use tunneld_wire::smux::{Decoder, Framing, Item, StreamId};
 use tunneld_wire::ssm::message::{Kind, Message, PayloadType};
 use tunneld_wire::ssm::payload::{self, HandshakeComplete, HandshakeRequest, HandshakeResponse};
-use tunneld_wire::ssm::{Event, Frame, Policy, Session};
+use tunneld_wire::ssm::{Event, Frame, Session};
 
-use crate::common::rig::{Agent, data_message};
+use crate::common::agent::Agent;
+use crate::common::frames::data_message;
 use crate::common::{clock, hex};
 
 /// Decodes a frame; one that decodes is as long as its parts, and is encoded and decoded alike.
@@ -88,7 +89,7 @@ fn session(data: &[u8]) {
     let session = match role % 4 {
         0 => Session::agent(Agent::fast(Framing::Spanning).options, clock::options(1, now)),
         1 => Session::agent(Agent::stock().options, clock::options(1, now)),
-        _ => Session::client(Policy::client(), clock::options(1, now)),
+        _ => Session::client(clock::client(), clock::options(1, now)),
     };
     let peer = if role % 4 < 2 {
         Kind::InputStreamData
@@ -248,6 +249,10 @@ impl Subject {
                 | Event::Paused
                 | Event::Resumed
                 | Event::Doubtful
+                | Event::Unanswered
+                | Event::Stalled(_)
+                | Event::Flowing
+                | Event::StallExpired(_)
                 | Event::Terminate
                 | Event::Ended(_) => {}
             }

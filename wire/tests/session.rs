@@ -5,12 +5,16 @@ use std::time::{Duration, Instant};
 use bytes::Bytes;
 use tunneld_wire::smux::{Framing, Header, StreamId};
 use tunneld_wire::ssm::message::{Flag, Kind, Malformed, PayloadType};
-use tunneld_wire::ssm::{End, Event, Frame, HandshakeError, Policy, Session};
+use tunneld_wire::ssm::{End, Event, Frame, HandshakeError, Session};
 
+use crate::common::agent::Agent;
 use crate::common::clock::{self, GRACE};
+use crate::common::frames::{data_message, service_message};
 use crate::common::hex;
+use crate::common::load::bytes;
+use crate::common::network::Network;
 use crate::common::raw::{FLAG, HANDSHAKE_COMPLETE, OUTPUT, Piece, Raw};
-use crate::common::rig::{Act, Agent, Network, Rig, Told, bytes, data_message, service_message};
+use crate::common::rig::{Act, Reach, Rig, Told};
 
 const HANDSHAKE_RESPONSE: u32 = 6;
 
@@ -24,7 +28,7 @@ struct Lone {
 impl Lone {
     fn client() -> Self {
         let now = clock::origin();
-        let mut session = Session::client(Policy::client(), clock::options(1, now));
+        let mut session = Session::client(clock::client(), clock::options(1, now));
         session.attach("a secret", now);
         let Some(Frame::Text(_)) = session.poll_transmit(now) else {
             panic!("no opening")
@@ -145,6 +149,7 @@ fn the_acknowledgement_of_the_response_may_come_after_the_handshake_is_complete(
     lone.data(PayloadType::HandshakeComplete, complete());
     let ready = Event::Ready {
         agent_version: "3.3.987.0".into(),
+        multiplexes: true,
         customer_message: "welcome".into(),
     };
     assert_eq!(lone.events(), [ready]);
@@ -285,10 +290,9 @@ fn the_agent_is_silent_after_the_handshake_for_as_long_as_it_was_told() {
 }
 
 #[test]
-fn the_agent_ends_when_the_client_refuses_or_is_too_old() {
+fn the_agent_ends_when_the_client_refuses_or_can_t_be_understood() {
     let refused = r#"{"ClientVersion":"1.2.677.0","ProcessedClientActions":[{"ActionType":"SessionType","ActionStatus":2,"ActionResult":null,"Error":"no"}],"Errors":null}"#;
-    let old = r#"{"ClientVersion":"1.1.69","ProcessedClientActions":[],"Errors":null}"#;
-    for response in [refused, old, "{}", "no json"] {
+    for response in [refused, "{}", "no json"] {
         let mut lone = Lone::agent();
         let response = Bytes::copy_from_slice(response.as_bytes());
         let frame = data_message(Kind::InputStreamData, 0, PayloadType::HandshakeResponse, response);
@@ -482,7 +486,7 @@ fn absurd_numbers_do_no_harm() {
 #[test]
 fn nothing_secret_stands_in_what_is_printed_for_debugging() {
     let now = clock::origin();
-    let mut session = Session::client(Policy::client(), clock::options(1, now));
+    let mut session = Session::client(clock::client(), clock::options(1, now));
     session.attach("a secret", now);
     assert!(!format!("{session:?}").contains("secret"));
     assert!(!format!("{:?}", session.poll_transmit(now)).contains("secret"));
@@ -644,7 +648,7 @@ fn while_paused_one_message_a_second_asks_and_no_new_data_leaves() {
     let mut rig = Rig::ready(Duration::from_millis(5));
     let id = rig.open(bytes(1, 1 << 20), Vec::new());
     rig.run_for(Duration::from_millis(50));
-    rig.attached = false;
+    rig.reach = Reach::Service;
     rig.run_for(Duration::from_millis(50));
     rig.announce(Kind::PausePublication);
     assert!(rig.client.has(&Event::Paused));
@@ -653,7 +657,7 @@ fn while_paused_one_message_a_second_asks_and_no_new_data_leaves() {
     assert_eq!(rig.client.witness.messages(), messages);
     assert_eq!(rig.client.witness.repeats, repeats + 10);
     assert!(!rig.client.has(&Event::Resumed));
-    rig.attached = true;
+    rig.reach = Reach::Agent;
     rig.run_until(Duration::from_secs(2), "the resumption", |rig| {
         rig.client.has(&Event::Resumed)
     });
@@ -688,7 +692,7 @@ fn a_long_pause_is_doubtful_once() {
     let mut rig = Rig::ready(Duration::from_millis(5));
     rig.open(bytes(1, 100_000), Vec::new());
     rig.run_for(Duration::from_millis(20));
-    rig.attached = false;
+    rig.reach = Reach::Service;
     rig.announce(Kind::PausePublication);
     rig.run_for(Duration::from_secs(44));
     assert!(!rig.client.has(&Event::Doubtful));
@@ -722,4 +726,32 @@ fn bytes_that_are_not_smux_end_the_session() {
         Bytes::from_static(b"HTTP/1.1 400 Bad Request"),
     );
     assert!(matches!(lone.events()[..], [Event::Ended(End::Protocol(_))]));
+}
+
+#[test]
+fn one_lost_acknowledgement_of_an_agent_that_acknowledges_once_ends_nothing() {
+    for version in ["3.2.1000.0", "3.1.1512.0", "3.0.196.0"] {
+        let mut lone = Lone::ready_client(version);
+        let id = lone.session.open(lone.now).unwrap();
+        lone.session.write(id, Bytes::from_static(b"question"));
+        // It arrives, and nobody will ever say so again.
+        assert_eq!(of_type(&lone.sent(), OUTPUT), 1);
+        let mut later = Vec::new();
+        let mut events = Vec::new();
+        let until = lone.now + clock::STALL_TIMEOUT * 2;
+        while let Some(due) = lone.session.poll_timeout(lone.now).filter(|due| *due <= until) {
+            lone.now = due;
+            lone.session.handle_timeout(due);
+            for raw in lone.sent().iter().filter(|raw| raw.is_data() && raw.sequence > 1) {
+                lone.acknowledge(raw.sequence);
+                later.push(raw.sequence);
+            }
+            lone.session.handle_pong(due);
+            events.extend(lone.events());
+        }
+        assert_eq!(later, [2], "{version}: one message is enough of a witness");
+        assert!(lone.session.is_drained(), "{version}");
+        let passing = [Event::Unanswered, Event::Stalled(Some(id)), Event::Flowing];
+        assert_eq!(events, passing, "{version}");
+    }
 }

@@ -19,6 +19,7 @@ mod http;
 mod session;
 mod sign;
 mod target;
+mod throttle;
 
 use std::collections::HashMap;
 use std::error::Error;
@@ -44,6 +45,7 @@ use self::credentials::{Identity, Login, ProfileFiles};
 use self::http::Http;
 pub use self::session::{Document, SessionGrant, StreamUrl, Token};
 pub use self::target::{AgentStatus, DatabaseEndpoint, FoundInstance};
+use self::throttle::Throttle;
 use crate::config::AccountSpec;
 use crate::connector::{Connector, Environment};
 use crate::failure::{Failure, Reason, Remedy};
@@ -67,6 +69,8 @@ pub struct Aws {
     connector: Connector,
     http: SharedHttpClient,
     accounts: Mutex<HashMap<AccountSpec, Arc<Account>>>,
+    /// Outlive the accounts, which are made anew with new credentials.
+    throttles: Mutex<HashMap<AccountSpec, Arc<Throttle>>>,
 }
 
 impl Aws {
@@ -79,6 +83,7 @@ impl Aws {
             connector,
             http,
             accounts: Mutex::default(),
+            throttles: Mutex::default(),
         })
     }
 
@@ -103,6 +108,11 @@ impl Aws {
 
     fn known(&self) -> std::sync::MutexGuard<'_, HashMap<AccountSpec, Arc<Account>>> {
         self.accounts.lock().expect("nothing panics while it is held")
+    }
+
+    fn throttle(&self, spec: &AccountSpec) -> Arc<Throttle> {
+        let mut throttles = self.throttles.lock().expect("nothing panics while it is held");
+        Arc::clone(throttles.entry(spec.clone()).or_default())
     }
 
     async fn load(&self, spec: &AccountSpec, files: ProfileFiles) -> Result<Account, Failure> {
@@ -147,6 +157,7 @@ impl Aws {
                 .map(str::to_owned),
             region: identity.region,
             login: identity.login,
+            throttle: self.throttle(spec),
             rejected: AtomicBool::new(false),
             credentials,
             files,
@@ -168,6 +179,7 @@ pub struct Account {
     stream_endpoint: Option<String>,
     region: String,
     login: Login,
+    throttle: Arc<Throttle>,
     /// AWS no longer accepts the credentials.
     rejected: AtomicBool,
     credentials: SharedCredentialsProvider,

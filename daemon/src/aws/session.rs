@@ -103,12 +103,14 @@ impl fmt::Debug for StreamUrl {
 }
 
 impl Account {
-    /// Starts a session. When the instance's agent is not connected, the failure says since when.
+    /// Starts a session, when it is its turn among all that are started with this profile. When the instance's agent is
+    /// not connected, the failure says since when.
     pub async fn start_session(
         &self,
         instance: &FoundInstance,
         document: &Document,
     ) -> Result<SessionGrant, Failure> {
+        self.throttle.turn().await;
         let doing = format!("cannot start a session on {instance}");
         let started = self
             .ssm
@@ -120,10 +122,16 @@ impl Account {
             .send()
             .await;
         match started {
-            Ok(output) => grant(output.session_id, output.token_value, output.stream_url)
-                .ok_or_else(|| incomplete(doing)),
+            Ok(output) => {
+                self.throttle.granted();
+                grant(output.session_id, output.token_value, output.stream_url)
+                    .ok_or_else(|| incomplete(doing))
+            }
             Err(error) => {
                 let failure = self.failure(doing, error);
+                if failure.reason() == Reason::Throttled {
+                    self.throttle.refused();
+                }
                 if failure.reason() != Reason::AgentOffline {
                     return Err(failure);
                 }

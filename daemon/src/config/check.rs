@@ -11,7 +11,7 @@ use toml::Spanned;
 use super::file::{File, Settings, Tunnel};
 use super::listen::Claims;
 use super::problem::{Findings, Problem, Problems, Refusal, shown};
-use super::{AccountSpec, Config, Listen, Route, Target, TunnelName, TunnelSpec, grammar};
+use super::{AccountSpec, Config, Listen, Route, SsmSettings, Target, TunnelName, TunnelSpec, grammar};
 
 /// How long a connection waits for a link unless told otherwise: long enough for a resumed session and for most
 /// reconnects, short enough that a person still waits with it.
@@ -113,6 +113,7 @@ impl Check<'_> {
                 .half_close_grace
                 .or(defaults.half_close_grace)
                 .unwrap_or(DEFAULT_HALF_CLOSE_GRACE),
+            ssm: SsmSettings::default(),
         })
     }
 }

@@ -9,7 +9,8 @@ use proptest::prelude::*;
 
 use super::check::check;
 use super::{
-    AccountSpec, Config, Instance, Listen, Problems, Route, Target, TunnelName, TunnelSpec, default_path,
+    AccountSpec, Config, Instance, Listen, Problems, Route, SsmSettings, Target, TunnelName, TunnelSpec,
+    default_path,
 };
 
 const EXAMPLE: &str = r#"
@@ -70,6 +71,7 @@ fn spec(name: &str, listen: &[&str], target: Target, route: Route, profile: &str
         autostart: true,
         hold: Duration::from_secs(30),
         half_close_grace: Duration::from_secs(30),
+        ssm: SsmSettings::default(),
     }
 }
 

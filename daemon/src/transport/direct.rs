@@ -80,7 +80,7 @@ struct DirectLink {
 
 #[async_trait]
 impl Link for DirectLink {
-    async fn open(&self) -> Result<Box<dyn Stream>, Failure> {
+    async fn open(&self, _: &str) -> Result<Box<dyn Stream>, Failure> {
         let LinkDetails {
             target_host: host,
             target_port: port,
@@ -150,7 +150,7 @@ mod tests {
                 .unwrap();
         };
         let near = async {
-            let mut stream = link.open().await.unwrap();
+            let mut stream = link.open("127.0.0.1:9").await.unwrap();
             stream.write_all(b"there and").await.unwrap();
             stream.shutdown().await.unwrap();
             let mut answer = String::new();
@@ -168,7 +168,12 @@ mod tests {
             .local_addr()
             .unwrap()
             .port();
-        let failure = link_to("127.0.0.1", port).await.open().await.err().unwrap();
+        let failure = link_to("127.0.0.1", port)
+            .await
+            .open("127.0.0.1:9")
+            .await
+            .err()
+            .unwrap();
         assert_eq!(
             (failure.reason(), failure.scope()),
             (Reason::TargetRefused, Scope::Stream)

@@ -254,7 +254,11 @@ impl Agent {
                 | Event::Refused(_)
                 | Event::Paused
                 | Event::Resumed
-                | Event::Doubtful => {}
+                | Event::Doubtful
+                | Event::Unanswered
+                | Event::Stalled(_)
+                | Event::Flowing
+                | Event::StallExpired(_) => {}
             }
         }
     }

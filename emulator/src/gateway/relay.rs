@@ -301,20 +301,21 @@ impl Relay {
 
     /// Returns the agent's next frame, in the order in which it greets.
     fn next_frame(&mut self, now: std::time::Instant) -> Option<Bytes> {
-        if let Some(frame) = self.greeting.poll() {
-            return Some(frame);
+        loop {
+            if let Some(frame) = self.greeting.poll() {
+                return Some(frame);
+            }
+            let frame = self.agent.poll_transmit(now)?;
+            if self.greeting.is_complete() {
+                return Some(frame);
+            }
+            self.greeting.push(frame);
+            if self.greeting.is_complete()
+                && self.service.conditions().start_publication == StartPublication::AfterHandshake
+            {
+                self.greeting.push(start_publication());
+            }
         }
-        let frame = self.agent.poll_transmit(now)?;
-        if self.greeting.is_complete() {
-            return Some(frame);
-        }
-        self.greeting.push(frame);
-        if self.greeting.is_complete()
-            && self.service.conditions().start_publication == StartPublication::AfterHandshake
-        {
-            self.greeting.push(start_publication());
-        }
-        self.greeting.poll()
     }
 
     /// Does what the service does by itself; returns the session's end if that is it.

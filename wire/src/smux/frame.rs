@@ -14,6 +14,16 @@ const VERSION: u8 = 1;
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct StreamId(pub(crate) u32);
 
+impl StreamId {
+    /// The first that the official library gives out.
+    pub(crate) const FIRST: Self = Self(3);
+
+    /// Returns the id of the next stream; `None` once all are used up.
+    pub(crate) fn next(self) -> Option<Self> {
+        self.0.checked_add(2).map(Self)
+    }
+}
+
 impl fmt::Display for StreamId {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         self.0.fmt(f)

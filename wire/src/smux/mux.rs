@@ -59,7 +59,7 @@ pub struct Mux {
     side: Side,
     framing: Framing,
     grace: Duration,
-    next_id: Option<u32>,
+    next_id: Option<StreamId>,
     decoder: Decoder,
     streams: BTreeMap<StreamId, Stream>,
     /// Streams with something to send, each once, next first.
@@ -67,6 +67,8 @@ pub struct Mux {
     /// A spanning frame under way, and how much of it is still to send.
     current: Option<(StreamId, usize)>,
     keep_alive: Option<KeepAlive>,
+    /// A NOP is to be sent as soon as there is room.
+    nop_due: bool,
     events: VecDeque<Event>,
 }
 
@@ -74,8 +76,6 @@ pub struct Mux {
 struct KeepAlive {
     interval: Duration,
     next: Instant,
-    /// The NOP is to be sent as soon as there is room.
-    due: bool,
 }
 
 impl Mux {
@@ -85,12 +85,13 @@ impl Mux {
             side,
             framing,
             grace,
-            next_id: Some(3),
+            next_id: Some(StreamId::FIRST),
             decoder: Decoder::default(),
             streams: BTreeMap::new(),
             ready: VecDeque::new(),
             current: None,
             keep_alive: None,
+            nop_due: false,
             events: VecDeque::new(),
         }
     }
@@ -98,11 +99,12 @@ impl Mux {
     /// Sends a NOP that often from now on.
     pub fn keep_alive(&mut self, interval: Duration, now: Instant) {
         let next = now + interval;
-        self.keep_alive = Some(KeepAlive {
-            interval,
-            next,
-            due: false,
-        });
+        self.keep_alive = Some(KeepAlive { interval, next });
+    }
+
+    /// Sends a NOP as soon as there is room, to be acknowledged by the layer below.
+    pub fn sign_of_life(&mut self) {
+        self.nop_due = true;
     }
 
     /// The far end could not be heard until now: held-back FINs wait for the whole grace time once more.
@@ -116,9 +118,8 @@ impl Mux {
 
     /// Opens a stream; `None` once all ids are used up, which takes two thousand million streams.
     pub fn open(&mut self, now: Instant) -> Option<StreamId> {
-        let number = self.next_id?;
-        self.next_id = number.checked_add(2);
-        let id = StreamId(number);
+        let id = self.next_id?;
+        self.next_id = id.next();
         self.streams.insert(id, Stream::with_syn_due(now + SYN_GRACE));
         Some(id)
     }
@@ -131,13 +132,13 @@ impl Mux {
         if bytes.is_empty() || stream.end != End::Open {
             return;
         }
-        stream.push(bytes);
+        stream.outgoing.push(bytes);
         self.make_ready(id);
     }
 
     /// Returns how many writes of a stream have not wholly left it.
     pub fn pending_writes(&self, id: StreamId) -> usize {
-        self.streams.get(&id).map_or(0, Stream::pending_writes)
+        self.streams.get(&id).map_or(0, |stream| stream.outgoing.pieces())
     }
 
     /// No more bytes will be written: the stream ends once the far end has, or after the grace time.
@@ -192,7 +193,7 @@ impl Mux {
             if let End::Finishing(at) = stream.end
                 && at <= now
             {
-                if stream.waiting() > 0 {
+                if stream.outgoing.len() > 0 {
                     // The far end hasn't got the whole question yet.
                     stream.end = End::Finishing(now + self.grace);
                 } else {
@@ -214,7 +215,7 @@ impl Mux {
             && keep_alive.next <= now
         {
             keep_alive.next = now + keep_alive.interval;
-            keep_alive.due = true;
+            self.nop_due = true;
         }
     }
 
@@ -237,8 +238,7 @@ impl Mux {
 
     /// Returns whether [`Mux::poll_bytes`] has something to give.
     pub fn wants_to_send(&self) -> bool {
-        let keep_alive = self.keep_alive.as_ref().is_some_and(|keep_alive| keep_alive.due);
-        self.current.is_some() || !self.ready.is_empty() || keep_alive
+        self.current.is_some() || !self.ready.is_empty() || self.nop_due
     }
 
     /// Returns the next piece of the pipe, of at most `limit` bytes: frames of all streams that have some, in turns.
@@ -252,7 +252,9 @@ impl Mux {
             if let Some((id, missing)) = self.current.take() {
                 let room = limit - piece.len();
                 let stream = self.streams.get_mut(&id);
-                let sent = stream.map_or(0, |stream| stream.move_into(&mut piece, missing.min(room)));
+                let sent = stream.map_or(0, |stream| {
+                    stream.outgoing.move_into(&mut piece, missing.min(room))
+                });
                 if sent < missing && sent > 0 {
                     self.current = Some((id, missing - sent));
                 } else {
@@ -263,11 +265,7 @@ impl Mux {
             if piece.len() + HEADER_LENGTH >= limit {
                 break;
             }
-            if self
-                .keep_alive
-                .as_mut()
-                .is_some_and(|keep_alive| std::mem::take(&mut keep_alive.due))
-            {
+            if std::mem::take(&mut self.nop_due) {
                 piece.put_slice(&Header::Nop.encode());
                 continue;
             }
@@ -350,7 +348,7 @@ impl Mux {
                 return;
             }
         }
-        let waiting = stream.waiting();
+        let waiting = stream.outgoing.len();
         if waiting == 0 {
             stream.queued = false;
             if stream.end == End::Closing {
@@ -375,7 +373,7 @@ impl Mux {
             return;
         };
         stream.queued = false;
-        if stream.waiting() > 0 || stream.end == End::Closing {
+        if stream.outgoing.len() > 0 || stream.end == End::Closing {
             self.make_ready(id);
         }
     }
@@ -389,7 +387,7 @@ impl Mux {
             .current
             .filter(|(current, _)| *current == id)
             .map_or(0, |(_, length)| length);
-        stream.truncate(promised);
+        stream.outgoing.truncate(promised);
     }
 }
 
@@ -546,7 +544,7 @@ mod tests {
         let (mut client, _) = pair(Framing::Fitted);
         assert_eq!(client.open(origin()), Some(StreamId(3)));
         assert_eq!(client.open(origin()), Some(StreamId(5)));
-        client.next_id = Some(u32::MAX);
+        client.next_id = Some(StreamId(u32::MAX));
         assert_eq!(client.open(origin()), Some(StreamId(u32::MAX)));
         assert_eq!(client.open(origin()), None);
     }

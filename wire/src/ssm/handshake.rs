@@ -29,9 +29,12 @@ pub enum HandshakeError {
     /// The document made another type of session.
     #[error("the session is of type `{0}` where a port session is needed")]
     NotPort(String),
-    /// The agent can carry one connection at a time only.
-    #[error("SSM agent {0} can't carry several connections at once; 3.0.197 and later can")]
+    /// The agent would connect to itself instead of the host that was asked for.
+    #[error("SSM agent {0} can't forward to another host; 3.1.1188 and later can")]
     AgentTooOld(String),
+    /// What the agent can do follows from its version, which is none.
+    #[error("the SSM agent's version `{0}` can't be read")]
+    AgentVersion(String),
     /// The agent asks for encryption by KMS, which port sessions never use.
     #[error("the agent asks for `{0}`, which port sessions don't have")]
     Unsupported(String),
@@ -49,6 +52,7 @@ pub enum HandshakeError {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Offer {
     pub(crate) agent_version: String,
+    pub(crate) multiplexes: bool,
     pub(crate) understands_terminate: bool,
     pub(crate) acknowledges_duplicates: bool,
     pub(crate) wants_keep_alives: bool,
@@ -61,13 +65,14 @@ pub(crate) fn answer(request: &[u8]) -> Result<(Bytes, Result<Offer, HandshakeEr
         serde_json::from_slice(request).map_err(|error| HandshakeError::Malformed(error.to_string()))?;
     let mut refusal = None;
     let mut processed = Vec::new();
-    let mut type_of_session = None;
+    let mut port = None;
     for action in &request.requested_client_actions {
         let (status, error) = match action.action_type.as_str() {
             "SessionType" => match port_type(&action.action_parameters) {
-                Ok(multiplexes) => {
-                    type_of_session = Some(multiplexes);
-                    (1, None)
+                Ok(found) => {
+                    let too_old = too_old_for(&found, &request.agent_version);
+                    port = Some(found);
+                    (if too_old.is_some() { 2 } else { 1 }, too_old)
                 }
                 Err(error) => (2, Some(error)),
             },
@@ -87,10 +92,10 @@ pub(crate) fn answer(request: &[u8]) -> Result<(Bytes, Result<Offer, HandshakeEr
         processed_client_actions: processed,
         errors: None,
     });
-    let offer = match (refusal, type_of_session) {
+    let offer = match (refusal, port) {
         (Some(refusal), _) => Err(refusal),
-        (None, Some(true)) => offer(request.agent_version),
-        (None, Some(false)) => Err(HandshakeError::NotPort(
+        (None, Some(Port { forwards: true, .. })) => offer(request.agent_version),
+        (None, Some(_)) => Err(HandshakeError::NotPort(
             "Port without LocalPortForwarding".to_owned(),
         )),
         (None, None) => Err(HandshakeError::Malformed("no session type is named".to_owned())),
@@ -98,8 +103,16 @@ pub(crate) fn answer(request: &[u8]) -> Result<(Bytes, Result<Offer, HandshakeEr
     Ok((response, offer))
 }
 
-/// Returns whether a session type is the one that forwards ports; another type is an error.
-fn port_type(parameters: &Value) -> Result<bool, HandshakeError> {
+/// A port session, as its agent describes it.
+struct Port {
+    /// Whether it forwards connections; the other kind is one pipe, for SSH.
+    forwards: bool,
+    /// Whether it forwards them to another host.
+    to_host: bool,
+}
+
+/// Reads the session type, which must be that of a port session.
+fn port_type(parameters: &Value) -> Result<Port, HandshakeError> {
     let name = parameters
         .get("SessionType")
         .and_then(Value::as_str)
@@ -107,20 +120,32 @@ fn port_type(parameters: &Value) -> Result<bool, HandshakeError> {
     if name != "Port" {
         return Err(HandshakeError::NotPort(name.to_owned()));
     }
-    let forwarding = parameters
-        .get("Properties")
-        .and_then(|properties| properties.get("type"));
-    Ok(forwarding.and_then(Value::as_str) == Some("LocalPortForwarding"))
+    let property = |name| {
+        let properties = parameters.get("Properties")?;
+        properties.get(name).and_then(Value::as_str)
+    };
+    Ok(Port {
+        forwards: property("type") == Some("LocalPortForwarding"),
+        to_host: property("host").is_some_and(|host| !host.is_empty()),
+    })
+}
+
+/// Returns why an agent must not carry this session: bytes meant for a database would reach whatever listens on the
+/// agent's own machine.
+fn too_old_for(port: &Port, agent_version: &str) -> Option<HandshakeError> {
+    let version = Version::parse(agent_version)?;
+    (port.to_host && version < Version::AGENT_FORWARDS_TO_HOSTS)
+        .then(|| HandshakeError::AgentTooOld(agent_version.to_owned()))
 }
 
 fn offer(agent_version: String) -> Result<Offer, HandshakeError> {
-    // The official client treats a version it can't compare as too old.
-    let version = Version::parse(&agent_version);
-    let Some(version) = version.filter(|version| *version > Version::AGENT_BEFORE_MULTIPLEXING) else {
-        return Err(HandshakeError::AgentTooOld(agent_version));
+    // Both sides choose alone, and the wrong guess leaves them without a common language.
+    let Some(version) = Version::parse(&agent_version) else {
+        return Err(HandshakeError::AgentVersion(agent_version));
     };
     Ok(Offer {
         agent_version,
+        multiplexes: version > Version::AGENT_BEFORE_MULTIPLEXING,
         understands_terminate: version > Version::AGENT_BEFORE_TERMINATE,
         wants_keep_alives: version <= Version::AGENT_BEFORE_SILENCE,
         acknowledges_duplicates: version >= Version::AGENT_ACKNOWLEDGES_DUPLICATES,
@@ -141,8 +166,8 @@ pub(crate) fn request(agent_version: &str, properties: &BTreeMap<String, String>
     })
 }
 
-/// The agent's reading of the client's answer.
-pub(crate) fn judge(response: &[u8]) -> Result<(), HandshakeError> {
+/// The agent's reading of the client's answer: how the session goes on.
+pub(crate) fn judge(response: &[u8], agent_version: &str) -> Result<Choice, HandshakeError> {
     let response: HandshakeResponse =
         serde_json::from_slice(response).map_err(|error| HandshakeError::Malformed(error.to_string()))?;
     for action in response.processed_client_actions {
@@ -153,14 +178,23 @@ pub(crate) fn judge(response: &[u8]) -> Result<(), HandshakeError> {
             });
         }
     }
-    let version = Version::parse(&response.client_version);
-    if version.is_none_or(|version| version < Version::CLIENT_MULTIPLEXES) {
-        return Err(HandshakeError::Malformed(format!(
-            "client version {} does not multiplex",
-            response.client_version
-        )));
-    }
-    Ok(())
+    let client = Version::parse(&response.client_version);
+    let agent = Version::parse(agent_version);
+    let client_is_from = |version| client.is_some_and(|client| client >= version);
+    let agent_is_after = |version| agent.is_none_or(|agent| agent > version);
+    Ok(Choice {
+        multiplexes: client_is_from(Version::CLIENT_MULTIPLEXES)
+            && agent_is_after(Version::AGENT_BEFORE_MULTIPLEXING),
+        sends_keep_alives: client.is_none_or(|client| client <= Version::CLIENT_BEFORE_SILENCE)
+            || !agent_is_after(Version::AGENT_BEFORE_SILENCE),
+    })
+}
+
+/// How an agent goes on, from both versions.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Choice {
+    pub(crate) multiplexes: bool,
+    pub(crate) sends_keep_alives: bool,
 }
 
 /// The agent's word that data may flow.
@@ -203,13 +237,63 @@ mod tests {
     }
 
     #[test]
-    fn agents_that_cannot_multiplex_or_be_compared_are_too_old() {
-        for version in ["3.0.196.0", "2.3.722.0", "", "latest", "3.0.x.1"] {
+    fn what_an_agent_can_do_is_unknown_without_a_version() {
+        for version in ["", "latest", "3.0.x.1"] {
             assert_eq!(
                 offered_by(version),
-                Err(HandshakeError::AgentTooOld(version.to_owned()))
+                Err(HandshakeError::AgentVersion(version.to_owned()))
             );
         }
+    }
+
+    #[test]
+    fn only_agents_after_3_0_196_multiplex() {
+        for (version, multiplexes) in [
+            ("2.3.722.0", false),
+            ("3.0.196.0", false),
+            ("3.0.196.1", true),
+            ("3.0.197.0", true),
+        ] {
+            assert_eq!(offered_by(version).unwrap().multiplexes, multiplexes, "{version}");
+        }
+        assert!(!offered_by("2.3.722.0").unwrap().understands_terminate);
+        assert!(offered_by("2.3.723.0").unwrap().understands_terminate);
+    }
+
+    #[test]
+    fn an_agent_that_does_not_know_other_hosts_is_refused_one() {
+        let properties = |host: &str| {
+            let properties = [("type", "LocalPortForwarding"), ("host", host)];
+            properties
+                .map(|(name, value)| (name.to_owned(), value.to_owned()))
+                .into()
+        };
+        let offered = |version, host| answer(&request(version, &properties(host))).unwrap();
+        assert!(offered("3.1.1188.0", "db").1.is_ok());
+        assert!(
+            offered("3.1.1187.0", "").1.is_ok(),
+            "it is asked for a port of its own"
+        );
+        let (response, offer) = offered("3.1.1187.0", "db");
+        assert_eq!(offer, Err(HandshakeError::AgentTooOld("3.1.1187.0".to_owned())));
+        assert!(judge(&response, "3.1.1187.0").is_err(), "and is told so");
+    }
+
+    #[test]
+    fn an_agent_goes_on_as_both_versions_allow() {
+        let chosen = |client: &str, agent| {
+            let response = format!(r#"{{"ClientVersion":"{client}","ProcessedClientActions":[]}}"#);
+            judge(response.as_bytes(), agent).unwrap()
+        };
+        let choice = |multiplexes, sends_keep_alives| Choice {
+            multiplexes,
+            sends_keep_alives,
+        };
+        assert_eq!(chosen(CLIENT_VERSION, "3.3.987.0"), choice(true, false));
+        assert_eq!(chosen(CLIENT_VERSION, "3.1.1511.0"), choice(true, true));
+        assert_eq!(chosen(CLIENT_VERSION, "3.0.196.0"), choice(false, true));
+        assert_eq!(chosen("1.2.331.0", "3.3.987.0"), choice(true, true));
+        assert_eq!(chosen("1.1.69", "3.3.987.0"), choice(false, true));
     }
 
     #[test]

@@ -27,16 +27,20 @@
 //! [`Session`] is all of it, for either side. Facts: `ssm.md` of the protocol notes; each rule that is not obvious
 //! names the client or agent version that has it.
 
+mod basic;
 mod channel;
 mod handshake;
 pub mod message;
 pub mod payload;
 mod policy;
+mod probe;
 mod rtt;
 mod session;
 mod version;
 
+pub use basic::TooEarly;
 pub use handshake::HandshakeError;
-pub use policy::{Pace, Policy};
-pub use session::{AgentOptions, End, Event, Frame, Origin, Session};
+pub use policy::{LARGEST_PAYLOAD, MESSAGE_RATE, Pace, Policy, SMALLEST_PAYLOAD};
+pub use probe::PayloadProbe;
+pub use session::{AgentOptions, ClientOptions, End, Event, Frame, Origin, Session};
 pub use version::{CLIENT_VERSION, Version};

@@ -1,18 +1,29 @@
 //! How fast a side of the channel sends, in what sizes, and how it repairs loss.
 
+use std::num::NonZeroU32;
 use std::time::{Duration, Instant};
 
+use super::channel::Window;
+use super::probe::PayloadProbe;
 use super::rtt::Limits;
+
+/// Data messages a second that are safe: one client author measured a hard ceiling of about 1,000, with a pause and then
+/// a closed websocket beyond it (ssm.md section 6.6).
+pub const MESSAGE_RATE: u32 = 900;
+/// The payload of the official client and agent, in bytes.
+pub const SMALLEST_PAYLOAD: usize = 1_024;
+/// The largest payload that is tried, in bytes: the largest that another client has been seen to use against the live
+/// service for long is 32 KiB, and beyond this little is gained.
+pub const LARGEST_PAYLOAD: usize = 16_384;
 
 /// The sending rules of one side.
 #[derive(Debug, Clone)]
 pub struct Policy {
     pub(crate) resend: Resend,
     pub(crate) limits: Limits,
-    /// The most payload bytes that may be sent and not acknowledged.
-    pub(crate) window: usize,
+    pub(crate) window: Window,
     pub(crate) pace: Pace,
-    pub(crate) chunk: Chunk,
+    pub(crate) probe: PayloadProbe,
 }
 
 /// Which un-acknowledged messages are sent again.
@@ -34,12 +45,23 @@ impl Policy {
                 floor: Duration::from_millis(200),
                 ceiling: Duration::from_secs(2),
             },
-            // 10 MB/s at 100 ms round trip, and a quarter of what the agent buffers for a target that stalls.
-            window: 1 << 20,
-            // One client author measured a hard ceiling of about 1,000 data messages a second.
-            pace: Pace::new(Duration::from_micros(1_111), 90),
-            chunk: Chunk::probing(1_024, 16_384),
+            // Never more than the agent buffers for a target that stalls, and four of the largest payloads at least.
+            window: Window::between(64 << 10, 256 << 10, 4 << 20),
+            pace: Pace::a_second(MESSAGE_RATE),
+            probe: PayloadProbe::between(SMALLEST_PAYLOAD, LARGEST_PAYLOAD),
         }
+    }
+
+    /// The same with payloads as an earlier session to the same target has found them to pass.
+    pub fn with_payloads(mut self, probe: PayloadProbe) -> Self {
+        self.probe = probe;
+        self
+    }
+
+    /// The same with that many data messages a second; `None` for as many as there are.
+    pub fn with_message_rate(mut self, rate: Option<NonZeroU32>) -> Self {
+        self.pace = rate.map_or_else(Pace::unlimited, |rate| Pace::a_second(rate.get()));
+        self
     }
 
     /// The official agent's, as recorded: 1,024 bytes about 838 times a second, no window, only the oldest message
@@ -51,9 +73,9 @@ impl Policy {
                 floor: Duration::ZERO,
                 ceiling: Duration::from_secs(1),
             },
-            window: usize::MAX,
+            window: Window::fixed(usize::MAX),
             pace: Pace::stock_agent(),
-            chunk: Chunk::fixed(1_024),
+            probe: PayloadProbe::fixed(SMALLEST_PAYLOAD),
         }
     }
 
@@ -66,9 +88,9 @@ impl Policy {
                 floor: Duration::from_millis(200),
                 ceiling: Duration::from_secs(2),
             },
-            window: 4 << 20,
+            window: Window::fixed(4 << 20),
             pace: Pace::unlimited(),
-            chunk: Chunk::fixed(16_384),
+            probe: PayloadProbe::fixed(LARGEST_PAYLOAD),
         }
     }
 }
@@ -107,6 +129,12 @@ impl Pace {
         }
     }
 
+    /// That many messages a second, and a tenth of them at once.
+    fn a_second(rate: u32) -> Self {
+        let rate = rate.max(1);
+        Self::new(Duration::from_secs(1) / rate, rate / 10)
+    }
+
     /// Returns when the next message may leave; `None` for at once.
     pub(crate) fn wait_until(&self, now: Instant) -> Option<Instant> {
         let at = self.due?.checked_sub(self.tolerance)?;
@@ -117,66 +145,6 @@ impl Pace {
         if !self.interval.is_zero() {
             self.due = Some(self.due.map_or(now, |due| due.max(now)) + self.interval);
         }
-    }
-}
-
-/// How many bytes a data message carries.
-///
-/// The agent takes any size; what the service takes is unknown (ssm.md section 6.6). So sizes begin at the official
-/// 1,024 and double after a run of acknowledged messages; after trouble they begin anew and must prove themselves
-/// longer.
-#[derive(Debug, Clone)]
-pub(crate) struct Chunk {
-    size: usize,
-    largest: usize,
-    smallest: usize,
-    clean: u32,
-    wanted: u32,
-}
-
-/// Clean acknowledgements before a first doubling: a tenth of a second at full rate.
-const PROOF: u32 = 64;
-/// The most that trouble can make of it.
-const LONGEST_PROOF: u32 = 4_096;
-
-impl Chunk {
-    fn fixed(size: usize) -> Self {
-        Self::probing(size, size)
-    }
-
-    fn probing(smallest: usize, largest: usize) -> Self {
-        Self {
-            size: smallest,
-            largest,
-            smallest,
-            clean: 0,
-            wanted: PROOF,
-        }
-    }
-
-    pub(crate) fn size(&self) -> usize {
-        self.size
-    }
-
-    /// A message of this many payload bytes was acknowledged.
-    pub(crate) fn acknowledged(&mut self, length: usize) {
-        if length < self.size || self.size == self.largest {
-            return;
-        }
-        self.clean += 1;
-        if self.clean >= self.wanted {
-            self.size = (self.size * 2).min(self.largest);
-            self.clean = 0;
-        }
-    }
-
-    /// The service paused or the websocket was lost: larger messages may be why.
-    pub(crate) fn trouble(&mut self) {
-        if self.size > self.smallest {
-            self.wanted = (self.wanted * 2).min(LONGEST_PROOF);
-        }
-        self.size = self.smallest;
-        self.clean = 0;
     }
 }
 
@@ -211,25 +179,5 @@ mod tests {
             pace.sent(now);
         }
         assert_eq!(now - start, Duration::from_secs(1));
-    }
-
-    #[test]
-    fn payloads_grow_while_clean_and_begin_anew_after_trouble() {
-        let mut chunk = Chunk::probing(1_024, 4_096);
-        for _ in 0..PROOF {
-            chunk.acknowledged(1_024);
-        }
-        assert_eq!(chunk.size(), 2_048);
-        chunk.acknowledged(64);
-        chunk.trouble();
-        assert_eq!(chunk.size(), 1_024);
-        for _ in 0..PROOF {
-            chunk.acknowledged(1_024);
-        }
-        assert_eq!(chunk.size(), 1_024, "after trouble the proof is longer");
-        for _ in 0..PROOF {
-            chunk.acknowledged(1_024);
-        }
-        assert_eq!(chunk.size(), 2_048);
     }
 }

@@ -13,10 +13,14 @@ pub struct Version([u32; 4]);
 impl Version {
     /// Clients from here on multiplex, as the agent sees it.
     pub(crate) const CLIENT_MULTIPLEXES: Self = Self([1, 1, 70, 0]);
+    /// Clients *after* this leave smux keep-alives off, as the agent sees it.
+    pub(crate) const CLIENT_BEFORE_SILENCE: Self = Self([1, 2, 331, 0]);
     /// Agents *after* this multiplex, as the client sees it.
     pub(crate) const AGENT_BEFORE_MULTIPLEXING: Self = Self([3, 0, 196, 0]);
     /// Agents *after* this understand the flag TerminateSession.
     pub(crate) const AGENT_BEFORE_TERMINATE: Self = Self([2, 3, 722, 0]);
+    /// Agents from here on forward to other hosts; earlier ones don't know `host` and dial themselves.
+    pub(crate) const AGENT_FORWARDS_TO_HOSTS: Self = Self([3, 1, 1188, 0]);
     /// Agents *after* this leave smux keep-alives off.
     pub(crate) const AGENT_BEFORE_SILENCE: Self = Self([3, 1, 1511, 0]);
     /// Agents from here on acknowledge duplicates.

@@ -1,8 +1,8 @@
-//! Invented time, and the seeds that go with it.
+//! Invented time, and the seeds and settings that go with it.
 
 use std::time::{Duration, Instant};
 
-use tunneld_wire::ssm::Origin;
+use tunneld_wire::ssm::{ClientOptions, Origin, Policy};
 
 /// How long a FIN is held back in these tests.
 pub(crate) const GRACE: Duration = Duration::from_secs(30);
@@ -20,5 +20,17 @@ pub(crate) fn options(seed: u64, began: Instant) -> Origin {
         began,
         began_unix: Duration::from_secs(1_700_000_000),
         half_close_grace: GRACE,
+    }
+}
+
+/// How long a stall lasts in these tests before its stream is given up.
+pub(crate) const STALL_TIMEOUT: Duration = Duration::from_secs(120);
+
+/// A client as users have it.
+pub(crate) fn client() -> ClientOptions {
+    ClientOptions {
+        policy: Policy::client(),
+        keep_alive: None,
+        stall_timeout: STALL_TIMEOUT,
     }
 }

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use futures_util::stream::{SplitSink, SplitStream};
-use futures_util::{SinkExt, StreamExt};
+use futures_util::{FutureExt, SinkExt, StreamExt};
 use tokio::sync::mpsc;
 use tokio::task::{JoinError, JoinSet};
 use tokio::time::{Instant, sleep_until, timeout};
@@ -41,6 +41,8 @@ pub(super) struct Channel {
 /// What came of waiting on a channel.
 pub(super) enum Activity {
     Frame(Bytes),
+    /// The far end of the websocket lives.
+    Pong,
     /// A frame that is none of the session's, or room for another one.
     Nothing,
 }
@@ -92,9 +94,19 @@ impl Channel {
         );
     }
 
+    /// Returns a message that has come already.
+    pub(super) fn next_at_once(&mut self) -> Option<Result<Activity, Lost>> {
+        let message = self.frames.next().now_or_never()?;
+        self.pong_due = None;
+        Some(received(message))
+    }
+
     /// Waits for something to happen; `full`: room for a frame is one of the things waited for. Cancel-safe.
+    ///
+    /// What has come is read before a deadline is looked at: after a sleep both are there, and only one is true.
     pub(super) async fn activity(&mut self, full: bool) -> Result<Activity, Lost> {
         let wake = tokio::select! {
+            biased;
             message = self.frames.next() => Wake::Message(message),
             Some(written) = self.writing.join_next() => Wake::Written(written),
             _ = self.writer.reserve(), if full => Wake::Room,
@@ -145,9 +157,8 @@ fn received(message: Option<Result<Message, tungstenite::Error>>) -> Result<Acti
             close.reason
         ))),
         Some(Ok(Message::Close(None))) | None => Err(Lost::Ended),
-        Some(Ok(Message::Text(_) | Message::Ping(_) | Message::Pong(_) | Message::Frame(_))) => {
-            Ok(Activity::Nothing)
-        }
+        Some(Ok(Message::Pong(_))) => Ok(Activity::Pong),
+        Some(Ok(Message::Text(_) | Message::Ping(_) | Message::Frame(_))) => Ok(Activity::Nothing),
         Some(Err(error)) => Err(Lost::Failed(Box::new(error))),
     }
 }

@@ -26,6 +26,16 @@ pub(super) struct Incoming {
     delivered: VecDeque<Message>,
     acks: VecDeque<Ack>,
     recent_acks: VecDeque<Ack>,
+    duplicates: Duplicates,
+}
+
+/// What is done with a message that has come before.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub(crate) enum Duplicates {
+    #[default]
+    Acknowledged,
+    /// As agents before 3.2.1041.0 do.
+    Ignored,
 }
 
 /// A message that is to be acknowledged.
@@ -36,6 +46,11 @@ pub(super) struct Ack {
 }
 
 impl Incoming {
+    /// Says what is done with a message that has come before.
+    pub(super) fn treat_duplicates(&mut self, duplicates: Duplicates) {
+        self.duplicates = duplicates;
+    }
+
     /// Takes a data message of the peer.
     pub(super) fn receive(&mut self, message: Message) {
         let ack = Ack {
@@ -43,7 +58,10 @@ impl Incoming {
             sequence: message.sequence,
         };
         if message.sequence < self.expected {
-            self.acknowledge(ack);
+            match self.duplicates {
+                Duplicates::Acknowledged => self.acknowledge(ack),
+                Duplicates::Ignored => {}
+            }
         } else if message.sequence == self.expected {
             self.acknowledge(ack);
             self.deliver(message);
@@ -62,6 +80,18 @@ impl Incoming {
         }
     }
 
+    /// Returns the number of the message that is next in order.
+    pub(super) fn expected(&self) -> u64 {
+        self.expected
+    }
+
+    /// Returns how many messages are missing before one that has come.
+    pub(super) fn missing(&self) -> u64 {
+        let last = self.early.last_key_value().map(|(number, _)| *number);
+        let absent = last.map_or(0, |last| last + 1 - self.expected);
+        absent - self.early.len() as u64
+    }
+
     /// Returns the peer's next message in order.
     pub(super) fn poll_delivery(&mut self) -> Option<Message> {
         self.delivered.pop_front()
@@ -72,9 +102,12 @@ impl Incoming {
         self.acks.pop_front()
     }
 
-    /// Acknowledges the latest messages once more.
+    /// Acknowledges the latest messages once more, if that is what this side does with duplicates.
     pub(super) fn repeat_acks(&mut self) {
-        self.acks = self.recent_acks.clone();
+        match self.duplicates {
+            Duplicates::Acknowledged => self.acks = self.recent_acks.clone(),
+            Duplicates::Ignored => {}
+        }
     }
 
     /// Forgets what is still to be acknowledged; the peer will send it again.

@@ -19,17 +19,21 @@
 mod incoming;
 mod outgoing;
 mod stamps;
+mod window;
 
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 
+pub(crate) use self::incoming::Duplicates;
 use self::incoming::{Ack, Incoming};
 use self::outgoing::Outgoing;
 pub(crate) use self::stamps::Stamps;
+pub(crate) use self::window::Window;
 use super::message::{Kind, Message, PayloadType};
 use super::payload::{self, Acknowledge};
 use super::policy::{Pace, Policy, Resend};
+use super::probe::PayloadProbe;
 
 /// Which side of the session a channel is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -73,8 +77,9 @@ impl Channel {
 
     /// There is a websocket. A client sends everything un-acknowledged again, lowest first, and repeats its latest
     /// acknowledgements; nothing tells the agent of a resume.
-    pub(crate) fn attach(&mut self) {
+    pub(crate) fn attach(&mut self, now: Instant) {
         self.presence = Presence::Here;
+        self.outgoing.restart_waiting(now);
         match self.outgoing.resend() {
             Resend::All => {
                 self.outgoing.send_all_again();
@@ -123,6 +128,11 @@ impl Channel {
         }
     }
 
+    /// The other side was away until now: what is un-acknowledged has been waited for since now.
+    pub(crate) fn restart_waiting(&mut self, now: Instant) {
+        self.outgoing.restart_waiting(now);
+    }
+
     /// Returns since when the channel has been paused.
     pub(crate) fn paused_since(&self) -> Option<Instant> {
         match self.presence {
@@ -136,13 +146,18 @@ impl Channel {
         self.outgoing.peer_is_silent_on_duplicates();
     }
 
+    /// Says what this side does with a message that has come before.
+    pub(crate) fn treat_duplicates(&mut self, duplicates: Duplicates) {
+        self.incoming.treat_duplicates(duplicates);
+    }
+
     /// New data messages leave at this pace from now on.
     pub(crate) fn set_pace(&mut self, pace: Pace) {
         self.outgoing.set_pace(pace);
     }
 
     /// Returns how many bytes a new data message may carry now; `None` when none may be sent.
-    pub(crate) fn room(&self, now: Instant) -> Option<usize> {
+    pub(crate) fn room(&mut self, now: Instant) -> Option<usize> {
         if self.presence == Presence::Here {
             self.outgoing.room(now)
         } else {
@@ -167,6 +182,36 @@ impl Channel {
     /// Returns whether messages that steer the session, which know no window, may be sent.
     pub(crate) fn is_attached(&self) -> bool {
         self.presence != Presence::Away
+    }
+
+    /// Returns since when the other side, which is there as far as is known, has acknowledged nothing although something
+    /// is un-acknowledged.
+    pub(crate) fn waiting_since(&self) -> Option<Instant> {
+        self.outgoing.waiting_since().filter(|_| self.is_open())
+    }
+
+    /// Returns whether only a new message can show that the old ones arrived.
+    pub(crate) fn needs_witness(&self) -> bool {
+        self.is_open() && self.outgoing.needs_witness()
+    }
+
+    /// Returns the payloads of data messages that carry bytes of streams and are un-acknowledged.
+    pub(crate) fn unacknowledged_output(&self) -> impl Iterator<Item = Bytes> {
+        let messages = self.outgoing.unacknowledged().cloned().map(Message::decode);
+        messages
+            .flatten()
+            .filter(|message| message.payload_type == PayloadType::Output)
+            .map(|message| message.payload)
+    }
+
+    /// Returns how large payloads may be, as far as is known.
+    pub(crate) fn payloads(&self) -> &PayloadProbe {
+        self.outgoing.payloads()
+    }
+
+    /// Returns how many of the peer's messages are missing, and the number of the first of them.
+    pub(crate) fn hole(&self) -> (u64, u64) {
+        (self.incoming.missing(), self.incoming.expected())
     }
 
     /// Returns whether everything sent was acknowledged.

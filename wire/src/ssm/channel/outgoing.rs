@@ -5,7 +5,8 @@ use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 
-use crate::ssm::policy::{Pace, Policy, Resend};
+use crate::ssm::policy::{Pace, Policy, Resend, SMALLEST_PAYLOAD};
+use crate::ssm::probe::PayloadProbe;
 use crate::ssm::rtt::RoundTrip;
 
 /// The most messages un-acknowledged: the official client's list.
@@ -28,6 +29,8 @@ pub(super) struct Outgoing {
     /// From the oldest un-acknowledged message on, without gaps in the numbers.
     sent: VecDeque<Sent>,
     unacknowledged: usize,
+    /// Since when something has been un-acknowledged without any acknowledgement.
+    waiting_since: Option<Instant>,
     highest_acknowledged: Option<u64>,
     /// Each sending with its time, oldest first; entries that a later sending or an acknowledgement made stale stay
     /// until they come to the front.
@@ -54,6 +57,7 @@ impl Outgoing {
             next_sequence: 0,
             sent: VecDeque::new(),
             unacknowledged: 0,
+            waiting_since: None,
             highest_acknowledged: None,
             flight: VecDeque::new(),
             again: BTreeSet::new(),
@@ -76,14 +80,46 @@ impl Outgoing {
         self.policy.pace = pace;
     }
 
-    /// The service paused or the websocket was lost: larger messages may be why.
+    /// The service paused or the websocket was lost: large messages that were under way may be why.
     pub(super) fn trouble(&mut self) {
-        self.policy.chunk.trouble();
+        self.policy.window.trouble();
+        if self.sent.iter().any(|sent| sent.length > SMALLEST_PAYLOAD) {
+            self.policy.probe.trouble();
+        }
+    }
+
+    /// Returns how large payloads may be.
+    pub(super) fn payloads(&self) -> &PayloadProbe {
+        &self.policy.probe
+    }
+
+    /// Returns since when something has been un-acknowledged without any acknowledgement.
+    pub(super) fn waiting_since(&self) -> Option<Instant> {
+        self.waiting_since
+    }
+
+    /// The peer is there again: what is un-acknowledged has been waited for since now.
+    pub(super) fn restart_waiting(&mut self, now: Instant) {
+        self.waiting_since = (!self.sent.is_empty()).then_some(now);
+    }
+
+    /// Returns the frames that are un-acknowledged.
+    pub(super) fn unacknowledged(&self) -> impl Iterator<Item = &Bytes> {
+        let sent = self.sent.iter().filter(|sent| !sent.acknowledged);
+        sent.map(|sent| &sent.frame)
     }
 
     /// Returns how many bytes a new message may carry now; `None` when none may be sent.
-    pub(super) fn room(&self, now: Instant) -> Option<usize> {
-        (self.has_room() && self.policy.pace.wait_until(now).is_none()).then(|| self.policy.chunk.size())
+    pub(super) fn room(&mut self, now: Instant) -> Option<usize> {
+        if !self.has_room() {
+            self.policy.window.limits();
+            return None;
+        }
+        self.policy
+            .pace
+            .wait_until(now)
+            .is_none()
+            .then(|| self.policy.probe.size())
     }
 
     /// Returns when pacing lets the next message leave, if nothing else stands in its way.
@@ -110,6 +146,7 @@ impl Outgoing {
         self.flight.push_back((now, self.next_sequence));
         self.next_sequence += 1;
         self.unacknowledged += length;
+        self.waiting_since.get_or_insert(now);
         self.sent.push_back(Sent {
             frame,
             length,
@@ -198,8 +235,10 @@ impl Outgoing {
         sent.acknowledged = true;
         let (sent_at, length) = (sent.last_sent, sent.length);
         if sent.times_sent == 1 {
-            self.round_trip.sample(now.saturating_duration_since(sent_at));
-            self.policy.chunk.acknowledged(length);
+            let round_trip = now.saturating_duration_since(sent_at);
+            self.round_trip.sample(round_trip);
+            self.policy.window.sample(round_trip, now);
+            self.policy.probe.acknowledged(length);
         }
         self.unacknowledged -= length;
         self.highest_acknowledged = self.highest_acknowledged.max(Some(sequence));
@@ -207,17 +246,18 @@ impl Outgoing {
             self.notice_overtaken(index, sent_at);
         }
         self.drop_acknowledged();
+        self.restart_waiting(now);
     }
 
     fn has_room(&self) -> bool {
-        let next = self.unacknowledged.saturating_add(self.policy.chunk.size());
-        let fits = next <= self.policy.window && self.sent.len() < MOST_SENT;
+        let next = self.unacknowledged.saturating_add(self.policy.probe.size());
+        let fits = next <= self.policy.window.limit() && self.sent.len() < MOST_SENT;
         self.again.is_empty() && (fits || self.needs_witness())
     }
 
-    /// Returns whether only a new message can show that the old ones arrived: a cut swallowed the acknowledgements of
-    /// a whole window, and the peer doesn't repeat them.
-    fn needs_witness(&self) -> bool {
+    /// Returns whether only a new message can show that the old ones arrived: their acknowledgements were lost, and the
+    /// peer doesn't repeat them.
+    pub(super) fn needs_witness(&self) -> bool {
         self.silent_on_duplicates
             && self
                 .sent
@@ -256,7 +296,7 @@ impl Outgoing {
                 break;
             }
             self.flight.pop_front();
-            if live && !self.believe(sequence) {
+            if live && !self.believe(sequence, now) {
                 self.again.insert(sequence);
                 expired = true;
             }
@@ -266,7 +306,7 @@ impl Outgoing {
 
     /// With an agent that never acknowledges twice, a message sent often while later ones were acknowledged must have
     /// arrived: only its acknowledgement was lost.
-    fn believe(&mut self, sequence: u64) -> bool {
+    fn believe(&mut self, sequence: u64, now: Instant) -> bool {
         let overtaken = self
             .highest_acknowledged
             .is_some_and(|highest| highest > sequence);
@@ -283,6 +323,7 @@ impl Outgoing {
         let length = sent.length;
         self.unacknowledged -= length;
         self.drop_acknowledged();
+        self.restart_waiting(now);
         true
     }
 

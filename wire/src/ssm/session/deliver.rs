@@ -4,8 +4,9 @@ use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 
+use super::carrier::Carrier;
 use super::{Event, Session, Stage};
-use crate::smux::{self, Mux, Side};
+use crate::smux::{self, Side};
 use crate::ssm::channel::Role;
 use crate::ssm::handshake::{self, HandshakeError};
 use crate::ssm::message::{Flag, Message, PayloadType};
@@ -26,7 +27,16 @@ impl Session {
             (PayloadType::Flag, role) => match (Flag::from_payload(&payload), role) {
                 (Some(Flag::ConnectToPortError), Role::Client) => self.refusals += 1,
                 (Some(Flag::TerminateSession), Role::Agent) => self.events.push_back(Event::Terminate),
-                (Some(_) | None, Role::Client | Role::Agent) => {}
+                (Some(Flag::DisconnectToPort), Role::Agent) => {
+                    if let Some(carrier) = self.carrier() {
+                        carrier.disconnect();
+                        self.notice_streams();
+                    }
+                }
+                (
+                    Some(Flag::ConnectToPortError | Flag::TerminateSession | Flag::DisconnectToPort) | None,
+                    Role::Client | Role::Agent,
+                ) => {}
             },
             (
                 PayloadType::HandshakeRequest
@@ -67,51 +77,65 @@ impl Session {
         let customer_message = serde_json::from_slice::<HandshakeComplete>(payload)
             .map(|body| body.customer_message)
             .unwrap_or_default();
-        let mut mux = Mux::new(Side::Client, self.framing, self.origin.half_close_grace);
-        if offer.wants_keep_alives {
-            mux.keep_alive(KEEP_ALIVE, now);
-        }
-        self.run(
-            mux,
-            Event::Ready {
-                agent_version: offer.agent_version,
-                customer_message,
-            },
-        );
+        let multiplexes = offer.multiplexes;
+        let needed = offer.wants_keep_alives.then_some(KEEP_ALIVE);
+        let ready = Event::Ready {
+            agent_version: offer.agent_version,
+            multiplexes,
+            customer_message,
+        };
+        let keep_alive = needed.or(self.keep_alive);
+        self.run(Side::Client, multiplexes, keep_alive, ready, now);
     }
 
     fn deliver_response(&mut self, payload: &[u8], now: Instant) {
         if !matches!(self.stage, Stage::Greeting) {
             return;
         }
-        match handshake::judge(payload) {
-            Ok(()) => {
+        match handshake::judge(payload, &self.agent_version) {
+            Ok(choice) => {
                 let took = now.saturating_duration_since(self.origin.began).as_nanos();
                 let complete = handshake::complete(u64::try_from(took).unwrap_or(u64::MAX));
                 self.steering
                     .push_back((PayloadType::HandshakeComplete, complete));
                 let ready = Event::Ready {
-                    agent_version: String::new(),
+                    agent_version: self.agent_version.clone(),
+                    multiplexes: choice.multiplexes,
                     customer_message: String::new(),
                 };
-                self.run(
-                    Mux::new(Side::Server, self.framing, self.origin.half_close_grace),
-                    ready,
-                );
+                let keep_alive = choice.sends_keep_alives.then_some(KEEP_ALIVE);
+                self.run(Side::Server, choice.multiplexes, keep_alive, ready, now);
+                self.notice_streams();
             }
             Err(error) => self.end(error.into()),
         }
     }
 
-    fn run(&mut self, mux: Mux, ready: Event) {
+    fn run(
+        &mut self,
+        side: Side,
+        multiplexes: bool,
+        keep_alive: Option<Duration>,
+        ready: Event,
+        now: Instant,
+    ) {
+        let grace = self.origin.half_close_grace;
+        let mut carrier = if multiplexes {
+            Carrier::mux(side, self.framing, grace)
+        } else {
+            Carrier::basic(side, grace)
+        };
+        if let Some(interval) = keep_alive {
+            carrier.keep_alive(interval, now);
+        }
         self.deadline = None;
-        self.stage = Stage::Running(mux);
+        self.stage = Stage::Running(carrier);
         self.events.push_back(ready);
     }
 
     /// Passes on what happened to streams.
     pub(super) fn notice_streams(&mut self) {
-        while let Some(event) = self.mux().and_then(Mux::poll_event) {
+        while let Some(event) = self.carrier().and_then(Carrier::poll_event) {
             let event = match event {
                 smux::Event::Opened(id) => Event::Opened(id),
                 smux::Event::Data(id, bytes) => Event::Data(id, bytes),
@@ -129,18 +153,18 @@ impl Session {
     }
 
     fn deliver_output(&mut self, payload: Bytes, now: Instant) {
-        let mux = match &mut self.stage {
-            Stage::Running(mux) => mux,
+        let carrier = match &mut self.stage {
+            Stage::Running(carrier) => carrier,
             // Output without a handshake is how a shell begins (ssm.md section 5.5). An agent throws early data away.
             Stage::Greeting if self.role == Role::Client => {
                 return self.end(HandshakeError::NotPort("shell".to_owned()).into());
             }
             Stage::Greeting | Stage::Agreed(_) | Stage::Ended => return,
         };
-        let received = mux.receive(payload, now);
+        let received = carrier.receive(payload, now);
         self.notice_streams();
-        if let Err(error) = received {
-            self.end(error.into());
+        if let Err(end) = received {
+            self.end(end);
         }
     }
 }

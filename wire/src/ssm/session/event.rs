@@ -5,6 +5,7 @@ use std::fmt;
 use bytes::Bytes;
 
 use crate::smux::{ProtocolError, StreamId};
+use crate::ssm::basic::TooEarly;
 use crate::ssm::handshake::HandshakeError;
 
 /// What a driver sends as one websocket message.
@@ -23,6 +24,8 @@ pub enum Event {
     Ready {
         /// The agent's version, for a client; empty for an agent.
         agent_version: String,
+        /// Whether the session carries many streams, or one alone.
+        multiplexes: bool,
         /// To be shown to the user, if not empty.
         customer_message: String,
     },
@@ -42,6 +45,16 @@ pub enum Event {
     Resumed,
     /// Client: the pause has lasted so long that AWS should be asked whether the session lives.
     Doubtful,
+    /// Client: nothing has been acknowledged for a while; [`Session::handle_pong`](super::Session::handle_pong) waits to be
+    /// told that the websocket lives.
+    Unanswered,
+    /// Client: the far end takes nothing more although the websocket lives; a target may not read. With the stream that
+    /// is suspected.
+    Stalled(Option<StreamId>),
+    /// Client: the far end takes bytes again.
+    Flowing,
+    /// Client: the far end has taken nothing for the stall timeout; the suspected stream is to be reset.
+    StallExpired(Option<StreamId>),
     /// Agent: the client asks to end the session.
     Terminate,
     /// The session has ended and can't be resumed.
@@ -60,6 +73,18 @@ pub enum End {
     /// The handshake took longer than a minute.
     #[error("no handshake within a minute of opening the data channel")]
     HandshakeTimeout,
+    /// So many of the agent's messages were lost that waiting for them takes longer than a new session.
+    #[error("{missing} messages of the SSM agent were lost, and it sends only 10 a second again")]
+    Hole {
+        /// How many.
+        missing: u64,
+    },
+    /// The far end took nothing more, even after the suspected stream was reset.
+    #[error("the SSM agent takes nothing more: a target behind it does not read")]
+    Stalled,
+    /// An agent in basic mode sent too much too early.
+    #[error(transparent)]
+    TooEarly(#[from] TooEarly),
     /// The bytes of the session are not smux.
     #[error(transparent)]
     Protocol(#[from] ProtocolError),
@@ -87,6 +112,10 @@ impl fmt::Debug for Event {
             Self::Paused => f.write_str("Paused"),
             Self::Resumed => f.write_str("Resumed"),
             Self::Doubtful => f.write_str("Doubtful"),
+            Self::Unanswered => f.write_str("Unanswered"),
+            Self::Stalled(suspect) => write!(f, "Stalled({suspect:?})"),
+            Self::Flowing => f.write_str("Flowing"),
+            Self::StallExpired(suspect) => write!(f, "StallExpired({suspect:?})"),
             Self::Terminate => f.write_str("Terminate"),
             Self::Ended(end) => write!(f, "Ended({end:?})"),
         }

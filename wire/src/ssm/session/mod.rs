@@ -1,8 +1,13 @@
 //! One session, either side: handshake, channel and smux as one machine.
 
+mod carrier;
 mod deliver;
 mod event;
+mod hole;
 mod options;
+mod silence;
+mod stall;
+mod streams;
 
 use std::collections::VecDeque;
 use std::fmt;
@@ -11,20 +16,22 @@ use std::time::{Duration, Instant};
 use bytes::Bytes;
 use uuid::Uuid;
 
+use self::carrier::Carrier;
 pub use self::event::{End, Event, Frame};
-pub use self::options::{AgentOptions, Origin};
-use super::channel::{Channel, Role, Stamps};
+use self::hole::Hole;
+pub use self::options::{AgentOptions, ClientOptions, Origin};
+use self::stall::Stall;
+use super::channel::{Channel, Duplicates, Role, Stamps};
 use super::handshake::{self, Offer};
 use super::message::{Flag, Kind, Malformed, Message, PayloadType};
 use super::payload::{self, OpenDataChannel};
 use super::policy::{Pace, Policy};
-use super::version::CLIENT_VERSION;
-use crate::smux::{Framing, Mux, StreamId};
+use super::probe::PayloadProbe;
+use super::version::{CLIENT_VERSION, Version};
+use crate::smux::Framing;
 
 /// From the first websocket to HandshakeComplete. The agent gives each of its stages 15 s.
 const HANDSHAKE_DEADLINE: Duration = Duration::from_secs(60);
-/// A pause this long may mean that the session has ended unnoticed: ask AWS (ssm.md section 7.4).
-const PAUSE_PATIENCE: Duration = Duration::from_secs(45);
 
 /// One session, either side.
 pub struct Session {
@@ -41,6 +48,13 @@ pub struct Session {
     events: VecDeque<Event>,
     deadline: Option<Instant>,
     doubted: bool,
+    /// Client: the service said that the agent is away, and nothing has been heard from it since.
+    away: bool,
+    hole: Hole,
+    stall: Option<Stall>,
+    keep_alive: Option<Duration>,
+    /// Agent: what it says of itself.
+    agent_version: String,
     /// Dials that failed and whose stream's FIN has not come.
     refusals: usize,
     can_terminate: bool,
@@ -54,14 +68,23 @@ enum Stage {
     Greeting,
     /// Client: waiting for HandshakeComplete.
     Agreed(Offer),
-    Running(Mux),
+    Running(Carrier),
     Ended,
 }
 
 impl Session {
     /// The client's side. It does nothing before [`Session::attach`].
-    pub fn client(policy: Policy, origin: Origin) -> Self {
-        Self::new(Role::Client, policy, origin, Framing::Fitted, Duration::ZERO)
+    pub fn client(options: ClientOptions, origin: Origin) -> Self {
+        let mut session = Self::new(
+            Role::Client,
+            options.policy,
+            origin,
+            Framing::Fitted,
+            Duration::ZERO,
+        );
+        session.stall = Some(Stall::new(options.stall_timeout));
+        session.keep_alive = options.keep_alive;
+        session
     }
 
     /// The agent's side.
@@ -77,6 +100,12 @@ impl Session {
         session
             .steering
             .push_back((PayloadType::HandshakeRequest, request));
+        if Version::parse(&options.version)
+            .is_some_and(|version| version < Version::AGENT_ACKNOWLEDGES_DUPLICATES)
+        {
+            session.channel.treat_duplicates(Duplicates::Ignored);
+        }
+        session.agent_version = options.version;
         session
     }
 
@@ -95,6 +124,11 @@ impl Session {
             events: VecDeque::new(),
             deadline: None,
             doubted: false,
+            away: false,
+            hole: Hole::default(),
+            stall: None,
+            keep_alive: None,
+            agent_version: String::new(),
             refusals: 0,
             can_terminate: false,
             quiet,
@@ -126,6 +160,7 @@ impl Session {
     pub fn detach(&mut self) {
         self.opening = None;
         self.channel.detach();
+        self.notice_life();
     }
 
     /// Agent: the service says that the client is away.
@@ -138,6 +173,12 @@ impl Session {
         self.channel.set_pace(pace);
     }
 
+    /// Agent: sends a data message that belongs to no stream. Newer agents may have payload types and flags that clients
+    /// don't know.
+    pub fn say(&mut self, payload_type: PayloadType, payload: Bytes) {
+        self.steering.push_back((payload_type, payload));
+    }
+
     /// Takes one binary websocket message. An error means that this message was of no use, and nothing more: it was
     /// not acknowledged, so its sender will send it again.
     pub fn handle_frame(&mut self, frame: Bytes, now: Instant) -> Result<(), Malformed> {
@@ -148,6 +189,7 @@ impl Session {
             kind if kind == peer => {
                 self.heard(now);
                 self.channel.receive(message);
+                self.look_at_hole(now);
                 while let Some(message) = self.channel.poll_delivery() {
                     self.deliver(message, now);
                 }
@@ -156,9 +198,13 @@ impl Session {
                 self.heard(now);
                 if let Some(number) = payload::acknowledged_number(&message.payload) {
                     self.channel.handle_ack(number, now);
+                    self.notice_life();
                 }
             }
-            Kind::ChannelClosed => self.end(End::ChannelClosed(payload::closing_words(&message.payload))),
+            Kind::ChannelClosed => {
+                self.can_terminate = false;
+                self.end(End::ChannelClosed(payload::closing_words(&message.payload)));
+            }
             Kind::StartPublication => {
                 self.heard(now);
                 self.channel.peer_is_back(now);
@@ -166,6 +212,8 @@ impl Session {
             Kind::PausePublication => {
                 if self.channel.paused_since().is_none() && self.channel.is_attached() {
                     self.channel.pause(now);
+                    self.notice_life();
+                    self.away = true;
                     self.events.push_back(Event::Paused);
                 }
             }
@@ -189,67 +237,31 @@ impl Session {
         if self.silent_until.is_some_and(|until| until <= now) {
             self.silent_until = None;
         }
+        let waiting = self.waiting_since();
+        let stalled = self.stall.as_mut();
+        let notice = stalled.and_then(|stall| stall.handle_timeout(waiting, now));
+        self.notice_stall(notice);
         self.channel.handle_timeout(now);
         // While the far end can't be heard, its silence means nothing: no FIN becomes due.
         if self.channel.is_open()
-            && let Stage::Running(mux) = &mut self.stage
+            && let Stage::Running(carrier) = &mut self.stage
         {
-            mux.handle_timeout(now);
+            carrier.handle_timeout(now);
+            if self.channel.needs_witness() {
+                carrier.sign_of_life();
+            }
             self.notice_streams();
         }
     }
 
-    /// Client: opens a stream; `None` before [`Event::Ready`] and after the end.
-    pub fn open(&mut self, now: Instant) -> Option<StreamId> {
-        self.mux()?.open(now)
+    /// The websocket has answered a ping.
+    pub fn handle_pong(&mut self, now: Instant) {
+        let notice = self.stall.as_mut().and_then(|stall| stall.handle_pong(now));
+        self.notice_stall(notice);
     }
 
-    /// Queues bytes on a stream. See [`Session::pending_writes`] for how to bound that.
-    pub fn write(&mut self, id: StreamId, bytes: Bytes) {
-        if let Some(mux) = self.mux() {
-            mux.write(id, bytes);
-        }
-    }
-
-    /// Returns how many writes of a stream have not wholly left the session's queue.
-    pub fn pending_writes(&self, id: StreamId) -> usize {
-        match &self.stage {
-            Stage::Running(mux) => mux.pending_writes(id),
-            Stage::Greeting | Stage::Agreed(_) | Stage::Ended => 0,
-        }
-    }
-
-    /// Client: the local side will write no more. The far end is told when it has ended itself, or after the grace
-    /// time without a byte from it.
-    pub fn finish(&mut self, id: StreamId, now: Instant) {
-        if let Some(mux) = self.mux() {
-            mux.finish(id, now);
-        }
-    }
-
-    /// Ends a stream in both directions, after what is queued.
-    pub fn close(&mut self, id: StreamId) {
-        if let Some(mux) = self.mux() {
-            mux.close(id);
-        }
-    }
-
-    /// Ends a stream in both directions; what is queued is dropped.
-    pub fn reset(&mut self, id: StreamId) {
-        if let Some(mux) = self.mux() {
-            mux.reset(id);
-        }
-    }
-
-    /// Agent: the target of a stream can't be reached.
-    pub fn refuse(&mut self, id: StreamId) {
-        self.steering
-            .push_back((PayloadType::Flag, Flag::ConnectToPortError.payload()));
-        self.reset(id);
-    }
-
-    /// Client: asks the agent to end the session; `false` where it would not understand, or was asked before (a second
-    /// flag blocks the official agent's reader, ssm.md trap 38).
+    /// Client: asks the agent to end the session; `false` where it would not understand, has ended it, or was asked
+    /// before (a second flag blocks the official agent's reader, ssm.md trap 38).
     pub fn terminate(&mut self) -> bool {
         if !std::mem::take(&mut self.can_terminate) {
             return false;
@@ -279,12 +291,8 @@ impl Session {
             return Some(Frame::Binary(self.channel.send(payload_type, payload, now)));
         }
         let room = self.channel.room(now)?;
-        let payload = self.mux()?.poll_bytes(room)?;
-        Some(Frame::Binary(self.channel.send(
-            PayloadType::Output,
-            payload,
-            now,
-        )))
+        let (payload_type, payload) = self.carrier()?.poll_payload(room)?;
+        Some(Frame::Binary(self.channel.send(payload_type, payload, now)))
     }
 
     /// Returns the next thing that happened.
@@ -297,20 +305,25 @@ impl Session {
     /// `now` is that of the last `poll_transmit`, with nothing done to the session in between: what pacing held back
     /// at that moment has its time here. A later `now` would find it due, and name no time for it.
     pub fn poll_timeout(&self, now: Instant) -> Option<Instant> {
-        let mux = match &self.stage {
-            Stage::Running(mux) => Some(mux),
+        let carrier = match &self.stage {
+            Stage::Running(carrier) => Some(carrier),
             Stage::Greeting | Stage::Agreed(_) => None,
             Stage::Ended => return None,
         };
-        let pace = mux
-            .filter(|mux| mux.wants_to_send())
+        let pace = carrier
+            .filter(|carrier| carrier.wants_to_send())
             .and_then(|_| self.channel.room_at(now));
         let times = [
             self.deadline,
             self.doubtful_at(),
             self.silent_until,
             self.channel.poll_timeout(),
-            mux.filter(|_| self.channel.is_open()).and_then(Mux::poll_timeout),
+            carrier
+                .filter(|_| self.channel.is_open())
+                .and_then(Carrier::poll_timeout),
+            self.stall
+                .as_ref()
+                .and_then(|stall| stall.poll_timeout(self.waiting_since())),
             pace,
         ];
         times.into_iter().flatten().min()
@@ -318,16 +331,8 @@ impl Session {
 
     /// Returns whether all that was sent has been acknowledged and nothing waits to be sent.
     pub fn is_drained(&self) -> bool {
-        let queued = matches!(&self.stage, Stage::Running(mux) if mux.wants_to_send());
+        let queued = matches!(&self.stage, Stage::Running(carrier) if carrier.wants_to_send());
         self.channel.is_drained() && self.steering.is_empty() && !queued
-    }
-
-    /// Returns the streams there are.
-    pub fn streams(&self) -> Vec<StreamId> {
-        match &self.stage {
-            Stage::Running(mux) => mux.streams().collect(),
-            Stage::Greeting | Stage::Agreed(_) | Stage::Ended => Vec::new(),
-        }
     }
 
     fn attached(&mut self, now: Instant) {
@@ -335,35 +340,37 @@ impl Session {
             self.deadline = Some(now + HANDSHAKE_DEADLINE);
         }
         self.doubted = false;
-        self.channel.attach();
+        self.hole.restart();
+        self.channel.attach(now);
         self.restart_grace(now);
+        // Whether the agent is back shows only where it has something to answer.
+        if self.away
+            && let Some(carrier) = self.carrier()
+        {
+            carrier.sign_of_life();
+        }
+    }
+
+    /// Returns whether the service said that the agent is away and nothing has been heard from it since.
+    pub fn is_peer_away(&self) -> bool {
+        self.away
+    }
+
+    /// Returns how large payloads may be, as far as this session has found out.
+    pub fn payloads(&self) -> &PayloadProbe {
+        self.channel.payloads()
     }
 
     fn restart_grace(&mut self, now: Instant) {
-        if let Some(mux) = self.mux() {
-            mux.restart_grace(now);
+        if let Some(carrier) = self.carrier() {
+            carrier.restart_grace(now);
         }
     }
 
-    fn mux(&mut self) -> Option<&mut Mux> {
+    fn carrier(&mut self) -> Option<&mut Carrier> {
         match &mut self.stage {
-            Stage::Running(mux) => Some(mux),
+            Stage::Running(carrier) => Some(carrier),
             Stage::Greeting | Stage::Agreed(_) | Stage::Ended => None,
-        }
-    }
-
-    fn doubtful_at(&self) -> Option<Instant> {
-        let since = self.channel.paused_since()?;
-        (self.role == Role::Client && !self.doubted).then_some(since + PAUSE_PATIENCE)
-    }
-
-    /// A frame of the other side came: it is there.
-    fn heard(&mut self, now: Instant) {
-        if self.channel.paused_since().is_some() {
-            self.channel.resume();
-            self.restart_grace(now);
-            self.doubted = false;
-            self.events.push_back(Event::Resumed);
         }
     }
 

@@ -19,6 +19,17 @@ pub struct Origin {
     pub half_close_grace: Duration,
 }
 
+/// How a client behaves.
+#[derive(Debug, Clone)]
+pub struct ClientOptions {
+    /// How it sends.
+    pub policy: Policy,
+    /// Sends a sign of life that often, which counts as activity for the session's idle timeout; `None`: never.
+    pub keep_alive: Option<Duration>,
+    /// How long the far end may take nothing before the suspected stream is given up.
+    pub stall_timeout: Duration,
+}
+
 /// How an agent presents itself.
 #[derive(Debug, Clone)]
 pub struct AgentOptions {

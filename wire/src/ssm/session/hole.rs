@@ -1,0 +1,114 @@
+//! Decides whether a hole in the agent's messages is worth the wait.
+//!
+//! The official agent sends only its oldest message again, 10 a second (ssm.md section 4.7): what a cut swallowed of
+//! a download it goes on to number while the websocket is away is minutes of silence for every stream. A new session
+//! is there in a second.
+
+use std::time::{Duration, Instant};
+
+/// Missing messages that are always waited for: at the official agent's rate that is half a minute.
+const FEW: u64 = 300;
+/// How long the rate is watched at which the hole is filled; an agent that sends everything again fills it in this.
+const LOOK: Duration = Duration::from_secs(3);
+/// The longest that filling may take.
+const LONGEST_WAIT: Duration = Duration::from_secs(30);
+/// Silence of this long has another reason than the agent's rate: it sends again after a second at most.
+const SILENCE: Duration = Duration::from_secs(2);
+
+#[derive(Debug, Default)]
+pub(super) struct Hole {
+    watched: Option<Watched>,
+}
+
+#[derive(Debug, Clone, Copy)]
+struct Watched {
+    /// Since when, and the number expected then.
+    began: Instant,
+    first: u64,
+    last_look: Instant,
+}
+
+impl Hole {
+    /// The agent could not be heard until now.
+    pub(super) fn restart(&mut self) {
+        self.watched = None;
+    }
+
+    /// Looks at how many messages are `missing` and which is `expected` next; returns whether to give up.
+    pub(super) fn is_hopeless(&mut self, missing: u64, expected: u64, now: Instant) -> bool {
+        if missing <= FEW {
+            self.watched = None;
+            return false;
+        }
+        let anew = Watched {
+            began: now,
+            first: expected,
+            last_look: now,
+        };
+        let watched = self.watched.get_or_insert(anew);
+        if now.saturating_duration_since(watched.last_look) >= SILENCE {
+            *watched = anew;
+        }
+        watched.last_look = now;
+        let time = now.saturating_duration_since(watched.began);
+        if time < LOOK {
+            return false;
+        }
+        let filled = expected.saturating_sub(watched.first).max(1);
+        // Where it is good enough so far, the next look has a rate of its own.
+        self.watched = None;
+        let wait = time.as_secs_f64() * missing as f64 / filled as f64;
+        wait > LONGEST_WAIT.as_secs_f64()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[expect(clippy::disallowed_methods, reason = "an origin for invented time")]
+    fn origin() -> Instant {
+        Instant::now()
+    }
+
+    /// Returns whether a hole is given up that is filled at so many messages a second.
+    fn given_up(missing: u64, a_second: u64) -> bool {
+        let start = origin();
+        let mut hole = Hole::default();
+        (0..=3_000).any(|tenth| {
+            let filled = a_second * tenth / 10;
+            let now = start + Duration::from_millis(100 * tenth);
+            hole.is_hopeless(missing.saturating_sub(filled), 10 + filled, now)
+        })
+    }
+
+    #[test]
+    fn a_hole_is_waited_for_that_is_filled_in_time() {
+        assert!(!given_up(FEW, 1), "a few are always waited for");
+        assert!(!given_up(320, 10));
+        assert!(!given_up(10_000, 1_000));
+    }
+
+    #[test]
+    fn silence_says_nothing_of_the_rate() {
+        let start = origin();
+        let mut hole = Hole::default();
+        for second in 0..100 {
+            let now = start + SILENCE * second;
+            assert!(!hole.is_hopeless(1_000, 10, now));
+        }
+        let mut hole = Hole::default();
+        for tenth in 0..300 {
+            if tenth % 20 == 0 {
+                hole.restart();
+            }
+            assert!(!hole.is_hopeless(1_000, 10, start + Duration::from_millis(100 * tenth)));
+        }
+    }
+
+    #[test]
+    fn a_hole_is_given_up_that_is_filled_too_slowly_or_not_at_all() {
+        assert!(given_up(1_000, 10));
+        assert!(given_up(400, 0));
+    }
+}

@@ -1,0 +1,74 @@
+//! What is done with the streams of a session.
+
+use std::time::Instant;
+
+use bytes::Bytes;
+
+use super::carrier::Carrier;
+use super::{End, Session, Stage};
+use crate::smux::StreamId;
+use crate::ssm::message::{Flag, PayloadType};
+
+impl Session {
+    /// Client: opens a stream; `None` before [`Event::Ready`], after the end, and where the session has had the one stream
+    /// that it carries.
+    pub fn open(&mut self, now: Instant) -> Option<StreamId> {
+        self.carrier()?.open(now)
+    }
+
+    /// Queues bytes on a stream. See [`Session::pending_writes`] for how to bound that.
+    pub fn write(&mut self, id: StreamId, bytes: Bytes) {
+        if let Some(carrier) = self.carrier() {
+            carrier.write(id, bytes);
+        }
+    }
+
+    /// Returns how many writes of a stream have not wholly left the session's queue.
+    pub fn pending_writes(&self, id: StreamId) -> usize {
+        match &self.stage {
+            Stage::Running(carrier) => carrier.pending_writes(id),
+            Stage::Greeting | Stage::Agreed(_) | Stage::Ended => 0,
+        }
+    }
+
+    /// Client: the local side will write no more. The far end is told when it has ended itself, or after the grace
+    /// time without a byte from it.
+    pub fn finish(&mut self, id: StreamId, now: Instant) {
+        if let Some(carrier) = self.carrier() {
+            carrier.finish(id, now);
+        }
+    }
+
+    /// Ends a stream in both directions, after what is queued.
+    pub fn close(&mut self, id: StreamId) {
+        if let Some(carrier) = self.carrier() {
+            carrier.close(id);
+        }
+    }
+
+    /// Ends a stream in both directions; what is queued is dropped.
+    pub fn reset(&mut self, id: StreamId) {
+        if let Some(carrier) = self.carrier() {
+            carrier.reset(id);
+        }
+    }
+
+    /// Agent: the target of a stream can't be reached. Where the session carries one stream alone, it ends.
+    pub fn refuse(&mut self, id: StreamId) {
+        if let Stage::Running(Carrier::Basic(_)) = self.stage {
+            let words = "Unable to connect to specified port";
+            return self.end(End::ChannelClosed(words.to_owned()));
+        }
+        self.steering
+            .push_back((PayloadType::Flag, Flag::ConnectToPortError.payload()));
+        self.reset(id);
+    }
+
+    /// Returns the streams there are.
+    pub fn streams(&self) -> Vec<StreamId> {
+        match &self.stage {
+            Stage::Running(carrier) => carrier.streams(),
+            Stage::Greeting | Stage::Agreed(_) | Stage::Ended => Vec::new(),
+        }
+    }
+}
