@@ -334,6 +334,28 @@ async fn a_handshake_is_requested_several_times_and_acknowledged_late() {
 }
 
 #[tokio::test]
+async fn what_clients_do_not_know_is_numbered_and_does_no_harm() {
+    let far = Far::start("fast").await;
+    let mut client = Client::start(&far.caller, ECHO).await;
+    assert_echoes(&mut client).await;
+    far.emulator.set_conditions(agent(AgentConditions {
+        oddities: true,
+        ..AgentConditions::default()
+    }));
+    client
+        .until(|client| {
+            let mut messages = client.messages();
+            messages.find(|message| message.payload_type == PayloadType::Other(99))
+        })
+        .await;
+    assert_echoes(&mut client).await;
+    let flags = client
+        .messages()
+        .filter(|message| message.payload_type == PayloadType::Flag);
+    assert_eq!(flags.count(), 1);
+}
+
+#[tokio::test]
 async fn dials_are_serial_and_each_takes_its_delay() {
     let far = Far::start("fast").await;
     far.emulator.set_conditions(agent(AgentConditions {
