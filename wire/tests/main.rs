@@ -8,3 +8,4 @@ mod golden;
 mod pair;
 mod session;
 mod transcripts;
+mod trouble;

@@ -334,7 +334,7 @@ impl Driver {
         self.session.attach(resumed.token.reveal(), now.into_std());
         self.phase = Phase::Attached {
             channel: Box::new(Channel::new(*resumed.socket)),
-            plan: Renewal::new(now),
+            plan: Renewal::new(self.upstream.renewals(), now),
             renewed: None,
         };
     }

@@ -255,9 +255,9 @@ impl Outgoing {
         self.again.is_empty() && (fits || self.needs_witness())
     }
 
-    /// Returns whether only a new message can show that the old ones arrived: a cut swallowed the acknowledgements of
-    /// a whole window, and the peer doesn't repeat them.
-    fn needs_witness(&self) -> bool {
+    /// Returns whether only a new message can show that the old ones arrived: their acknowledgements were lost, and the
+    /// peer doesn't repeat them.
+    pub(super) fn needs_witness(&self) -> bool {
         self.silent_on_duplicates
             && self
                 .sent
@@ -296,7 +296,7 @@ impl Outgoing {
                 break;
             }
             self.flight.pop_front();
-            if live && !self.believe(sequence) {
+            if live && !self.believe(sequence, now) {
                 self.again.insert(sequence);
                 expired = true;
             }
@@ -306,7 +306,7 @@ impl Outgoing {
 
     /// With an agent that never acknowledges twice, a message sent often while later ones were acknowledged must have
     /// arrived: only its acknowledgement was lost.
-    fn believe(&mut self, sequence: u64) -> bool {
+    fn believe(&mut self, sequence: u64, now: Instant) -> bool {
         let overtaken = self
             .highest_acknowledged
             .is_some_and(|highest| highest > sequence);
@@ -323,6 +323,7 @@ impl Outgoing {
         let length = sent.length;
         self.unacknowledged -= length;
         self.drop_acknowledged();
+        self.restart_waiting(now);
         true
     }
 
