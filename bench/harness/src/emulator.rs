@@ -51,6 +51,10 @@ impl fmt::Display for Agent {
     }
 }
 
+/// The peer ends its session at the service's start_publication, whose header names a payload that is not there. So
+/// none is sent, to either client; neither waits for it.
+const ALWAYS: &str = "[service]\nstart_publication = \"never\"\n";
+
 pub(crate) struct Emulator {
     /// Ended with the emulator.
     _process: Process,
@@ -95,17 +99,18 @@ impl Emulator {
 
     /// Delays every frame of every session, half of it each way.
     pub(crate) fn set_round_trip(&self, added: Duration) -> anyhow::Result<()> {
-        let _ = added;
-        bail!("this emulator has no delay line")
+        let delay = (added / 2).as_micros();
+        let conditions = format!("{ALWAYS}[line]\ndelay = \"{delay}us\"\n");
+        self.ask("PUT", "conditions", &conditions)
     }
 
-    /// Cuts all that is open, and whatever comes, until [`Emulator::end_outage`].
+    /// Resets all that is open, and whatever comes, until [`Emulator::end_outage`].
     pub(crate) fn begin_outage(&self) -> anyhow::Result<()> {
-        self.ask("POST", "outage?on=true", "")
+        self.ask("POST", "outage", "")
     }
 
     pub(crate) fn end_outage(&self) -> anyhow::Result<()> {
-        self.ask("POST", "outage?on=false", "")
+        self.ask("DELETE", "outage", "")
     }
 
     /// Sends a request to the emulator's own endpoints.
@@ -126,11 +131,11 @@ impl Emulator {
     }
 }
 
-/// Reads the lines `export NAME='VALUE'` that the emulator prints, of which `AWS_REGION` comes last.
+/// Reads the lines `export NAME='VALUE'` that the emulator prints, in alphabetical order: the secret key comes last.
 fn read_environment(process: &mut Process) -> anyhow::Result<BTreeMap<String, String>> {
     let mut lines = process.lines()?;
     let mut environment = BTreeMap::new();
-    while !environment.contains_key("AWS_REGION") {
+    while !environment.contains_key("AWS_SECRET_ACCESS_KEY") {
         let line = lines.next()?;
         if let Some((name, value)) = line.strip_prefix("export ").and_then(|line| line.split_once('=')) {
             environment.insert(name.to_owned(), value.trim_matches('\'').to_owned());

@@ -25,10 +25,11 @@ pub(crate) struct Process {
 }
 
 impl Process {
-    /// Starts a program with the given environment alone; what it complains about goes to a log in `folder`.
+    /// Starts a program with the given environment alone; what it complains about goes to a log in `folder`,
+    /// in place of that of an earlier one of the same name.
     pub(crate) fn start(command: &mut Command, name: &str, folder: &Path) -> anyhow::Result<Self> {
         let log = folder.join(format!("{name}.log"));
-        let file = fs::OpenOptions::new().create(true).append(true).open(&log)?;
+        let file = fs::File::create(&log)?;
         let child = command
             .stdin(Stdio::null())
             .stdout(Stdio::piped())
@@ -68,10 +69,12 @@ impl Process {
         resident_of(&text).context("/proc/PID/status is not as expected")
     }
 
+    /// Returns the end of its log.
     pub(crate) fn last_words(&self) -> String {
+        const LINES: usize = 3;
         let log = fs::read_to_string(&self.log).unwrap_or_default();
-        let last: Vec<&str> = log.lines().rev().take(3).collect();
-        last.into_iter().rev().collect::<Vec<_>>().join(" / ")
+        let lines: Vec<&str> = log.lines().collect();
+        lines[lines.len().saturating_sub(LINES)..].join(" / ")
     }
 }
 

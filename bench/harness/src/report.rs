@@ -29,8 +29,12 @@ pub(crate) fn table(figures: &Figures) -> String {
         let [ours_shown, peer_shown] = [ours, peer].map(|outcome| match outcome {
             None => "–".to_owned(),
             Some(Outcome::Failed(why)) => {
-                failures.push(why.clone());
-                format!("failed ({})", failures.len())
+                let known = failures.iter().position(|known| *known == why);
+                let at = known.unwrap_or_else(|| {
+                    failures.push(why);
+                    failures.len() - 1
+                });
+                format!("failed ({})", at + 1)
             }
             Some(outcome) => outcome.value().map_or_else(String::new, rounded),
         });
@@ -48,11 +52,15 @@ pub(crate) fn table(figures: &Figures) -> String {
         );
     }
     for (number, why) in (1..).zip(failures) {
+        let why: String = why.chars().take(LONGEST_REASON).collect();
         // Writing to a string cannot fail.
         let _ = write!(text, "\n({number}) {why}");
     }
     text
 }
+
+/// The most of a failure's reason that the table shows; the JSON has it all.
+const LONGEST_REASON: usize = 400;
 
 /// Returns the goals, the missed ones last.
 pub(crate) fn goals(goals: &[Goal]) -> String {
