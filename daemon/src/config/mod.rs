@@ -2,7 +2,7 @@
 //!
 //! ```text
 //!   text ──► file ────────────► check ───────────► Config
-//!            syntax, section:   grammar, listen:
+//!            syntax, section:   grammar, instance, listen:
 //!            tables and keys    the words in them
 //!              └──────────────────┴──► problem ──► Problems: everything that is wrong
 //! ```
@@ -13,6 +13,7 @@
 mod check;
 mod file;
 mod grammar;
+mod instance;
 mod listen;
 mod problem;
 mod section;
