@@ -12,6 +12,7 @@
 
 mod ec2;
 mod form;
+mod json;
 mod page;
 mod rds;
 mod refusal;
