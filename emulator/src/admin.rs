@@ -7,6 +7,7 @@
 //! DELETE /_emulator/faults                  switches all of them off
 //! GET    /_emulator/sessions                every session, open or ended
 //! POST   /_emulator/cut                     resets the websocket of every open session
+//! POST   /_emulator/tasks/ID/stop           stops an ECS task, whose sessions end
 //! GET    /_emulator/calls                   how often each operation was called
 //! ```
 
@@ -31,6 +32,18 @@ pub(crate) fn answer(world: &World, request: &Parts) -> Response<Full<Bytes>> {
     let name = path
         .strip_prefix("faults/")
         .map(|name| percent_decode_str(name).decode_utf8_lossy());
+    let task = path
+        .strip_prefix("tasks/")
+        .and_then(|rest| rest.strip_suffix("/stop"));
+    if let (&Method::POST, Some(id)) = (&request.method, task) {
+        return match world.stop_task(id) {
+            Some(ended) => respond(StatusCode::OK, &json!({ "ended": ended })),
+            None => {
+                let error = format!("there is no task `{id}`");
+                respond(StatusCode::NOT_FOUND, &json!({ "error": error }))
+            }
+        };
+    }
     match (&request.method, path, name) {
         (&Method::PUT, _, Some(name)) => {
             let query = url::form_urlencoded::parse(request.uri.query().unwrap_or_default().as_bytes());

@@ -1,5 +1,5 @@
-//! A small fake AWS on one loopback port: what our calls need of SSM, EC2, RDS and STS, and the SSM data channel
-//! with an agent behind it.
+//! A small fake AWS on one loopback port: what our calls need of SSM, EC2, ECS, RDS and STS, and the SSM data
+//! channel with an agent behind it.
 //!
 //! Every request's signature is verified against the emulator's own fake keys; wire formats and errors are those of
 //! AWS. It never listens beyond loopback, because whoever reaches it reaches every port that it is told of.
@@ -177,6 +177,11 @@ impl Emulator {
     /// Resets the websocket of every open session, and returns how many sessions those are.
     pub fn cut(&self) -> usize {
         self.world.sessions.cut()
+    }
+
+    /// Stops an ECS task, and ends its sessions; returns how many those are. `None`: there is no such task.
+    pub fn stop_task(&self, id: &str) -> Option<usize> {
+        self.world.stop_task(id)
     }
 
     /// Returns how often each operation was called, by names such as `ssm:StartSession`; websocket upgrades are

@@ -105,7 +105,7 @@ fn print_notes(emulator: &Emulator) -> io::Result<()> {
     writeln!(
         talk,
         "\
-serving SSM, EC2, RDS, STS and SSM data channels on {plain} and {encrypted}
+serving SSM, EC2, ECS, RDS, STS and SSM data channels on {plain} and {encrypted}
 faults, sessions and calls: {plain}/_emulator/faults, …/sessions, …/calls; cut all websockets: POST …/cut
 With the official AWS CLI and session-manager-plugin (up to 1.2.835: later ones refuse a host that is not AWS's),
 in a shell that has the exported lines:

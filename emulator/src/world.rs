@@ -1,11 +1,12 @@
 //! What every request can see.
 
-use std::sync::Arc;
+use std::collections::BTreeSet;
+use std::sync::{Arc, Mutex, PoisonError};
 
 use tokio_util::task::TaskTracker;
 
 use crate::calls::Calls;
-use crate::config::Config;
+use crate::config::{Config, Task, TaskStatus};
 use crate::faults::Faults;
 use crate::keys::Keys;
 use crate::sessions::Sessions;
@@ -17,6 +18,8 @@ pub(crate) struct World {
     pub(crate) faults: Arc<Faults>,
     pub(crate) calls: Calls,
     pub(crate) sessions: Sessions,
+    /// The ids of the ECS tasks that were stopped.
+    stopped: Mutex<BTreeSet<String>>,
     /// Every task of the emulator but its accept loop; `Emulator::shutdown` waits for them.
     pub(crate) tasks: TaskTracker,
 }
@@ -31,7 +34,33 @@ impl World {
             faults: Arc::clone(&faults),
             calls: Calls::default(),
             sessions: Sessions::new(tasks.clone()),
+            stopped: Mutex::default(),
             tasks,
         }
+    }
+
+    /// Returns how an ECS task is at this moment.
+    pub(crate) fn status_of(&self, task: &Task) -> TaskStatus {
+        let stopped = self.stopped.lock().unwrap_or_else(PoisonError::into_inner);
+        if stopped.contains(&task.id) {
+            TaskStatus::Stopped
+        } else {
+            task.status
+        }
+    }
+
+    /// Stops an ECS task, and ends its sessions; returns how many those are. `None`: there is no such task.
+    pub(crate) fn stop_task(&self, id: &str) -> Option<usize> {
+        let task = self.config.tasks.iter().find(|task| task.id == id)?;
+        self.stopped
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .insert(task.id.clone());
+        let mut open = self.sessions.all();
+        open.retain(|session| session.ended().is_none() && task.container_of(&session.target).is_some());
+        for session in &open {
+            session.terminate("its task was stopped");
+        }
+        Some(open.len())
     }
 }
