@@ -169,10 +169,10 @@ fn refuse_dead_end(route: &Route, target: &Target) -> Result<(), Refusal> {
             Err(Refusal::new(message)
                 .instead(r#"route = { ssm = "INSTANCE" }, an instance that can reach it"#))
         }
-        (Route::Ssm { via: None }, Target::Ec2 { .. })
+        (Route::Ssm { via: None }, Target::Instance { .. })
         | (
             Route::Ssm { via: Some(_) } | Route::Direct,
-            Target::Rds { .. } | Target::Ec2 { .. } | Target::Host { .. },
+            Target::Rds { .. } | Target::Instance { .. } | Target::Host { .. },
         ) => Ok(()),
     }
 }

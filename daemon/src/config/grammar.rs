@@ -36,7 +36,7 @@ impl Target {
             let Some((instance, port)) = split_port(rest) else {
                 return Err(no_port(text).instead(r#"target = "ec2:INSTANCE:PORT""#));
             };
-            return Ok(Self::Ec2 {
+            return Ok(Self::Instance {
                 instance: Instance::parse(instance)?,
                 port,
             });
@@ -62,7 +62,7 @@ impl fmt::Display for Target {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Rds { id } => write!(f, "rds:{id}"),
-            Self::Ec2 { instance, port } => write!(f, "ec2:{instance}:{port}"),
+            Self::Instance { instance, port } => write!(f, "ec2:{instance}:{port}"),
             Self::Host { host, port } if host.contains(':') => write!(f, "[{host}]:{port}"),
             Self::Host { host, port } => write!(f, "{host}:{port}"),
         }

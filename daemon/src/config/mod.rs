@@ -108,7 +108,7 @@ pub enum Target {
         id: String,
     },
     /// A port of an instance.
-    Ec2 {
+    Instance {
         /// The instance.
         instance: Instance,
         /// The port.

@@ -92,7 +92,7 @@ fn the_documented_example_says_what_it_means() {
             spec(
                 "web-rdp",
                 &["127.0.0.1:13389", "[::1]:13389"],
-                Target::Ec2 {
+                Target::Instance {
                     instance: win,
                     port: 3389,
                 },
@@ -176,7 +176,7 @@ fn targets_are_read_with_the_port_after_the_last_colon() {
         key: key.to_owned(),
         value: value.to_owned(),
     };
-    let ec2 = |instance, port| Target::Ec2 { instance, port };
+    let ec2 = |instance, port| Target::Instance { instance, port };
     let host = |host: &str, port| Target::Host {
         host: host.to_owned(),
         port,
@@ -500,7 +500,7 @@ fn targets() -> impl Strategy<Value = Target> {
     ];
     prop_oneof![
         "[a-zA-Z][a-zA-Z0-9-]{0,62}".prop_map(|id| Target::Rds { id }),
-        (instances(), 1..=u16::MAX).prop_map(|(instance, port)| Target::Ec2 { instance, port }),
+        (instances(), 1..=u16::MAX).prop_map(|(instance, port)| Target::Instance { instance, port }),
         (host, 1..=u16::MAX).prop_map(|(host, port)| Target::Host { host, port }),
     ]
 }

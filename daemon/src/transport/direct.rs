@@ -36,7 +36,7 @@ impl Direct {
                 let database = self.aws.account(&self.account).await?.find_database(id).await?;
                 Ok((database.host, database.port, database.engine))
             }
-            Target::Ec2 { instance, port } => {
+            Target::Instance { instance, port } => {
                 let found = self
                     .aws
                     .account(&self.account)

@@ -65,7 +65,7 @@ impl Ssm {
 
     async fn destination(&self, account: &Account) -> Result<Destination, Failure> {
         let target_instance = match &self.target {
-            Target::Ec2 { instance, .. } => Some(account.find_instance(instance).await?),
+            Target::Instance { instance, .. } => Some(account.find_instance(instance).await?),
             Target::Rds { .. } | Target::Host { .. } => None,
         };
         let via = match (&self.via, &target_instance) {
@@ -87,8 +87,10 @@ impl Ssm {
             }
             (Target::Host { host, port }, _) => (Some(host.clone()), *port, String::new()),
             // The plain document where the target is the instance itself: policies often allow only one of the two.
-            (Target::Ec2 { port, .. }, Some(target)) if target.id == via.id => (None, *port, String::new()),
-            (Target::Ec2 { port, .. }, target) => {
+            (Target::Instance { port, .. }, Some(target)) if target.id == via.id => {
+                (None, *port, String::new())
+            }
+            (Target::Instance { port, .. }, target) => {
                 let address = target.and_then(|target| target.private_address).ok_or_else(|| {
                     Failure::new(
                         Reason::NotFound,
