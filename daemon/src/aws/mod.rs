@@ -15,6 +15,7 @@
 
 mod classify;
 mod credentials;
+mod database;
 mod http;
 mod session;
 mod sign;
@@ -42,8 +43,9 @@ use tokio::time::timeout;
 
 use self::credentials::{Identity, Login, ProfileFiles};
 use self::http::Http;
+pub use self::database::DatabaseEndpoint;
 pub use self::session::{Document, SessionGrant, StreamUrl, Token};
-pub use self::target::{AgentStatus, DatabaseEndpoint, FoundInstance};
+pub use self::target::{AgentStatus, FoundInstance};
 use crate::config::AccountSpec;
 use crate::connector::{Connector, Environment};
 use crate::failure::{Failure, Reason, Remedy};
