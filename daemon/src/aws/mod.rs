@@ -2,7 +2,7 @@
 //!
 //! ```text
 //!   Aws ──account(profile, region)──► Account ──► sessions   start, resume, terminate
-//!    │                                   │   ├──► targets    instance, database, agent
+//!    │                                   │   ├──► targets    instance, task, database, agent
 //!    │                                   │   └──► upgrades   signed websocket requests
 //!    └─ Connector, Environment           └─ credentials: kept here alone, lent for one call
 //! ```
@@ -20,6 +20,7 @@ mod http;
 mod session;
 mod sign;
 mod target;
+mod task;
 
 use std::collections::HashMap;
 use std::error::Error;
@@ -42,10 +43,11 @@ use aws_types::service_config::{LoadServiceConfig, ServiceConfigKey};
 use tokio::time::timeout;
 
 use self::credentials::{Identity, Login, ProfileFiles};
-use self::http::Http;
 pub use self::database::DatabaseEndpoint;
+use self::http::Http;
 pub use self::session::{Document, SessionGrant, StreamUrl, Token};
 pub use self::target::{AgentStatus, FoundInstance};
+pub use self::task::FoundTask;
 use crate::config::AccountSpec;
 use crate::connector::{Connector, Environment};
 use crate::failure::{Failure, Reason, Remedy};
@@ -142,6 +144,7 @@ impl Aws {
         Ok(Account {
             ssm: aws_sdk_ssm::Client::new(&config),
             ec2: aws_sdk_ec2::Client::new(&config),
+            ecs: aws_sdk_ecs::Client::new(&config),
             rds: aws_sdk_rds::Client::new(&config),
             stream_endpoint: self
                 .environment
@@ -166,6 +169,7 @@ impl fmt::Debug for Aws {
 pub struct Account {
     ssm: aws_sdk_ssm::Client,
     ec2: aws_sdk_ec2::Client,
+    ecs: aws_sdk_ecs::Client,
     rds: aws_sdk_rds::Client,
     stream_endpoint: Option<String>,
     region: String,

@@ -6,26 +6,53 @@ use std::time::SystemTime;
 use aws_sdk_ec2::types::{Filter, InstanceStateName, Tag};
 use aws_sdk_ssm::types::{InstanceInformation, InstanceInformationStringFilter, PingStatus};
 
+use super::task::FoundTask;
 use super::{Account, classify};
 use crate::config::Instance;
 use crate::failure::{Failure, Reason, Remedy};
 
-/// An instance that exists.
+/// What a person named as an instance: it exists.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct FoundInstance {
-    /// `i-…` or `mi-…`.
-    pub id: String,
-    /// Its name, where it has one and we may know it.
-    pub name: Option<String>,
-    /// Its address inside its network, where we may know it.
-    pub private_address: Option<String>,
+pub enum FoundInstance {
+    /// A machine with an agent.
+    Machine {
+        /// `i-…` or `mi-…`.
+        id: String,
+        /// Its name, where it has one and we may know it.
+        name: Option<String>,
+        /// Its address inside its network, where we may know it.
+        private_address: Option<String>,
+    },
+    /// A container of a task of ECS.
+    Task(FoundTask),
+}
+
+impl FoundInstance {
+    /// Returns what SSM knows it by.
+    pub fn id(&self) -> &str {
+        match self {
+            Self::Machine { id, .. } => id,
+            Self::Task(task) => &task.target,
+        }
+    }
+
+    /// Returns its address inside its network, where it is known.
+    pub fn private_address(&self) -> Option<&str> {
+        match self {
+            Self::Machine { private_address, .. } => private_address.as_deref(),
+            Self::Task(_) => None,
+        }
+    }
 }
 
 impl fmt::Display for FoundInstance {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match &self.name {
-            Some(name) => write!(f, "`{name}` ({})", self.id),
-            None => write!(f, "`{}`", self.id),
+        match self {
+            Self::Machine {
+                id, name: Some(name), ..
+            } => write!(f, "`{name}` ({id})"),
+            Self::Machine { id, name: None, .. } => write!(f, "`{id}`"),
+            Self::Task(task) => task.fmt(f),
         }
     }
 }
@@ -42,7 +69,7 @@ pub struct AgentStatus {
 }
 
 impl Account {
-    /// Finds an instance. By tag or name, the running one that was launched last.
+    /// Finds an instance. By tag or name, the running one that was launched last; of ECS, a task that runs.
     ///
     /// To look up an id is a courtesy: where that is not allowed, the id alone comes back.
     pub async fn find_instance(&self, instance: &Instance) -> Result<FoundInstance, Failure> {
@@ -51,11 +78,12 @@ impl Account {
             Instance::Id(id) => self.instance_by_id(id).await,
             Instance::Tag { key, value } => return self.instance_by_tag(key, value).await,
             Instance::Name(name) => return self.instance_by_tag("Name", name).await,
+            Instance::Task(task) => return self.find_task(task).await.map(FoundInstance::Task),
         };
         match (found, instance) {
             (Err(failure), Instance::Id(id)) if failure.reason() == Reason::Denied => {
                 tracing::debug!(instance = %id, "not allowed to look up the instance: {}", failure.in_one_line());
-                Ok(FoundInstance {
+                Ok(FoundInstance::Machine {
                     id: id.clone(),
                     name: None,
                     private_address: None,
@@ -138,7 +166,7 @@ impl Account {
             .name
             .or(information.computer_name)
             .filter(|name| !name.is_empty());
-        Ok(FoundInstance {
+        Ok(FoundInstance::Machine {
             id: id.to_owned(),
             name,
             private_address: information.ip_address,
@@ -190,7 +218,7 @@ impl Account {
     }
 
     /// Adds where it was looked for: a wrong profile or region is the usual cause of finding nothing.
-    fn placed(&self, failure: Failure) -> Failure {
+    pub(super) fn placed(&self, failure: Failure) -> Failure {
         if failure.reason() != Reason::NotFound {
             return failure;
         }
@@ -201,7 +229,8 @@ impl Account {
         ))
     }
 
-    fn arguments(&self) -> String {
+    /// The options that make a command of the AWS CLI look where this account does, each after a space.
+    pub(super) fn arguments(&self) -> String {
         let profile = self
             .login
             .profile
@@ -214,7 +243,7 @@ impl Account {
 
 fn found_instance(id: &str, instance: &aws_sdk_ec2::types::Instance) -> FoundInstance {
     let address = instance.private_ip_address().or(instance.ipv6_address());
-    FoundInstance {
+    FoundInstance::Machine {
         id: id.to_owned(),
         name: name_in(instance.tags()),
         private_address: address.map(str::to_owned),

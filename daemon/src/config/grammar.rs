@@ -62,6 +62,10 @@ impl fmt::Display for Target {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Rds { id } => write!(f, "rds:{id}"),
+            Self::Instance {
+                instance: instance @ Instance::Task(_),
+                port,
+            } => write!(f, "{instance}:{port}"),
             Self::Instance { instance, port } => write!(f, "ec2:{instance}:{port}"),
             Self::Host { host, port } if host.contains(':') => write!(f, "[{host}]:{port}"),
             Self::Host { host, port } => write!(f, "{host}:{port}"),

@@ -2,8 +2,8 @@
 
 use std::fmt;
 
-use super::Instance;
 use super::problem::{Refusal, quoted, shown};
+use super::{EcsTask, Instance};
 
 /// What names an instance, for hints.
 const INSTANCE_FORMS: &str = r#""i-…", "mi-…", "tag:KEY=VALUE" or the instance's Name"#;
@@ -59,6 +59,22 @@ impl fmt::Display for Instance {
             Self::Id(id) => f.write_str(id),
             Self::Tag { key, value } => write!(f, "tag:{key}={value}"),
             Self::Name(name) => f.write_str(name),
+            Self::Task(task) => task.fmt(f),
+        }
+    }
+}
+
+impl fmt::Display for EcsTask {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self {
+            cluster,
+            service,
+            container,
+        } = self;
+        write!(f, "ecs:{cluster}/{service}")?;
+        match container {
+            Some(container) => write!(f, "/{container}"),
+            None => Ok(()),
         }
     }
 }

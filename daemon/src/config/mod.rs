@@ -123,7 +123,7 @@ pub enum Target {
     },
 }
 
-/// An instance, as a person names it.
+/// What has an SSM agent, as a person names it: an instance, or a task of ECS, which stands wherever one can.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Instance {
     /// `i-…` or `mi-…`.
@@ -137,6 +137,19 @@ pub enum Instance {
     },
     /// The value of the tag `Name`.
     Name(String),
+    /// `ecs:CLUSTER/SERVICE[/CONTAINER]`.
+    Task(EcsTask),
+}
+
+/// A task of an ECS service, and a container of it: whichever task runs at the time.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct EcsTask {
+    /// The cluster's name.
+    pub cluster: String,
+    /// The service's name.
+    pub service: String,
+    /// The container's name; `None`: the only one.
+    pub container: Option<String>,
 }
 
 /// How to get to the target.

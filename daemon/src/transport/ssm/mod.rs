@@ -87,18 +87,19 @@ impl Ssm {
             }
             (Target::Host { host, port }, _) => (Some(host.clone()), *port, String::new()),
             // The plain document where the target is the instance itself: policies often allow only one of the two.
-            (Target::Instance { port, .. }, Some(target)) if target.id == via.id => {
+            (Target::Instance { port, .. }, Some(target)) if target.id() == via.id() => {
                 (None, *port, String::new())
             }
             (Target::Instance { port, .. }, target) => {
-                let address = target.and_then(|target| target.private_address).ok_or_else(|| {
+                let address = target.as_ref().and_then(FoundInstance::private_address);
+                let address = address.ok_or_else(|| {
                     Failure::new(
                         Reason::NotFound,
                         Remedy::Fix,
                         "the target instance has no private address",
                     )
                 })?;
-                (Some(address), *port, String::new())
+                (Some(address.to_owned()), *port, String::new())
             }
         };
         let details = LinkDetails {
