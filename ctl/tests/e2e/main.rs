@@ -6,6 +6,7 @@
 mod database;
 mod failures;
 mod lifecycle;
+mod managed;
 mod postgres;
 mod readme;
 mod world;
