@@ -4,6 +4,7 @@
 #![expect(clippy::unwrap_used, reason = "a step of a story that fails ends it")]
 
 mod database;
+mod ecs;
 mod failures;
 mod lifecycle;
 mod managed;

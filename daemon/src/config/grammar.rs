@@ -1,15 +1,18 @@
 //! The words of the configuration, read and written in this one place.
 //!
 //! ```text
-//! TARGET   = rds:ID | ec2:INSTANCE:PORT | HOST:PORT | [v6]:PORT        the port is after the last colon
+//! TARGET   = rds:ID | ec2:INSTANCE:PORT | TASK:PORT | HOST:PORT | [v6]:PORT      the port is after the last colon
 //! INSTANCE = i-… | mi-… | tag:KEY=VALUE | Name
-//! ROUTE    = "direct" | "ssm" | { ssm = INSTANCE }
+//! TASK     = ecs:CLUSTER/SERVICE[/CONTAINER]
+//! ROUTE    = "direct" | "ssm" | { ssm = INSTANCE } | { ssm = TASK }
 //! NAME     = 1 to 63 of a-z A-Z 0-9 . _ -, a letter or digit first
 //! DURATION = 30s | 5m | 1m 30s | …
 //! ```
 //!
-//! `rds:ID#…`, `ecs:…` and the routes `eice` and `ssh` belong to the grammar as well; they are recognised and refused,
-//! because this version cannot follow them. INSTANCE and local addresses have files of their own: `instance`, `listen`.
+//! `rds:ID#…` and the routes `eice` and `ssh` belong to the grammar as well; they are recognised and refused, because
+//! this version cannot follow them. Two kinds of words have files of their own: `instance` (INSTANCE and TASK) and
+//! `listen` (local addresses).
+//!
 //! `Display` writes a value in the form in which `parse` reads it; a route it writes in one line for people.
 
 use std::fmt;
@@ -22,7 +25,8 @@ use super::problem::{Refusal, nearest, quoted, shown};
 use super::{Instance, Route, Target, TunnelName};
 
 /// What a target may look like, for hints.
-pub(super) const TARGET_FORMS: &str = r#"target = "rds:ID", "ec2:INSTANCE:PORT" or "HOST:PORT""#;
+pub(super) const TARGET_FORMS: &str =
+    r#"target = "rds:ID", "ec2:INSTANCE:PORT", "ecs:CLUSTER/SERVICE:PORT" or "HOST:PORT""#;
 
 /// What a route may look like, for hints.
 pub(super) const ROUTE_FORMS: &str = r#"route = "ssm", route = { ssm = "INSTANCE" } or route = "direct""#;
@@ -33,6 +37,10 @@ impl Target {
             return database(text, id);
         }
         if let Some(rest) = text.strip_prefix("ec2:") {
+            if rest.starts_with("ecs:") {
+                let message = format!("{} is a task of ECS, not an instance of EC2", quoted(text));
+                return Err(Refusal::new(message).instead(format!(r#"target = "{}""#, shown(rest))));
+            }
             let Some((instance, port)) = split_port(rest) else {
                 return Err(no_port(text).instead(r#"target = "ec2:INSTANCE:PORT""#));
             };
@@ -42,11 +50,13 @@ impl Target {
             });
         }
         if text.starts_with("ecs:") {
-            return Err(Refusal::new(format!(
-                "this version cannot reach ECS tasks such as {}",
-                quoted(text)
-            ))
-            .instead(TARGET_FORMS));
+            let Some((task, port)) = split_port(text) else {
+                return Err(no_port(text).instead(r#"target = "ecs:CLUSTER/SERVICE:PORT""#));
+            };
+            return Ok(Self::Instance {
+                instance: Instance::parse(task)?,
+                port,
+            });
         }
         let Some((host, port)) = split_port(text) else {
             return Err(no_port(text).instead(TARGET_FORMS));

@@ -1,12 +1,17 @@
-//! What names an instance: `i-…`, `mi-…`, `tag:KEY=VALUE`, or the value of its tag `Name`.
+//! What names something with an agent: an instance by `i-…`, `mi-…`, `tag:KEY=VALUE` or the value of its tag `Name`,
+//! and a task of ECS by `ecs:CLUSTER/SERVICE[/CONTAINER]`.
 
 use std::fmt;
 
+use super::grammar::split_port;
 use super::problem::{Refusal, quoted, shown};
 use super::{EcsTask, Instance};
 
 /// What names an instance, for hints.
 const INSTANCE_FORMS: &str = r#""i-…", "mi-…", "tag:KEY=VALUE" or the instance's Name"#;
+
+/// What names a task, for hints.
+const TASK_FORMS: &str = r#""ecs:CLUSTER/SERVICE" or "ecs:CLUSTER/SERVICE/CONTAINER", each by its name"#;
 
 /// The longest key of a tag (EC2 API, Tag).
 const LONGEST_TAG_KEY: usize = 128;
@@ -32,6 +37,9 @@ impl Instance {
             }
             return Ok(Self::Id(text.to_owned()));
         }
+        if let Some(names) = text.strip_prefix("ecs:") {
+            return task(text, names).map(Self::Task);
+        }
         if let Some(tag) = text.strip_prefix("tag:") {
             let Some((key, value)) = tag.split_once('=') else {
                 return Err(refusal("is a tag without a value"));
@@ -51,6 +59,35 @@ impl Instance {
         }
         Ok(Self::Name(text.to_owned()))
     }
+}
+
+/// The longest name of a cluster, a service or a container (ECS API: CreateCluster, CreateService,
+/// ContainerDefinition).
+const LONGEST_ECS_NAME: usize = 255;
+
+fn task(text: &str, names: &str) -> Result<EcsTask, Refusal> {
+    let refusal = |why: &str| Refusal::new(format!("{} {why}", quoted(text)));
+    if let Some((task, _)) = split_port(text) {
+        let hint = format!("\"{}\"", shown(task));
+        return Err(refusal("says more than the names of a task").instead(hint));
+    }
+    let is_name = |name: &&str| {
+        (1..=LONGEST_ECS_NAME).contains(&name.len())
+            && name
+                .chars()
+                .all(|letter| letter.is_ascii_alphanumeric() || matches!(letter, '_' | '-'))
+    };
+    let names: Vec<&str> = names.split('/').collect();
+    let (cluster, service, container) = match names.as_slice() {
+        [cluster, service] if names.iter().all(is_name) => (cluster, service, None),
+        [cluster, service, container] if names.iter().all(is_name) => (cluster, service, Some(container)),
+        _ => return Err(refusal("does not name a task of ECS").instead(TASK_FORMS)),
+    };
+    Ok(EcsTask {
+        cluster: (*cluster).to_owned(),
+        service: (*service).to_owned(),
+        container: container.map(|name| (*name).to_owned()),
+    })
 }
 
 impl fmt::Display for Instance {
