@@ -10,7 +10,8 @@ use super::file::{File, HALF_CLOSE_GRACE, HOLD, Settings, Tunnel};
 use super::listen::Claims;
 use super::problem::{Findings, Problem, Problems, Refusal, shown};
 use super::{
-    AccountSpec, Config, Listen, Route, SsmSettings, Target, TunnelName, TunnelSpec, grammar, quantity, ssm,
+    AccountSpec, Config, Instance, Listen, Route, SsmSettings, Target, TunnelName, TunnelSpec, grammar,
+    quantity, ssm,
 };
 
 /// How long a connection waits for a link unless told otherwise: long enough for a resumed session and for most
@@ -85,9 +86,11 @@ impl Check<'_> {
         let target = target.and_then(|text| findings.accept(text, Target::parse(text.get_ref())));
         let route = written.route.as_ref().and_then(|text| {
             let route = findings.accept(text, Route::parse(text.get_ref()))?;
-            if let Some(target) = &target {
-                findings.accept(text, refuse_dead_end(&route, target));
-            }
+            let Some(target) = &target else {
+                return Some(route);
+            };
+            let route = straight(route, target);
+            findings.accept(text, refuse_dead_end(&route, target));
             Some(route)
         });
         if let Some(text) = &written.mode {
@@ -161,6 +164,17 @@ fn refuse_remote(listen: &Listen) -> Result<(), Refusal> {
     Err(Refusal::new(message).instead(hint))
 }
 
+/// Makes a route through the target itself the route straight to it: to look up a task twice could find two.
+fn straight(route: Route, target: &Target) -> Route {
+    if let Route::Ssm { via: Some(via) } = &route
+        && let Target::Instance { instance, .. } = target
+        && via == instance
+    {
+        return Route::Ssm { via: None };
+    }
+    route
+}
+
 /// Refuses a route that ends where the target is not.
 fn refuse_dead_end(route: &Route, target: &Target) -> Result<(), Refusal> {
     match (route, target) {
@@ -172,10 +186,23 @@ fn refuse_dead_end(route: &Route, target: &Target) -> Result<(), Refusal> {
             Err(Refusal::new(message)
                 .instead(r#"route = { ssm = "INSTANCE" }, an instance that can reach it"#))
         }
-        (Route::Ssm { via: None }, Target::Ec2 { .. })
+        (
+            Route::Ssm { via: Some(_) } | Route::Direct,
+            Target::Instance {
+                instance: Instance::Task(_),
+                ..
+            },
+        ) => {
+            let message = format!(
+                "this version reaches `{}` through the agent of the task itself alone",
+                shown(&target.to_string())
+            );
+            Err(Refusal::new(message).instead(r#"route = "ssm""#))
+        }
+        (Route::Ssm { via: None }, Target::Instance { .. })
         | (
             Route::Ssm { via: Some(_) } | Route::Direct,
-            Target::Rds { .. } | Target::Ec2 { .. } | Target::Host { .. },
+            Target::Rds { .. } | Target::Instance { .. } | Target::Host { .. },
         ) => Ok(()),
     }
 }
