@@ -37,7 +37,7 @@ const MOST_ENDED: usize = 1000;
 pub struct SessionSummary {
     /// Its id.
     pub id: String,
-    /// The instance.
+    /// The instance, or the container of an ECS task.
     pub target: String,
     /// The document it runs.
     pub document: String,
@@ -173,6 +173,11 @@ impl Session {
             cell_number()
         );
         Ticket { token, path }
+    }
+
+    /// Makes the present token worth nothing.
+    pub(crate) fn expire_ticket(&self) {
+        *self.token.lock().unwrap_or_else(PoisonError::into_inner) = None;
     }
 
     /// Serves one more websocket of the session's client; `control` is that of the socket beneath.

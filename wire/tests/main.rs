@@ -3,6 +3,7 @@
 #![cfg(test)]
 
 mod common;
+mod flow;
 mod fuzz;
 mod golden;
 mod pair;

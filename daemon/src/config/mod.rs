@@ -1,10 +1,14 @@
 //! The configuration: types in which nonsense cannot be written.
 //!
 //! ```text
-//!   text ──► file ────────────► check ───────────► Config
-//!            syntax, section:   grammar, listen:
+//!   text ──► file ────────────► check ────────────────────────────► Config
+//!            syntax, section:   grammar, instance, listen, quantity:
 //!            tables and keys    the words in them
-//!              └──────────────────┴──► problem ──► Problems: everything that is wrong
+//!              ├── ssm: the keys ────┤
+//!              │   of one route      │
+//!              └──────────┬──────────┘
+//!                         ▼
+//!                      problem ──► Problems: everything that is wrong
 //! ```
 //!
 //! The file is hostile until checked. Nothing here binds, connects or asks AWS: a [`Config`] can be wrong about the
@@ -13,9 +17,12 @@
 mod check;
 mod file;
 mod grammar;
+mod instance;
 mod listen;
 mod problem;
+mod quantity;
 mod section;
+mod ssm;
 mod syntax;
 #[cfg(test)]
 mod tests;
@@ -152,7 +159,7 @@ pub enum Target {
         id: String,
     },
     /// A port of an instance.
-    Ec2 {
+    Instance {
         /// The instance.
         instance: Instance,
         /// The port.
@@ -167,7 +174,7 @@ pub enum Target {
     },
 }
 
-/// An instance, as a person names it.
+/// What has an SSM agent, as a person names it: an instance, or a task of ECS, which stands wherever one can.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Instance {
     /// `i-…` or `mi-…`.
@@ -181,6 +188,19 @@ pub enum Instance {
     },
     /// The value of the tag `Name`.
     Name(String),
+    /// `ecs:CLUSTER/SERVICE[/CONTAINER]`.
+    Task(EcsTask),
+}
+
+/// A task of an ECS service, and a container of it: whichever task runs at the time.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct EcsTask {
+    /// The cluster's name.
+    pub cluster: String,
+    /// The service's name.
+    pub service: String,
+    /// The container's name; `None`: the only one.
+    pub container: Option<String>,
 }
 
 /// How to get to the target.

@@ -37,6 +37,8 @@ pub(crate) struct Client {
     pub(crate) events: Vec<Event>,
     /// The payload's length of each data message that was sent, by number.
     pub(crate) sent: BTreeMap<u64, usize>,
+    /// The last of them.
+    pub(crate) last_sent: Bytes,
     /// What each stream has brought.
     pub(crate) data: BTreeMap<StreamId, Vec<u8>>,
 }
@@ -92,6 +94,7 @@ impl Client {
             pongs: Vec::new(),
             events: Vec::new(),
             sent: BTreeMap::new(),
+            last_sent: Bytes::new(),
             data: BTreeMap::new(),
         }
     }
@@ -202,6 +205,7 @@ impl Client {
                     let sent = message::Message::decode(frame.clone()).expect("a frame of our own");
                     if sent.kind == Kind::InputStreamData {
                         self.sent.insert(sent.sequence, sent.payload.len());
+                        self.last_sent = frame.clone();
                     }
                     Message::Binary(frame)
                 }

@@ -28,6 +28,15 @@ pub(crate) struct Far {
 impl Far {
     /// Starts everything; `agent` is the kind of the instance's agent.
     pub(crate) async fn start(agent: &str) -> Self {
+        Self::start_with(&format!("agent = \"{agent}\"")).await
+    }
+
+    /// Starts everything, with a fast agent of that version.
+    pub(crate) async fn of_version(version: &str) -> Self {
+        Self::start_with(&format!("agent = \"fast\", version = \"{version}\"")).await
+    }
+
+    async fn start_with(agent: &str) -> Self {
         let mut targets = JoinSet::new();
         let mut ports = Vec::new();
         for port in [ECHO, SOURCE, SINK] {
@@ -37,7 +46,7 @@ impl Far {
             targets.spawn(accept(listener, port));
         }
         let account = format!(
-            "[[instances]]\nid = \"{INSTANCE}\"\nssm = {{ agent = \"{agent}\" }}\nports = {{ {} }}",
+            "[[instances]]\nid = \"{INSTANCE}\"\nssm = {{ {agent} }}\nports = {{ {} }}",
             ports.join(", ")
         );
         let config = Config::parse(&account).expect("a good configuration");

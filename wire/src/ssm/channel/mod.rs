@@ -283,7 +283,7 @@ impl Channel {
         self.incoming.poll_delivery()
     }
 
-    /// The peer has one of our messages. Numbers that are unknown, or known to have arrived, change nothing.
+    /// The peer has one of our messages. Numbers that are unknown, or known to have arrived, tell only that it reads.
     pub(crate) fn handle_ack(&mut self, sequence: u64, now: Instant) {
         self.outgoing.handle_ack(sequence, now);
     }
