@@ -34,7 +34,8 @@ With --json the answer is one JSON object per line. Within `schema` 1 fields are
             \"traffic\":{\"connections\",\"connections_total\",\"connections_failed\",
             \"bytes_in\",\"bytes_out\",\"held\",\"links_lost\"},
             \"last_error\":{\"at\",\"reason\",\"chain\",\"hints\"},
-            \"link\":{\"via\",\"sessions\",\"agent_version\"},\"history\":[{\"at\",\"state\",\"reason\"}]}
+            \"link\":{\"via\",\"sessions\",\"agent_version\",\"notes\":[…]},
+            \"history\":[{\"at\",\"state\",\"reason\"}]}
 What is unknown is null; times are RFC 3339 in UTC. `state` is one of down, idle, connecting, up,
 waiting and blocked; of a tunnel that a reload removed, `watch` says removed and the name alone.";
 

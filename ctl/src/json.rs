@@ -97,6 +97,7 @@ struct Link<'a> {
     via: Option<&'a str>,
     sessions: u32,
     agent_version: Option<&'a str>,
+    notes: &'a [String],
 }
 
 #[derive(Serialize)]
@@ -179,6 +180,7 @@ impl<'a> From<&'a v1::Tunnel> for Tunnel<'a> {
                 via: known(&link.via),
                 sessions: link.sessions,
                 agent_version: known(&link.agent_version),
+                notes: &link.notes,
             }),
             history: tunnel
                 .history

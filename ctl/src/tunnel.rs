@@ -65,6 +65,7 @@ pub(crate) fn disarm(tunnel: &mut Tunnel) {
             &mut link.engine,
         ]
         .into_iter()
+        .chain(&mut link.notes)
         .for_each(disarm_line);
     }
     tunnel

@@ -5,6 +5,7 @@
 
 use std::error::Error;
 use std::fmt;
+use std::sync::Arc;
 use std::time::Duration;
 
 /// A boxed cause.
@@ -98,6 +99,18 @@ impl Failure {
     pub fn hint(mut self, hint: impl Into<String>) -> Self {
         self.hints.push(hint.into());
         self
+    }
+
+    /// Returns the same failure for one more reader.
+    pub fn again(self: &Arc<Self>) -> Self {
+        Self {
+            doing: self.doing.clone(),
+            reason: self.reason,
+            remedy: self.remedy.clone(),
+            scope: self.scope,
+            hints: self.hints.clone(),
+            source: Some(Box::new(Arc::clone(self))),
+        }
     }
 
     /// Returns the class of the failure.

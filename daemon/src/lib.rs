@@ -83,6 +83,7 @@ pub async fn run(options: Options) -> Result<(), ServeError> {
     let shared = Arc::new(Shared {
         aws,
         ledger: Arc::new(ledger),
+        budget: transport::Budget::new(transport::RECEIVE_BUDGET),
         tasks: tasks.clone(),
     });
     tasks.spawn(

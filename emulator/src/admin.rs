@@ -5,10 +5,23 @@
 //! PUT    /_emulator/faults/NAME[?count=N]   switches a fault on; NAME may be NAME=SUBJECT
 //! DELETE /_emulator/faults/NAME             switches it off
 //! DELETE /_emulator/faults                  switches all of them off
+//! GET    /_emulator/conditions              the conditions, as TOML
+//! PUT    /_emulator/conditions              replaces them: the tables of a file of `--faults`, without its switches
 //! GET    /_emulator/sessions                every session, open or ended
 //! POST   /_emulator/cut                     resets the websocket of every open session
+//! POST   /_emulator/recycle                 closes it with code 1000
+//! POST   /_emulator/freeze                  makes it half-open for ever; later ones work
+//! POST   /_emulator/outage[?kind=frozen]    resets all connections, present and to come; or lets them hang for ever
+//! DELETE /_emulator/outage                  ends that
+//! POST   /_emulator/agent-outage?for=2s     the agents lose their own websockets for that long
+//! POST   /_emulator/restart-agents[?for=1s] ends every session; no agent is online for that long
+//! POST   /_emulator/rotate-credentials      replaces the long-term key; the one before has expired
+//! POST   /_emulator/tasks/ID/stop           stops an ECS task, whose sessions end
 //! GET    /_emulator/calls                   how often each operation was called
 //! ```
+
+use std::sync::Arc;
+use std::time::Duration;
 
 use bytes::Bytes;
 use http::header::CONTENT_TYPE;
@@ -18,7 +31,9 @@ use http_body_util::Full;
 use percent_encoding::percent_decode_str;
 use serde_json::{Value, json};
 
+use crate::conditions::Conditions;
 use crate::faults::FaultError;
+use crate::network::Outage;
 use crate::sessions::SessionSummary;
 use crate::world::World;
 
@@ -26,17 +41,26 @@ use crate::world::World;
 pub(crate) const PREFIX: &str = "/_emulator/";
 
 /// Answers a request whose path begins with [`PREFIX`].
-pub(crate) fn answer(world: &World, request: &Parts) -> Response<Full<Bytes>> {
+pub(crate) fn answer(world: &World, request: &Parts, body: &[u8]) -> Response<Full<Bytes>> {
     let path = request.uri.path().strip_prefix(PREFIX).unwrap_or_default();
     let name = path
         .strip_prefix("faults/")
         .map(|name| percent_decode_str(name).decode_utf8_lossy());
+    let task = path
+        .strip_prefix("tasks/")
+        .and_then(|rest| rest.strip_suffix("/stop"));
+    if let (&Method::POST, Some(id)) = (&request.method, task) {
+        return match world.stop_task(id) {
+            Some(ended) => respond(StatusCode::OK, &json!({ "ended": ended })),
+            None => {
+                let error = format!("there is no task `{id}`");
+                respond(StatusCode::NOT_FOUND, &json!({ "error": error }))
+            }
+        };
+    }
     match (&request.method, path, name) {
         (&Method::PUT, _, Some(name)) => {
-            let query = url::form_urlencoded::parse(request.uri.query().unwrap_or_default().as_bytes());
-            let count = query
-                .into_owned()
-                .find_map(|(key, value)| (key == "count").then_some(value));
+            let count = parameter(request, "count");
             let fault = count.map_or(name.to_string(), |count| format!("{name}*{count}"));
             switched(world, world.faults.set(&fault))
         }
@@ -55,7 +79,30 @@ pub(crate) fn answer(world: &World, request: &Parts) -> Response<Full<Bytes>> {
                 .collect();
             respond(StatusCode::OK, &json!(sessions))
         }
-        (&Method::POST, "cut", None) => respond(StatusCode::OK, &json!({ "cut": world.sessions.cut() })),
+        (&Method::GET, "conditions", None) => toml(&world.conditions.borrow()),
+        (&Method::PUT, "conditions", None) => set_conditions(world, body),
+        (&Method::POST, "cut", None) => respond(StatusCode::OK, &json!({ "cut": world.cut() })),
+        (&Method::POST, "recycle", None) => respond(StatusCode::OK, &json!({ "recycled": world.recycle() })),
+        (&Method::POST, "freeze", None) => respond(StatusCode::OK, &json!({ "frozen": world.freeze() })),
+        (&Method::POST, "outage", None) => begin_outage(world, request),
+        (&Method::DELETE, "outage", None) => {
+            world.network.end();
+            respond(StatusCode::OK, &json!({ "outage": null }))
+        }
+        (&Method::POST, "agent-outage", None) => match duration(request, "2s") {
+            Ok(duration) => {
+                let sessions = world.agent_outage(duration);
+                respond(StatusCode::OK, &json!({ "without_agent": sessions }))
+            }
+            Err(error) => refuse(&error),
+        },
+        (&Method::POST, "restart-agents", None) => match duration(request, "1s") {
+            Ok(away) => respond(StatusCode::OK, &json!({ "ended": world.restart_agents(away) })),
+            Err(error) => refuse(&error),
+        },
+        (&Method::POST, "rotate-credentials", None) => {
+            respond(StatusCode::OK, &json!(world.rotate_credentials()))
+        }
         (&Method::GET, "calls", None) => respond(StatusCode::OK, &json!(world.calls.all())),
         (method, path, _) => {
             let error = format!("there is no {method} {PREFIX}{path}");
@@ -67,8 +114,61 @@ pub(crate) fn answer(world: &World, request: &Parts) -> Response<Full<Bytes>> {
 fn switched(world: &World, result: Result<(), FaultError>) -> Response<Full<Bytes>> {
     match result {
         Ok(()) => respond(StatusCode::OK, &json!(world.faults.active())),
-        Err(error) => respond(StatusCode::BAD_REQUEST, &json!({ "error": error.to_string() })),
+        Err(error) => refuse(&error.to_string()),
     }
+}
+
+fn set_conditions(world: &World, body: &[u8]) -> Response<Full<Bytes>> {
+    match Conditions::parse(&String::from_utf8_lossy(body)) {
+        Ok(conditions) => {
+            world.conditions.send_replace(Arc::new(conditions));
+            toml(&world.conditions.borrow())
+        }
+        // The source is where the line and the known keys are.
+        Err(error) => refuse(&match std::error::Error::source(&error) {
+            Some(source) => format!("{error}: {source}"),
+            None => error.to_string(),
+        }),
+    }
+}
+
+fn begin_outage(world: &World, request: &Parts) -> Response<Full<Bytes>> {
+    let (outage, kind) = match parameter(request, "kind").as_deref() {
+        None | Some("reset") => (Outage::Reset, "reset"),
+        Some("frozen") => (Outage::Frozen, "frozen"),
+        Some(other) => {
+            return refuse(&format!(
+                "`{other}` is no outage: allowed are `reset` and `frozen`"
+            ));
+        }
+    };
+    world.network.begin(outage);
+    respond(StatusCode::OK, &json!({ "outage": kind }))
+}
+
+/// Returns a value of the query.
+fn parameter(request: &Parts, name: &str) -> Option<String> {
+    let query = url::form_urlencoded::parse(request.uri.query().unwrap_or_default().as_bytes());
+    query
+        .into_owned()
+        .find_map(|(key, value)| (key == name).then_some(value))
+}
+
+/// Returns the time that the query's `for` gives.
+fn duration(request: &Parts, default: &str) -> Result<Duration, String> {
+    let text = parameter(request, "for").unwrap_or_else(|| default.to_owned());
+    humantime::parse_duration(&text).map_err(|_| format!("`{text}` is not a time such as `2s` or `500ms`"))
+}
+
+fn refuse(error: &str) -> Response<Full<Bytes>> {
+    respond(StatusCode::BAD_REQUEST, &json!({ "error": error }))
+}
+
+fn toml(conditions: &Conditions) -> Response<Full<Bytes>> {
+    let mut response = Response::new(Full::from(conditions.to_toml()));
+    let content_type = http::HeaderValue::from_static("application/toml");
+    response.headers_mut().insert(CONTENT_TYPE, content_type);
+    response
 }
 
 fn respond(status: StatusCode, body: &Value) -> Response<Full<Bytes>> {

@@ -1,11 +1,11 @@
-//! The keys that sign requests: the configured one, and those that AssumeRole lent.
+//! The keys that sign requests: the configured one or what it was replaced by, and those that AssumeRole lent.
 
 use std::collections::HashMap;
 use std::iter;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, SystemTime};
 
-use crate::config::Config;
+use crate::config::{Config, Credentials};
 
 /// Most temporary keys alive at once; the one that expires first makes room. A caller that renews each hour needs
 /// two, so this is for a test that assumes roles in a loop.
@@ -30,25 +30,54 @@ pub(crate) struct Key {
 /// Every key the account knows, by access key id.
 pub(crate) struct Keys {
     account: String,
+    /// The long-term key that callers are to use.
+    current: Mutex<Credentials>,
     keys: Mutex<HashMap<String, Key>>,
 }
 
 impl Keys {
     pub(crate) fn new(config: &Config) -> Self {
-        let caller = Caller {
-            arn: format!("arn:aws:iam::{}:user/emulator", config.account),
-            user_id: "AIDAEMULATOR0000000".to_owned(),
-        };
-        let key = Key {
-            secret: config.credentials.secret_access_key.clone(),
-            session_token: config.credentials.session_token.clone(),
-            expires: None,
-            caller,
-        };
+        let credentials = config.credentials.clone();
+        let key = Key::long_term(&config.account, &credentials);
         Self {
             account: config.account.clone(),
-            keys: Mutex::new(HashMap::from([(config.credentials.access_key_id.clone(), key)])),
+            keys: Mutex::new(HashMap::from([(credentials.access_key_id.clone(), key)])),
+            current: Mutex::new(credentials),
         }
+    }
+
+    /// Returns the long-term key that callers are to use.
+    pub(crate) fn current(&self) -> Credentials {
+        self.current
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .clone()
+    }
+
+    /// Replaces the long-term key; the one before has expired from now on. With a session token it is replaced by one
+    /// that has another.
+    pub(crate) fn rotate(&self, now: SystemTime) -> Credentials {
+        let mut current = self.current.lock().unwrap_or_else(PoisonError::into_inner);
+        let next = Credentials {
+            access_key_id: format!(
+                "{}{}",
+                current.access_key_id.get(..4).unwrap_or("AKIA"),
+                random(16).to_ascii_uppercase()
+            ),
+            secret_access_key: random(40),
+            session_token: current
+                .session_token
+                .as_ref()
+                .map(|_| format!("emulator+/{}==", random(120))),
+        };
+        let mut keys = self.lock();
+        if let Some(key) = keys.get_mut(&current.access_key_id) {
+            key.expires = Some(now);
+        }
+        make_room(&mut keys);
+        keys.insert(next.access_key_id.clone(), Key::long_term(&self.account, &next));
+        *current = next.clone();
+        next
     }
 
     /// Returns the key of an access key id.
@@ -75,18 +104,37 @@ impl Keys {
             },
         };
         let mut keys = self.lock();
-        if keys.len() > MOST_TEMPORARY_KEYS {
-            let temporary = keys.iter().filter_map(|(id, key)| Some((key.expires?, id)));
-            if let Some(first) = temporary.min().map(|(_, id)| id.clone()) {
-                keys.remove(&first);
-            }
-        }
+        make_room(&mut keys);
         keys.insert(access_key_id.clone(), key.clone());
         (access_key_id, key)
     }
 
     fn lock(&self) -> MutexGuard<'_, HashMap<String, Key>> {
         self.keys.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Key {
+    fn long_term(account: &str, credentials: &Credentials) -> Self {
+        Self {
+            secret: credentials.secret_access_key.clone(),
+            session_token: credentials.session_token.clone(),
+            expires: None,
+            caller: Caller {
+                arn: format!("arn:aws:iam::{account}:user/emulator"),
+                user_id: "AIDAEMULATOR0000000".to_owned(),
+            },
+        }
+    }
+}
+
+/// Forgets the key that expires first, if there are too many.
+fn make_room(keys: &mut HashMap<String, Key>) {
+    if keys.len() > MOST_TEMPORARY_KEYS {
+        let temporary = keys.iter().filter_map(|(id, key)| Some((key.expires?, id)));
+        if let Some(first) = temporary.min().map(|(_, id)| id.clone()) {
+            keys.remove(&first);
+        }
     }
 }
 
@@ -110,5 +158,23 @@ mod tests {
         assert_eq!(keys.lock().len(), MOST_TEMPORARY_KEYS + 1);
         assert!(keys.find(&first).is_none());
         assert!(keys.find(&config.credentials.access_key_id).is_some());
+    }
+
+    #[test]
+    fn a_rotated_key_is_known_and_expired_and_its_successor_is_of_the_same_sort() {
+        let now = SystemTime::UNIX_EPOCH + Duration::from_secs(1_000);
+        let config = Config::parse(
+            "[credentials]\naccess_key_id = \"ASIAFIRST\"\nsecret_access_key = \"s\"\nsession_token = \"t\"",
+        )
+        .expect("a good configuration");
+        let keys = Keys::new(&config);
+        let next = keys.rotate(now);
+        assert_eq!(keys.find("ASIAFIRST").expect("known").expires, Some(now));
+        assert!(next.access_key_id.starts_with("ASIA") && next.session_token.is_some());
+        assert!(
+            keys.find(&next.access_key_id)
+                .is_some_and(|key| key.expires.is_none())
+        );
+        assert_eq!(keys.current().access_key_id, next.access_key_id);
     }
 }

@@ -1,33 +1,38 @@
-//! A small fake AWS on one loopback port: what our calls need of SSM, EC2, RDS and STS, and the SSM data channel
-//! with an agent behind it.
+//! A small fake AWS on one loopback port: what our calls need of SSM, EC2, ECS, RDS and STS, and the SSM data
+//! channel with an agent behind it.
 //!
 //! Every request's signature is verified against the emulator's own fake keys; wire formats and errors are those of
 //! AWS. It never listens beyond loopback, because whoever reaches it reaches every port that it is told of.
 //!
 //! ```no_run
 //! # async fn example() -> Result<(), Box<dyn std::error::Error>> {
-//! use tunneld_emulator::{Config, Emulator};
+//! use tunneld_emulator::{Conditions, Config, Emulator};
 //!
 //! let emulator = Emulator::start(Config::parse("[[instances]]\nid = \"i-0123\"\nssm = {}")?).await?;
 //! for (name, value) in emulator.environment() {
 //!     println!("{name}={value}"); // points any SDK here
 //! }
-//! emulator.faults().set("throttle-start-session*3")?;
+//! emulator.faults().set("throttle-start-session*3")?; // one call after the other
+//! emulator.set_conditions(Conditions::parse("[line]\ndelay = \"50ms\"")?); // from now on, open sessions too
+//! emulator.cut(); // at once
 //! emulator.shutdown().await;
 //! # Ok(())
 //! # }
 //! ```
 
+mod actions;
 mod admin;
 mod api;
 mod authority;
 mod calls;
 mod clock;
+mod conditions;
 mod config;
 mod documents;
 mod faults;
 mod gateway;
 mod keys;
+mod network;
 mod server;
 mod sessions;
 mod sigv4;
@@ -46,8 +51,13 @@ use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 
 pub use authority::AuthorityError;
-pub use config::{Config, ConfigError};
+pub use conditions::{
+    AbsentClient, AgentConditions, AgentTimer, ChannelClosedForm, Conditions, ConditionsError, Dials,
+    FaultFile, Fragments, LineConditions, Noise, ServiceConditions, StartPublication,
+};
+pub use config::{Config, ConfigError, Credentials};
 pub use faults::{ActiveFault, FaultError, Faults};
+pub use network::Outage;
 pub use sessions::SessionSummary;
 
 use authority::Authority;
@@ -134,19 +144,17 @@ impl Emulator {
     pub fn environment(&self) -> BTreeMap<&'static str, String> {
         let config = &self.world.config;
         let region = config.region_of(None);
+        let credentials = self.world.keys.current();
         let mut environment = BTreeMap::from([
-            ("AWS_ACCESS_KEY_ID", config.credentials.access_key_id.clone()),
-            (
-                "AWS_SECRET_ACCESS_KEY",
-                config.credentials.secret_access_key.clone(),
-            ),
+            ("AWS_ACCESS_KEY_ID", credentials.access_key_id),
+            ("AWS_SECRET_ACCESS_KEY", credentials.secret_access_key),
             ("AWS_DEFAULT_REGION", region.to_owned()),
             ("AWS_EC2_METADATA_DISABLED", "true".to_owned()),
             ("AWS_ENDPOINT_URL", self.url()),
             ("AWS_REGION", region.to_owned()),
         ]);
-        if let Some(token) = &config.credentials.session_token {
-            environment.insert("AWS_SESSION_TOKEN", token.clone());
+        if let Some(token) = credentials.session_token {
+            environment.insert("AWS_SESSION_TOKEN", token);
         }
         environment
     }
@@ -174,9 +182,72 @@ impl Emulator {
         self.summaries(|session| session.ended.is_some())
     }
 
+    /// Returns the conditions under which clients are served.
+    pub fn conditions(&self) -> Conditions {
+        Conditions::clone(&self.world.conditions.borrow())
+    }
+
+    /// Changes the conditions under which clients are served; open sessions feel it at once.
+    pub fn set_conditions(&self, conditions: Conditions) {
+        self.world.conditions.send_replace(Arc::new(conditions));
+    }
+
+    /// Switches on what a file says, beside the switches that are on, and sets its conditions.
+    pub fn misbehave(&self, faults: &FaultFile) -> Result<(), FaultError> {
+        for switch in &faults.switches {
+            self.world.faults.set(switch)?;
+        }
+        self.set_conditions(faults.conditions.clone());
+        Ok(())
+    }
+
     /// Resets the websocket of every open session, and returns how many sessions those are.
     pub fn cut(&self) -> usize {
-        self.world.sessions.cut()
+        self.world.cut()
+    }
+
+    /// Closes the websocket of every open session with code 1000 and "Bye", as the service does about hourly; returns
+    /// how many sessions those are.
+    pub fn recycle(&self) -> usize {
+        self.world.recycle()
+    }
+
+    /// Makes the websocket of every open session half-open: it is neither read nor written any more, for ever, and its
+    /// TCP connection stays. Later websockets work. Returns how many sessions those are.
+    pub fn freeze(&self) -> usize {
+        self.world.freeze()
+    }
+
+    /// Takes the network away from all clients, API and websockets, until [`Emulator::end_outage`].
+    pub fn begin_outage(&self, outage: Outage) {
+        self.world.network.begin(outage);
+    }
+
+    /// Ends an outage; connections that it froze stay dead.
+    pub fn end_outage(&self) {
+        self.world.network.end();
+    }
+
+    /// Takes the agent's own websocket away from every open session for that long: what the agent sends is numbered
+    /// and lost, and data of the client is answered with pause_publication. An agent of kind `fast` sends nothing
+    /// meanwhile. Returns how many sessions those are.
+    pub fn agent_outage(&self, duration: Duration) -> usize {
+        self.world.agent_outage(duration)
+    }
+
+    /// Ends every open session, and has no agent online for that long. Returns how many sessions those are.
+    pub fn restart_agents(&self, away: Duration) -> usize {
+        self.world.restart_agents(away)
+    }
+
+    /// Replaces the long-term key; whoever signs with the one before is told that it has expired.
+    pub fn rotate_credentials(&self) -> Credentials {
+        self.world.rotate_credentials()
+    }
+
+    /// Stops an ECS task, and ends its sessions; returns how many those are. `None`: there is no such task.
+    pub fn stop_task(&self, id: &str) -> Option<usize> {
+        self.world.stop_task(id)
     }
 
     /// Returns how often each operation was called, by names such as `ssm:StartSession`; websocket upgrades are

@@ -8,7 +8,7 @@ use anyhow::Context;
 use clap::Parser;
 use tokio::signal::unix::{SignalKind, signal};
 use tracing_subscriber::EnvFilter;
-use tunneld_emulator::{Config, Emulator, Faults};
+use tunneld_emulator::{Config, Emulator, FaultFile, Faults};
 
 /// Serve a small fake AWS on one loopback port
 ///
@@ -40,6 +40,14 @@ struct Arguments {
     #[arg(long, value_name = "FAULT")]
     fault: Vec<String>,
 
+    /// Take switches and the conditions of line, service and agents from this file
+    ///
+    /// The tables [line], [service] and [agent] of faults.toml hold delay, loss, recycles, pauses, policing, timeouts,
+    /// slow dials and the like; `--list-faults` lists what `switches` may hold. All can be changed at run time, and
+    /// cuts, recycles, freezes, outages, restarts and key rotations made, under /_emulator/.
+    #[arg(long, value_name = "FILE")]
+    faults: Option<PathBuf>,
+
     /// List the faults that can be switched on, and exit
     #[arg(long)]
     list_faults: bool,
@@ -57,7 +65,11 @@ async fn main() -> anyhow::Result<()> {
         .init();
 
     let config = Config::load(config)?;
+    let faults = arguments.faults.as_deref().map(FaultFile::load).transpose()?;
     let emulator = Emulator::start_on(config, arguments.listen).await?;
+    if let Some(faults) = &faults {
+        emulator.misbehave(faults)?;
+    }
     for fault in &arguments.fault {
         emulator.faults().set(fault)?;
     }
@@ -105,8 +117,10 @@ fn print_notes(emulator: &Emulator) -> io::Result<()> {
     writeln!(
         talk,
         "\
-serving SSM, EC2, RDS, STS and SSM data channels on {plain} and {encrypted}
-faults, sessions and calls: {plain}/_emulator/faults, …/sessions, …/calls; cut all websockets: POST …/cut
+serving SSM, EC2, ECS, RDS, STS and SSM data channels on {plain} and {encrypted}
+faults, conditions, sessions and calls: {plain}/_emulator/faults, …/conditions, …/sessions, …/calls
+to do at once: POST …/cut, …/recycle, …/freeze, …/outage (DELETE ends it), …/agent-outage?for=2s, …/restart-agents,
+…/rotate-credentials
 With the official AWS CLI and session-manager-plugin (up to 1.2.835: later ones refuse a host that is not AWS's),
 in a shell that has the exported lines:
     aws ssm start-session --target INSTANCE --document-name AWS-StartPortForwardingSession \\

@@ -24,8 +24,9 @@ use tokio_rustls::TlsAcceptor;
 use tokio_util::sync::CancellationToken;
 
 use crate::clock::wall_clock;
+use crate::network::Outage;
 use crate::sigv4::LONGEST_TARGET;
-use crate::socket::{ClientSocket, ResetSwitch};
+use crate::socket::SocketControl;
 use crate::world::World;
 use crate::{admin, api, upgrade};
 
@@ -37,6 +38,9 @@ const PATIENCE: Duration = Duration::from_secs(30);
 
 /// Pause after a failed accept: out of files, it would fail again at once.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
+
+/// Enough of a request to see its path: the longest method of ours, a space, and where the admin endpoints are.
+const FIRST_BYTES: usize = 20;
 
 /// The first byte of a TLS connection: a record of type handshake. No HTTP method begins with it.
 const TLS_HANDSHAKE: u8 = 0x16;
@@ -77,40 +81,48 @@ pub(crate) async fn serve(
 
 async fn connection(tcp: TcpStream, acceptor: TlsAcceptor, world: Arc<World>) -> io::Result<()> {
     tcp.set_nodelay(true)?;
-    let socket = ClientSocket::new(tcp);
-    let reset = socket.reset_switch();
-    let Some(first) = tokio::time::timeout(PATIENCE, socket.first_byte()).await?? else {
-        return Ok(());
-    };
-    if first == TLS_HANDSHAKE {
-        let socket = tokio::time::timeout(PATIENCE, acceptor.accept(socket)).await??;
-        http(
-            socket,
-            world,
-            Door {
-                encrypted: true,
-                reset,
-            },
-        )
-        .await
+    let (mut socket, outage) = world.network.accept(tcp);
+    let control = socket.control();
+    let mut first_bytes = [0; FIRST_BYTES];
+    let length = tokio::time::timeout(PATIENCE, socket.peek(&mut first_bytes)).await??;
+    let first_bytes = &first_bytes[..length];
+    if is_for_admin(first_bytes) {
+        control.spare();
     } else {
-        http(
-            socket,
-            world,
-            Door {
-                encrypted: false,
-                reset,
-            },
-        )
-        .await
+        match outage {
+            None => {}
+            Some(Outage::Reset) => control.reset(),
+            Some(Outage::Frozen) => {
+                control.freeze();
+                std::future::pending::<()>().await;
+            }
+        }
     }
+    match first_bytes.first() {
+        None => Ok(()),
+        Some(&TLS_HANDSHAKE) => {
+            let socket = tokio::time::timeout(PATIENCE, acceptor.accept(socket)).await??;
+            let encrypted = true;
+            http(socket, world, Door { encrypted, control }).await
+        }
+        Some(_) => {
+            let encrypted = false;
+            http(socket, world, Door { encrypted, control }).await
+        }
+    }
+}
+
+/// Whether a request is for the emulator's own endpoints, which no outage takes away.
+fn is_for_admin(first_bytes: &[u8]) -> bool {
+    let path = first_bytes.splitn(2, |byte| *byte == b' ').nth(1);
+    path.is_some_and(|path| path.starts_with(admin::PREFIX.as_bytes()))
 }
 
 /// How a connection came in.
 #[derive(Clone)]
 struct Door {
     encrypted: bool,
-    reset: ResetSwitch,
+    control: SocketControl,
 }
 
 async fn http<S>(socket: S, world: Arc<World>, door: Door) -> io::Result<()>
@@ -140,13 +152,15 @@ async fn route(world: &World, request: Request<Incoming>, door: Door) -> Respons
     {
         return bare(StatusCode::URI_TOO_LONG);
     }
-    if request.uri.path().starts_with(admin::PREFIX) {
-        return admin::answer(world, &request);
-    }
     if request.uri.path().starts_with(upgrade::PREFIX) {
-        return upgrade::answer(world, request, door.reset, now);
+        return upgrade::answer(world, request, door.control, now);
+    }
+    let is_for_admin = request.uri.path().starts_with(admin::PREFIX);
+    if is_for_admin {
+        door.control.spare();
     }
     match Limited::new(body, LARGEST_BODY).collect().await {
+        Ok(body) if is_for_admin => admin::answer(world, &request, &body.to_bytes()),
         Ok(body) => api::answer(world, &request, &body.to_bytes(), door.encrypted, now),
         Err(error) if error.is::<http_body_util::LengthLimitError>() => bare(StatusCode::PAYLOAD_TOO_LARGE),
         Err(_) => bare(StatusCode::BAD_REQUEST),

@@ -9,22 +9,25 @@
 //! A token opens one websocket. An ended session stays known, for DescribeSessions and for tests that ask why.
 
 use std::net::SocketAddr;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::SystemTime;
+use std::time::{Duration, SystemTime};
 
 use base64::Engine;
 use base64::prelude::BASE64_STANDARD;
 use serde::Serialize;
 use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::sync::watch;
 use tokio_tungstenite::WebSocketStream;
 use tokio_util::task::TaskTracker;
 
 use crate::clock::wall_clock;
+use crate::conditions::Conditions;
 use crate::config::Agent;
 use crate::documents::Forward;
 use crate::gateway::{Gateway, SessionSpec};
 use crate::keys::random;
-use crate::socket::ResetSwitch;
+use crate::socket::SocketControl;
 
 /// Ended sessions that stay known. Tests ask about a handful; a demo that runs for days must not grow.
 const MOST_ENDED: usize = 1000;
@@ -34,7 +37,7 @@ const MOST_ENDED: usize = 1000;
 pub struct SessionSummary {
     /// Its id.
     pub id: String,
-    /// The instance.
+    /// The instance, or the container of an ECS task.
     pub target: String,
     /// The document it runs.
     pub document: String,
@@ -68,13 +71,17 @@ pub(crate) struct Opening<'a> {
 /// Every session there has been.
 pub(crate) struct Sessions {
     tasks: TaskTracker,
+    conditions: watch::Receiver<Arc<Conditions>>,
+    started: AtomicU64,
     all: Mutex<Vec<Arc<Session>>>,
 }
 
 impl Sessions {
-    pub(crate) fn new(tasks: TaskTracker) -> Self {
+    pub(crate) fn new(tasks: TaskTracker, conditions: watch::Receiver<Arc<Conditions>>) -> Self {
         Self {
             tasks,
+            conditions,
+            started: AtomicU64::default(),
             all: Mutex::default(),
         }
     }
@@ -85,12 +92,13 @@ impl Sessions {
         let ending = Arc::new(Ending::default());
         let spec = SessionSpec {
             session_id: id.clone(),
+            number: self.started.fetch_add(1, Ordering::Relaxed),
             agent: opening.agent.kind,
             agent_version: opening.agent.version.clone(),
             properties: opening.forward.properties,
             address: opening.address,
         };
-        let gateway = Gateway::start(spec, &self.tasks, {
+        let gateway = Gateway::start(spec, self.conditions.clone(), &self.tasks, {
             let ending = Arc::clone(&ending);
             move |cause| ending.settle(cause)
         });
@@ -132,17 +140,6 @@ impl Sessions {
         self.lock().clone()
     }
 
-    /// Cuts the websocket of every open session; returns how many those are.
-    pub(crate) fn cut(&self) -> usize {
-        let open: Vec<_> = self
-            .all()
-            .into_iter()
-            .filter(|session| session.ended().is_none())
-            .collect();
-        open.iter().for_each(|session| session.cut());
-        open.len()
-    }
-
     fn lock(&self) -> MutexGuard<'_, Vec<Arc<Session>>> {
         self.all.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -162,7 +159,7 @@ pub(crate) struct Session {
     gateway: Arc<Gateway>,
     ending: Arc<Ending>,
     token: Mutex<Option<String>>,
-    sockets: Mutex<Vec<ResetSwitch>>,
+    sockets: Mutex<Vec<SocketControl>>,
 }
 
 impl Session {
@@ -178,14 +175,22 @@ impl Session {
         Ticket { token, path }
     }
 
-    /// Serves one more websocket of the session's client; `reset` is the switch of the socket beneath.
-    pub(crate) fn attach<S>(self: &Arc<Self>, socket: WebSocketStream<S>, reset: ResetSwitch)
+    /// Makes the present token worth nothing.
+    pub(crate) fn expire_ticket(&self) {
+        *self.token.lock().unwrap_or_else(PoisonError::into_inner) = None;
+    }
+
+    /// Serves one more websocket of the session's client; `control` is that of the socket beneath.
+    pub(crate) fn attach<S>(self: &Arc<Self>, socket: WebSocketStream<S>, control: SocketControl)
     where
         S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
     {
+        if self.gateway.wants_small_buffers() {
+            control.shrink();
+        }
         let mut sockets = self.sockets.lock().unwrap_or_else(PoisonError::into_inner);
-        sockets.retain(ResetSwitch::is_connected);
-        sockets.push(reset);
+        sockets.retain(SocketControl::is_connected);
+        sockets.push(control);
         drop(sockets);
         let session = Arc::clone(self);
         self.gateway.attach(socket, move |token| session.redeem(token));
@@ -217,16 +222,32 @@ impl Session {
         }
     }
 
-    fn cut(&self) {
-        for socket in self
-            .sockets
+    /// Resets the client's websocket.
+    pub(crate) fn cut(&self) {
+        self.sockets().iter().for_each(SocketControl::reset);
+        self.gateway.cut();
+    }
+
+    /// Makes the client's websocket half-open.
+    pub(crate) fn freeze(&self) {
+        self.sockets().iter().for_each(SocketControl::freeze);
+    }
+
+    /// Closes the client's websocket as the service does about hourly.
+    pub(crate) fn recycle(&self) {
+        self.gateway.recycle();
+    }
+
+    /// Takes the agent's own websocket away for that long.
+    pub(crate) fn agent_outage(&self, duration: Duration) {
+        self.gateway.agent_outage(duration);
+    }
+
+    fn sockets(&self) -> Vec<SocketControl> {
+        self.sockets
             .lock()
             .unwrap_or_else(PoisonError::into_inner)
-            .drain(..)
-        {
-            socket.arm();
-        }
-        self.gateway.cut();
+            .clone()
     }
 
     /// Whether a token opens a websocket at this moment; it never does a second time.
@@ -273,7 +294,8 @@ mod tests {
     use crate::gateway::AgentKind;
 
     fn started() -> (Sessions, Arc<Session>, Ticket) {
-        let sessions = Sessions::new(TaskTracker::new());
+        let conditions = watch::Sender::default();
+        let sessions = Sessions::new(TaskTracker::new(), conditions.subscribe());
         let agent = Agent {
             kind: AgentKind::Stock,
             version: "3.3.1142.0".to_owned(),
@@ -316,12 +338,11 @@ mod tests {
 
     #[tokio::test]
     async fn an_ended_session_takes_no_token_and_remembers_its_first_cause() {
-        let (sessions, session, ticket) = started();
+        let (_sessions, session, ticket) = started();
         session.terminate("TerminateSession");
         session.terminate("something later");
         assert!(!session.redeem(&ticket.token));
         assert_eq!(session.summary().ended.as_deref(), Some("TerminateSession"));
-        assert_eq!(sessions.cut(), 0);
     }
 
     #[tokio::test]

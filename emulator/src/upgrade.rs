@@ -20,9 +20,10 @@ use tokio_tungstenite::tungstenite::handshake::derive_accept_key;
 use tokio_tungstenite::tungstenite::protocol::{Role, WebSocketConfig};
 
 use crate::config::UnsignedUpgrades;
+use crate::gateway::Inspected;
 use crate::sessions::Session;
 use crate::sigv4::{self, Expected};
-use crate::socket::ResetSwitch;
+use crate::socket::SocketControl;
 use crate::world::World;
 
 /// Where the data channels are.
@@ -39,7 +40,7 @@ const SKEW: Duration = Duration::from_secs(5 * 60);
 pub(crate) fn answer(
     world: &World,
     request: Parts,
-    reset: ResetSwitch,
+    control: SocketControl,
     now: SystemTime,
 ) -> Response<Full<Bytes>> {
     world.calls.count("ssmmessages", "OpenDataChannel");
@@ -53,15 +54,16 @@ pub(crate) fn answer(
         }
     };
     tracing::info!(session = session.id, "websocket accepted");
+    let conditions = world.conditions.subscribe();
     world.tasks.spawn(async move {
         match hyper::upgrade::on(Request::from_parts(request, ())).await {
             Ok(upgraded) => {
                 let limits = WebSocketConfig::default()
                     .max_message_size(Some(LARGEST_MESSAGE))
                     .max_frame_size(Some(LARGEST_MESSAGE));
-                let io = TokioIo::new(upgraded);
+                let io = Inspected::new(TokioIo::new(upgraded), conditions);
                 let socket = WebSocketStream::from_raw_socket(io, Role::Server, Some(limits)).await;
-                session.attach(socket, reset);
+                session.attach(socket, control);
             }
             Err(error) => tracing::debug!(%error, session = session.id, "the client left during the upgrade"),
         }

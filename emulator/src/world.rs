@@ -1,13 +1,18 @@
 //! What every request can see.
 
-use std::sync::Arc;
+use std::collections::BTreeSet;
+use std::sync::{Arc, Mutex, PoisonError};
 
+use tokio::sync::watch;
+use tokio::time::Instant;
 use tokio_util::task::TaskTracker;
 
 use crate::calls::Calls;
-use crate::config::Config;
+use crate::conditions::Conditions;
+use crate::config::{Config, Task, TaskStatus};
 use crate::faults::Faults;
 use crate::keys::Keys;
+use crate::network::Network;
 use crate::sessions::Sessions;
 
 /// The whole fake account: what was configured, and what happened since.
@@ -15,8 +20,14 @@ pub(crate) struct World {
     pub(crate) config: Config,
     pub(crate) keys: Keys,
     pub(crate) faults: Arc<Faults>,
+    pub(crate) conditions: watch::Sender<Arc<Conditions>>,
+    pub(crate) network: Arc<Network>,
     pub(crate) calls: Calls,
     pub(crate) sessions: Sessions,
+    /// Until when every agent is away.
+    agents_back: Mutex<Option<Instant>>,
+    /// The ids of the ECS tasks that were stopped.
+    stopped: Mutex<BTreeSet<String>>,
     /// Every task of the emulator but its accept loop; `Emulator::shutdown` waits for them.
     pub(crate) tasks: TaskTracker,
 }
@@ -25,13 +36,54 @@ impl World {
     pub(crate) fn new(config: Config) -> Self {
         let faults = Arc::new(Faults::default());
         let tasks = TaskTracker::new();
+        let conditions = watch::Sender::default();
         Self {
             keys: Keys::new(&config),
             config,
             faults: Arc::clone(&faults),
+            network: Arc::default(),
             calls: Calls::default(),
-            sessions: Sessions::new(tasks.clone()),
+            sessions: Sessions::new(tasks.clone(), conditions.subscribe()),
+            conditions,
+            agents_back: Mutex::default(),
+            stopped: Mutex::default(),
             tasks,
         }
+    }
+
+    /// Makes every agent be away until then.
+    pub(crate) fn send_agents_away(&self, until: Instant) {
+        *self.agents_back.lock().unwrap_or_else(PoisonError::into_inner) = Some(until);
+    }
+
+    /// Returns whether every agent is away at this moment.
+    pub(crate) fn are_agents_away(&self) -> bool {
+        let back = *self.agents_back.lock().unwrap_or_else(PoisonError::into_inner);
+        back.is_some_and(|back| back > Instant::now())
+    }
+
+    /// Returns how an ECS task is at this moment.
+    pub(crate) fn status_of(&self, task: &Task) -> TaskStatus {
+        let stopped = self.stopped.lock().unwrap_or_else(PoisonError::into_inner);
+        if stopped.contains(&task.id) {
+            TaskStatus::Stopped
+        } else {
+            task.status
+        }
+    }
+
+    /// Stops an ECS task, and ends its sessions; returns how many those are. `None`: there is no such task.
+    pub(crate) fn stop_task(&self, id: &str) -> Option<usize> {
+        let task = self.config.tasks.iter().find(|task| task.id == id)?;
+        self.stopped
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .insert(task.id.clone());
+        let mut open = self.sessions.all();
+        open.retain(|session| session.ended().is_none() && task.container_of(&session.target).is_some());
+        for session in &open {
+            session.terminate("its task was stopped");
+        }
+        Some(open.len())
     }
 }

@@ -21,6 +21,9 @@ pub(crate) fn detail(tunnel: &Tunnel, clock: &Clock) -> String {
     if let Some(now) = traffic(tunnel) {
         say("now", now);
     }
+    for note in link.into_iter().flat_map(|link| &link.notes) {
+        say("note", note.clone());
+    }
     if let Some(since) = tunnel.since.as_ref().and_then(|since| clock.age(since)) {
         say("since", span(since));
     }
@@ -182,6 +185,7 @@ mod tests {
                 sessions: 2,
                 agent_version: "3.3.1142".to_owned(),
                 engine: "postgres".to_owned(),
+                notes: Vec::new(),
             }),
             last_error: Some(Failure {
                 chain: vec!["prod.rds.example:5432 refused".to_owned()],

@@ -396,6 +396,7 @@ pub(crate) fn link() -> Link {
         sessions: 1,
         agent_version: "3.3.1142".to_owned(),
         engine: "postgres".to_owned(),
+        notes: Vec::new(),
     }
 }
 

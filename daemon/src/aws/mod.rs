@@ -2,7 +2,7 @@
 //!
 //! ```text
 //!   Aws ──account(profile, region)──► Account ──► sessions   start, resume, terminate
-//!    │                                   │   ├──► targets    instance, database, agent
+//!    │                                   │   ├──► targets    instance, task, database, agent
 //!    │                                   │   └──► upgrades   signed websocket requests
 //!    └─ Connector, Environment           └─ credentials: kept here alone, lent for one call
 //! ```
@@ -15,10 +15,13 @@
 
 mod classify;
 mod credentials;
+mod database;
 mod http;
 mod session;
 mod sign;
 mod target;
+mod task;
+mod throttle;
 
 use std::collections::HashMap;
 use std::error::Error;
@@ -41,9 +44,12 @@ use aws_types::service_config::{LoadServiceConfig, ServiceConfigKey};
 use tokio::time::timeout;
 
 use self::credentials::{Identity, Login, ProfileFiles};
+pub use self::database::DatabaseEndpoint;
 use self::http::Http;
 pub use self::session::{Document, SessionGrant, StreamUrl, Token};
-pub use self::target::{AgentStatus, DatabaseEndpoint, FoundInstance};
+pub use self::target::{AgentStatus, FoundInstance};
+pub use self::task::FoundTask;
+use self::throttle::Throttle;
 use crate::config::AccountSpec;
 use crate::connector::{Connector, Environment};
 use crate::failure::{Failure, Reason, Remedy};
@@ -67,6 +73,8 @@ pub struct Aws {
     connector: Connector,
     http: SharedHttpClient,
     accounts: Mutex<HashMap<AccountSpec, Arc<Account>>>,
+    /// Outlive the accounts, which are made anew with new credentials.
+    throttles: Mutex<HashMap<AccountSpec, Arc<Throttle>>>,
 }
 
 impl Aws {
@@ -79,6 +87,7 @@ impl Aws {
             connector,
             http,
             accounts: Mutex::default(),
+            throttles: Mutex::default(),
         })
     }
 
@@ -103,6 +112,11 @@ impl Aws {
 
     fn known(&self) -> std::sync::MutexGuard<'_, HashMap<AccountSpec, Arc<Account>>> {
         self.accounts.lock().expect("nothing panics while it is held")
+    }
+
+    fn throttle(&self, spec: &AccountSpec) -> Arc<Throttle> {
+        let mut throttles = self.throttles.lock().expect("nothing panics while it is held");
+        Arc::clone(throttles.entry(spec.clone()).or_default())
     }
 
     async fn load(&self, spec: &AccountSpec, files: ProfileFiles) -> Result<Account, Failure> {
@@ -140,6 +154,7 @@ impl Aws {
         Ok(Account {
             ssm: aws_sdk_ssm::Client::new(&config),
             ec2: aws_sdk_ec2::Client::new(&config),
+            ecs: aws_sdk_ecs::Client::new(&config),
             rds: aws_sdk_rds::Client::new(&config),
             stream_endpoint: self
                 .environment
@@ -147,6 +162,7 @@ impl Aws {
                 .map(str::to_owned),
             region: identity.region,
             login: identity.login,
+            throttle: self.throttle(spec),
             rejected: AtomicBool::new(false),
             credentials,
             files,
@@ -164,10 +180,12 @@ impl fmt::Debug for Aws {
 pub struct Account {
     ssm: aws_sdk_ssm::Client,
     ec2: aws_sdk_ec2::Client,
+    ecs: aws_sdk_ecs::Client,
     rds: aws_sdk_rds::Client,
     stream_endpoint: Option<String>,
     region: String,
     login: Login,
+    throttle: Arc<Throttle>,
     /// AWS no longer accepts the credentials.
     rejected: AtomicBool,
     credentials: SharedCredentialsProvider,

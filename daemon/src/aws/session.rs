@@ -103,32 +103,44 @@ impl fmt::Debug for StreamUrl {
 }
 
 impl Account {
-    /// Starts a session. When the instance's agent is not connected, the failure says since when.
+    /// Starts a session, when it is its turn among all that are started with this profile. When the instance's agent is
+    /// not connected, the failure says since when.
     pub async fn start_session(
         &self,
         instance: &FoundInstance,
         document: &Document,
     ) -> Result<SessionGrant, Failure> {
+        self.throttle.turn().await;
         let doing = format!("cannot start a session on {instance}");
         let started = self
             .ssm
             .start_session()
-            .target(&instance.id)
+            .target(instance.id())
             .document_name(document.name())
             .set_parameters(Some(document.parameters()))
             .reason(REASON)
             .send()
             .await;
         match started {
-            Ok(output) => grant(output.session_id, output.token_value, output.stream_url)
-                .ok_or_else(|| incomplete(doing)),
+            Ok(output) => {
+                self.throttle.granted();
+                grant(output.session_id, output.token_value, output.stream_url)
+                    .ok_or_else(|| incomplete(doing))
+            }
             Err(error) => {
                 let failure = self.failure(doing, error);
+                if failure.reason() == Reason::Throttled {
+                    self.throttle.refused();
+                }
                 if failure.reason() != Reason::AgentOffline {
                     return Err(failure);
                 }
+                let id = match instance {
+                    FoundInstance::Machine { id, .. } => id,
+                    FoundInstance::Task(task) => return Err(self.task_offline(task, failure)),
+                };
                 // Whoever may start sessions may still not be allowed to ask for the agent: then the bare fact stays.
-                match self.agent_status(&instance.id).await {
+                match self.agent_status(id).await {
                     Ok(status) => Err(self.agent_offline(instance, status.as_ref(), failure)),
                     Err(_) => Err(failure),
                 }

@@ -6,12 +6,13 @@ use std::io::{self, Read};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use toml::Spanned;
-
-use super::file::{File, Settings, Tunnel};
+use super::file::{File, HALF_CLOSE_GRACE, HOLD, Settings, Tunnel};
 use super::listen::Claims;
 use super::problem::{Findings, Problem, Problems, Refusal, shown};
-use super::{AccountSpec, Config, Listen, Route, Target, TunnelName, TunnelSpec, grammar};
+use super::{
+    AccountSpec, Config, Instance, Listen, Route, SsmSettings, Target, TunnelName, TunnelSpec, grammar,
+    quantity, ssm,
+};
 
 /// How long a connection waits for a link unless told otherwise: long enough for a resumed session and for most
 /// reconnects, short enough that a person still waits with it.
@@ -85,21 +86,32 @@ impl Check<'_> {
         let target = target.and_then(|text| findings.accept(text, Target::parse(text.get_ref())));
         let route = written.route.as_ref().and_then(|text| {
             let route = findings.accept(text, Route::parse(text.get_ref()))?;
-            if let Some(target) = &target {
-                findings.accept(text, refuse_dead_end(&route, target));
-            }
+            let Some(target) = &target else {
+                return Some(route);
+            };
+            let route = straight(route, target);
+            findings.accept(text, refuse_dead_end(&route, target));
             Some(route)
         });
         if let Some(text) = &written.mode {
             findings.accept(text, grammar::mode(text.get_ref()));
         }
         let (own, defaults) = (Checked::of(&written.settings, findings), &self.defaults);
+        if let Some(route @ Route::Direct) = &route {
+            written.settings.ssm.refuse(route, findings);
+        }
 
+        let route = route?;
         Some(TunnelSpec {
             name: name?,
             listen: listen?,
             target: target?,
-            route: route?,
+            ssm: match &route {
+                Route::Ssm { .. } => own.ssm.over(&defaults.ssm),
+                // What the defaults say of another route is no change of this tunnel.
+                Route::Direct => SsmSettings::default(),
+            },
+            route,
             account: AccountSpec {
                 profile: own.profile.or_else(|| defaults.profile.clone()),
                 region: own.region.or_else(|| defaults.region.clone()),
@@ -123,30 +135,24 @@ struct Checked {
     region: Option<String>,
     hold: Option<Duration>,
     half_close_grace: Option<Duration>,
+    ssm: ssm::Checked,
 }
 
 impl Checked {
     fn of(written: &Settings, findings: &mut Findings<'_>) -> Self {
-        let hold = |text: &str| grammar::duration("hold", text, &(Duration::ZERO..=LONGEST_HOLD));
+        let hold = |text: &str| quantity::duration(&HOLD, text, &(Duration::ZERO..=LONGEST_HOLD));
         let half_close_grace = |text: &str| {
             let range = SHORTEST_HALF_CLOSE_GRACE..=LONGEST_HALF_CLOSE_GRACE;
-            grammar::duration("half_close_grace", text, &range)
+            quantity::duration(&HALF_CLOSE_GRACE, text, &range)
         };
         Self {
-            profile: read_setting(written.profile.as_ref(), grammar::profile, findings),
-            region: read_setting(written.region.as_ref(), grammar::region, findings),
-            hold: read_setting(written.hold.as_ref(), hold, findings),
-            half_close_grace: read_setting(written.half_close_grace.as_ref(), half_close_grace, findings),
+            profile: findings.read(written.profile.as_ref(), grammar::profile),
+            region: findings.read(written.region.as_ref(), grammar::region),
+            hold: findings.read(written.hold.as_ref(), hold),
+            half_close_grace: findings.read(written.half_close_grace.as_ref(), half_close_grace),
+            ssm: ssm::Checked::of(&written.ssm, findings),
         }
     }
-}
-
-fn read_setting<T>(
-    written: Option<&Spanned<String>>,
-    read: impl FnOnce(&str) -> Result<T, Refusal>,
-    findings: &mut Findings<'_>,
-) -> Option<T> {
-    written.and_then(|text| findings.accept(text, read(text.get_ref())))
 }
 
 fn refuse_remote(listen: &Listen) -> Result<(), Refusal> {
@@ -156,6 +162,17 @@ fn refuse_remote(listen: &Listen) -> Result<(), Refusal> {
     let message = format!("`{address}` lets other machines use the tunnel");
     let hint = format!("listen = {}, or `allow_remote = true` as well", address.port());
     Err(Refusal::new(message).instead(hint))
+}
+
+/// Makes a route through the target itself the route straight to it: to look up a task twice could find two.
+fn straight(route: Route, target: &Target) -> Route {
+    if let Route::Ssm { via: Some(via) } = &route
+        && let Target::Instance { instance, .. } = target
+        && via == instance
+    {
+        return Route::Ssm { via: None };
+    }
+    route
 }
 
 /// Refuses a route that ends where the target is not.
@@ -169,10 +186,23 @@ fn refuse_dead_end(route: &Route, target: &Target) -> Result<(), Refusal> {
             Err(Refusal::new(message)
                 .instead(r#"route = { ssm = "INSTANCE" }, an instance that can reach it"#))
         }
-        (Route::Ssm { via: None }, Target::Ec2 { .. })
+        (
+            Route::Ssm { via: Some(_) } | Route::Direct,
+            Target::Instance {
+                instance: Instance::Task(_),
+                ..
+            },
+        ) => {
+            let message = format!(
+                "this version reaches `{}` through the agent of the task itself alone",
+                shown(&target.to_string())
+            );
+            Err(Refusal::new(message).instead(r#"route = "ssm""#))
+        }
+        (Route::Ssm { via: None }, Target::Instance { .. })
         | (
             Route::Ssm { via: Some(_) } | Route::Direct,
-            Target::Rds { .. } | Target::Ec2 { .. } | Target::Host { .. },
+            Target::Rds { .. } | Target::Instance { .. } | Target::Host { .. },
         ) => Ok(()),
     }
 }

@@ -1,10 +1,14 @@
 //! The configuration: types in which nonsense cannot be written.
 //!
 //! ```text
-//!   text ──► file ────────────► check ───────────► Config
-//!            syntax, section:   grammar, listen:
+//!   text ──► file ────────────► check ────────────────────────────► Config
+//!            syntax, section:   grammar, instance, listen, quantity:
 //!            tables and keys    the words in them
-//!              └──────────────────┴──► problem ──► Problems: everything that is wrong
+//!              ├── ssm: the keys ────┤
+//!              │   of one route      │
+//!              └──────────┬──────────┘
+//!                         ▼
+//!                      problem ──► Problems: everything that is wrong
 //! ```
 //!
 //! The file is hostile until checked. Nothing here binds, connects or asks AWS: a [`Config`] can be wrong about the
@@ -13,17 +17,23 @@
 mod check;
 mod file;
 mod grammar;
+mod instance;
 mod listen;
 mod problem;
+mod quantity;
 mod section;
+mod ssm;
 mod syntax;
 #[cfg(test)]
 mod tests;
 
 use std::fmt;
 use std::net::SocketAddr;
+use std::num::NonZeroU32;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
+
+use tunneld_wire::ssm::{LARGEST_PAYLOAD, MESSAGE_RATE};
 
 pub use self::problem::{Problem, Problems};
 
@@ -83,6 +93,48 @@ pub struct TunnelSpec {
     pub hold: Duration,
     /// How long, on routes without half-close, a client's FIN is held back after the far end's last byte.
     pub half_close_grace: Duration,
+    /// How sessions of the route `ssm` behave.
+    pub ssm: SsmSettings,
+}
+
+/// How sessions of the route `ssm` behave.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct SsmSettings {
+    /// How many sessions carry a tunnel's connections.
+    pub sessions: Sessions,
+    /// The most bytes that wait in memory for one local client that does not read.
+    pub receive_buffer: usize,
+    /// How long a target may take nothing before its connection is reset.
+    pub stall_timeout: Duration,
+    /// Sends a sign of life that often, which keeps an administrator's idle timeout from ending the session; `None`:
+    /// never.
+    pub keep_alive: Option<Duration>,
+    /// Data messages a second of one session; `None`: as many as there are.
+    pub message_rate: Option<NonZeroU32>,
+    /// The largest payload of a data message, in bytes.
+    pub largest_payload: usize,
+}
+
+/// How many sessions carry a tunnel's connections.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Sessions {
+    /// So many are kept while the tunnel is up; at least 1.
+    pub min: usize,
+    /// No more than this at a time; at least `min`.
+    pub max: usize,
+}
+
+impl Default for SsmSettings {
+    fn default() -> Self {
+        Self {
+            sessions: Sessions { min: 1, max: 4 },
+            receive_buffer: 256 << 20,
+            stall_timeout: Duration::from_secs(120),
+            keep_alive: None,
+            message_rate: NonZeroU32::new(MESSAGE_RATE),
+            largest_payload: LARGEST_PAYLOAD,
+        }
+    }
 }
 
 /// The name of a tunnel: 1 to 63 of `a-z A-Z 0-9 . _ -`, beginning with a letter or digit.
@@ -107,7 +159,7 @@ pub enum Target {
         id: String,
     },
     /// A port of an instance.
-    Ec2 {
+    Instance {
         /// The instance.
         instance: Instance,
         /// The port.
@@ -122,7 +174,7 @@ pub enum Target {
     },
 }
 
-/// An instance, as a person names it.
+/// What has an SSM agent, as a person names it: an instance, or a task of ECS, which stands wherever one can.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Instance {
     /// `i-…` or `mi-…`.
@@ -136,6 +188,19 @@ pub enum Instance {
     },
     /// The value of the tag `Name`.
     Name(String),
+    /// `ecs:CLUSTER/SERVICE[/CONTAINER]`.
+    Task(EcsTask),
+}
+
+/// A task of an ECS service, and a container of it: whichever task runs at the time.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct EcsTask {
+    /// The cluster's name.
+    pub cluster: String,
+    /// The service's name.
+    pub service: String,
+    /// The container's name; `None`: the only one.
+    pub container: Option<String>,
 }
 
 /// How to get to the target.

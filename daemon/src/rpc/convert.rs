@@ -101,6 +101,7 @@ fn link(details: &LinkDetails) -> v1::Link {
         sessions: details.sessions,
         agent_version: details.agent_version.clone(),
         engine: details.engine.clone(),
+        notes: details.notes.clone(),
     }
 }
 

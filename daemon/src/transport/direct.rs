@@ -36,19 +36,19 @@ impl Direct {
                 let database = self.aws.account(&self.account).await?.find_database(id).await?;
                 Ok((database.host, database.port, database.engine))
             }
-            Target::Ec2 { instance, port } => {
+            Target::Instance { instance, port } => {
                 let found = self
                     .aws
                     .account(&self.account)
                     .await?
                     .find_instance(instance)
                     .await?;
-                let Some(address) = found.private_address.clone() else {
+                let Some(address) = found.private_address() else {
                     let doing = format!("cannot find the private address of {found}");
                     return Err(Failure::new(Reason::NotFound, Remedy::Fix, doing)
                         .hint("give the tunnel a target HOST:PORT, or the route \"ssm\""));
                 };
-                Ok((address, *port, String::new()))
+                Ok((address.to_owned(), *port, String::new()))
             }
         }
     }
@@ -80,7 +80,7 @@ struct DirectLink {
 
 #[async_trait]
 impl Link for DirectLink {
-    async fn open(&self) -> Result<Box<dyn Stream>, Failure> {
+    async fn open(&self, _: &str) -> Result<Box<dyn Stream>, Failure> {
         let LinkDetails {
             target_host: host,
             target_port: port,
@@ -150,7 +150,7 @@ mod tests {
                 .unwrap();
         };
         let near = async {
-            let mut stream = link.open().await.unwrap();
+            let mut stream = link.open("127.0.0.1:9").await.unwrap();
             stream.write_all(b"there and").await.unwrap();
             stream.shutdown().await.unwrap();
             let mut answer = String::new();
@@ -168,7 +168,12 @@ mod tests {
             .local_addr()
             .unwrap()
             .port();
-        let failure = link_to("127.0.0.1", port).await.open().await.err().unwrap();
+        let failure = link_to("127.0.0.1", port)
+            .await
+            .open("127.0.0.1:9")
+            .await
+            .err()
+            .unwrap();
         assert_eq!(
             (failure.reason(), failure.scope()),
             (Reason::TargetRefused, Scope::Stream)

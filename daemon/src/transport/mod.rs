@@ -8,7 +8,9 @@
 //! Nothing here knows tunnels or status. How a link is shows in `Link::health`; that it ended, in `Link::closed`.
 //! A stream that ends abnormally yields an `io::Error` that wraps a [`Failure`]: see [`failure_of`].
 
+mod budget;
 mod direct;
+mod pool;
 mod ssm;
 mod websocket;
 
@@ -25,6 +27,7 @@ use crate::aws::Aws;
 use crate::config::{Route, TunnelSpec};
 use crate::failure::Failure;
 
+pub use self::budget::{Budget, RECEIVE_BUDGET};
 pub use self::ssm::{Ledger, Orphan, end_orphans};
 
 /// A route to one target. Holds nothing open.
@@ -37,8 +40,8 @@ pub trait Transport: Send + Sync {
 /// A live path to the target, over which byte streams are opened.
 #[async_trait]
 pub trait Link: Send + Sync {
-    /// Opens one stream: the far end of one accepted connection.
-    async fn open(&self) -> Result<Box<dyn Stream>, Failure>;
+    /// Opens one stream: the far end of one accepted connection. `client` is what to call that in messages.
+    async fn open(&self, client: &str) -> Result<Box<dyn Stream>, Failure>;
     /// Resolves, with the reason, once no more streams can be opened.
     async fn closed(&self) -> Arc<Failure>;
     /// Tells the far side goodbye. Open streams end.
@@ -90,6 +93,8 @@ pub struct LinkDetails {
     pub agent_version: String,
     /// Engine of the database, empty where unknown.
     pub engine: String,
+    /// What a person might want to know beside that, a sentence each.
+    pub notes: Vec<String>,
 }
 
 /// Builds the transport that follows a tunnel's route to its target.
@@ -106,6 +111,8 @@ pub struct Shared {
     pub aws: Arc<Aws>,
     /// The sessions open at AWS.
     pub ledger: Arc<Ledger>,
+    /// The memory for what local clients have not taken.
+    pub budget: Arc<Budget>,
     /// The drivers of links; who ends the daemon waits for them, so that no session stays open.
     pub tasks: TaskTracker,
 }

@@ -140,7 +140,7 @@ pub(crate) struct Opening(oneshot::Sender<Result<Box<dyn Stream>, Failure>>);
 
 #[async_trait]
 impl Link for FakeLink {
-    async fn open(&self) -> Result<Box<dyn Stream>, Failure> {
+    async fn open(&self, _: &str) -> Result<Box<dyn Stream>, Failure> {
         let (answer, answered) = oneshot::channel();
         self.opening.send(Opening(answer)).map_err(|_| lost())?;
         answered.await.map_err(|_| lost())?

@@ -6,7 +6,8 @@
 //!                └── too long, too many ────────────────────────┴──► RST   everything else
 //! ```
 //!
-//! A FIN is never sent for anything but the far end's own end, so that a truncated transfer cannot look complete.
+//! A FIN is never sent for anything but the far end's own end, so that a truncated transfer cannot look complete. A
+//! connection whose stream is lost before it carried a byte gets another one; its client need not know.
 
 use std::fmt;
 use std::io;
@@ -111,8 +112,9 @@ impl Proxy {
     }
 
     async fn serve(&mut self, tally: &Tally) -> End {
-        let until = Instant::now() + self.hold;
+        let mut until = Instant::now() + self.hold;
         let mut failed = None;
+        let client = self.client.peer().to_string();
         loop {
             let lease = match self.lease(until, failed).await {
                 Ok(lease) => lease,
@@ -120,10 +122,18 @@ impl Proxy {
             };
             let opened = tokio::select! {
                 error = self.client.gone() => return End::ClientGone(error),
-                opened = lease.link.open() => opened,
+                opened = lease.link.open(&client) => opened,
+                // What can't be had from this link at the moment is waited for like any link.
+                () = superseded(&mut self.slot, lease.number) => continue,
             };
             let failure = match opened {
-                Ok(stream) => return self.copy(stream, tally).await,
+                Ok(stream) => match self.copy(stream, tally).await {
+                    Copied::Ended(end) => return end,
+                    Copied::Nothing => {
+                        until = Instant::now() + self.hold;
+                        continue;
+                    }
+                },
                 Err(failure) => Arc::new(failure),
             };
             match failure.scope() {
@@ -164,7 +174,7 @@ impl Proxy {
         }
     }
 
-    async fn copy(&mut self, stream: Box<dyn Stream>, tally: &Tally) -> End {
+    async fn copy(&mut self, stream: Box<dyn Stream>, tally: &Tally) -> Copied {
         let mut far = Far {
             left: self.client.left(),
             has_left: false,
@@ -174,18 +184,41 @@ impl Proxy {
             first: None,
             ended: false,
             broken: false,
+            untouched: true,
         };
         let copied = copy_bidirectional_with_sizes(&mut self.client, &mut far, BUFFER, BUFFER).await;
-        match (copied, far.first) {
+        let end = match (copied, far.first) {
             (Ok(_), Some(Side::Client)) => End::ClientClosed,
             (Err(_), _) if far.has_left => End::ClientClosed,
             (Ok(_), Some(Side::Target) | None) => End::TargetClosed,
             // The target closed completely while the client was still sending. That is its right.
             (Err(_), _) if far.broken && far.ended => End::TargetClosed,
-            (Err(error), _) if far.broken => End::Failed(broken(error)),
+            (Err(error), _) if far.broken => {
+                let failure = broken(error);
+                if far.untouched && failure.scope() == Scope::Link {
+                    return Copied::Nothing;
+                }
+                End::Failed(failure)
+            }
             (Err(error), _) => End::ClientGone(error),
-        }
+        };
+        Copied::Ended(end)
     }
+}
+
+/// What came of copying.
+enum Copied {
+    /// The connection ended.
+    Ended(End),
+    /// The stream was lost with its link before a byte or an end had passed either way.
+    Nothing,
+}
+
+/// Resolves when the slot holds another link than this one, or none.
+async fn superseded(slot: &mut watch::Receiver<Slot>, number: u64) {
+    let other = |slot: &Slot| !matches!(slot, Slot::Linked(lease) if lease.number == number);
+    // A supervisor that is gone has cancelled this connection.
+    slot.wait_for(other).await.ok();
 }
 
 fn broken(error: io::Error) -> Arc<Failure> {
@@ -281,6 +314,8 @@ struct Far<'a> {
     ended: bool,
     /// Whether the stream failed.
     broken: bool,
+    /// Whether no byte and no end has passed or been offered in either direction.
+    untouched: bool,
     /// Resolves when a client that said so has closed its socket completely. The stream, which on some routes cannot
     /// pass on half a goodbye, then need not wait for the target's.
     left: BoxFuture<'static, ()>,
@@ -316,6 +351,7 @@ impl AsyncRead for Far<'_> {
             self.ended = true;
             self.first.get_or_insert(Side::Target);
         }
+        self.untouched = false;
         self.meter.received(bytes);
         self.tally.received.fetch_add(bytes, Ordering::Relaxed);
         Poll::Ready(Ok(()))
@@ -328,6 +364,7 @@ impl AsyncWrite for Far<'_> {
         context: &mut Context<'_>,
         bytes: &[u8],
     ) -> Poll<io::Result<usize>> {
+        self.untouched = false;
         let polled = Pin::new(&mut self.stream).poll_write(context, bytes);
         let written = ready!(self.noting(polled))?;
         self.meter.sent(written as u64);
@@ -341,6 +378,7 @@ impl AsyncWrite for Far<'_> {
     }
 
     fn poll_shutdown(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        self.untouched = false;
         self.first.get_or_insert(Side::Client);
         let polled = Pin::new(&mut self.stream).poll_shutdown(context);
         self.noting(polled)

@@ -1,401 +1,391 @@
-//! The one task that owns a session's agent: frames of the client in and out, streams to the target and back.
+//! The one task that owns a session: the service, with a line to the client on one side and the agent on the other.
 //!
 //! ```text
-//!   stream opened ─► waiting to be dialled ─► dialling ─► open ─► gone
-//!                       (one at a time)          └─ refused: flag 3, FIN
+//!   client ─► line ───► service ─► agent ─► targets
+//!          ◄─ line ◄─ greeting ◄────┘
 //! ```
 //!
-//! What the target has not taken is bounded by [`BUCKET`] for the whole session: beyond it no frame of the client is
-//! read, so nothing is acknowledged for any stream. The official agent stops in the same way.
+//! It moves frames and keeps the time; what is done with them is decided by those machines.
 
-use std::collections::{BTreeMap, VecDeque};
-use std::io;
-use std::net::SocketAddr;
-use std::pin::Pin;
-use std::time::{Duration, SystemTime};
+use std::sync::Arc;
+use std::time::Duration;
 
 use bytes::Bytes;
-use tokio::net::TcpStream;
 use tokio::sync::mpsc::error::TrySendError;
-use tokio::sync::{OwnedSemaphorePermit, mpsc};
-use tokio::task::JoinSet;
+use tokio::sync::{mpsc, watch};
 use tokio::time::{Instant, sleep_until, timeout};
 use tokio_util::sync::CancellationToken;
-use tracing::debug;
-use tunneld_wire::smux::{Framing, StreamId};
-use tunneld_wire::ssm::message::{Kind, Message, PayloadType};
-use tunneld_wire::ssm::payload::{self, ChannelClosed};
-use tunneld_wire::ssm::{AgentOptions, Event, Frame, Origin, Policy, Session};
-use uuid::Uuid;
 
-use super::client::Arrival;
-use super::target::{self, Report};
-use super::{AgentKind, SessionSpec};
+use super::agent::{Agent, DRAIN, End};
+use super::client::{Arrival, Farewell};
+use super::greeting::Greeting;
+use super::line::Line;
+use super::message::{channel_closed, pause_publication, start_publication};
+use super::service::{Action, Service};
+use super::sketch::{Sort, sort};
+use super::streams::AtTarget;
+use super::{AgentKind, Command, SessionSpec};
+use crate::conditions::{AbsentClient, Conditions, Noise, StartPublication};
 
-/// The receive buffer of the official agent's smux: 4 MiB a session.
-const BUCKET: usize = 4 << 20;
-/// Reports of targets that wait for the relay.
-const REPORTS: usize = 64;
-/// How long the agent is silent after HandshakeComplete: the official client needs about a millisecond (ssm.md
-/// section 6.7), and this much where it shares a busy machine.
-const QUIET: Duration = Duration::from_millis(50);
-/// How long the agent waits for its own messages to be acknowledged once it was asked to end.
-const DRAIN: Duration = Duration::from_secs(2);
-
-type Dial = Pin<Box<dyn Future<Output = io::Result<TcpStream>> + Send>>;
-
-/// One session's agent and service.
+/// One session's service and agent.
 pub(super) struct Relay {
     session_id: String,
-    address: Option<SocketAddr>,
-    session: Session,
+    conditions: watch::Receiver<Arc<Conditions>>,
+    line: Line,
+    service: Service,
+    greeting: Greeting,
+    agent: Agent,
+    /// The agent has lost its own websocket until then.
+    agent_back: Option<std::time::Instant>,
     arrivals: mpsc::Receiver<Arrival>,
+    commands: mpsc::Receiver<Command>,
     over: CancellationToken,
     client: Option<Arrival>,
-    streams: BTreeMap<StreamId, Stream>,
-    undialled: VecDeque<StreamId>,
-    dialling: Option<(StreamId, Dial)>,
-    /// Bytes that targets have not taken.
-    untaken: usize,
-    reports: mpsc::Receiver<Report>,
-    reporter: mpsc::Sender<Report>,
-    targets: JoinSet<()>,
-    /// The client asked for the end.
-    ending: Option<Instant>,
+    latest_generation: u64,
 }
 
-struct Stream {
-    /// Bytes for the target; `None` once the client has ended the stream.
-    to_target: Option<mpsc::UnboundedSender<Bytes>>,
-    /// The other end, until there is a target.
-    waiting: Option<mpsc::UnboundedReceiver<Bytes>>,
-    untaken: usize,
-    held: VecDeque<OwnedSemaphorePermit>,
+/// What stopped frames to the client.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Flow {
+    /// There are none, or the line holds them.
+    Free,
+    /// The websocket's queue.
+    Full,
+    /// The websocket is gone, as its frames will tell once they are read to the end.
+    Closed,
 }
 
 enum Wake {
     Over,
+    Conditions,
+    Command(Command),
     Arrival(Option<Arrival>),
     Frame(Option<Bytes>),
     Room,
-    Dialled(io::Result<TcpStream>),
-    Report(Report),
+    AtTarget(AtTarget),
     Timeout,
 }
 
 impl Relay {
-    pub(super) fn new(spec: SessionSpec, arrivals: mpsc::Receiver<Arrival>, over: CancellationToken) -> Self {
-        let (policy, framing) = match spec.agent {
-            AgentKind::Stock => (Policy::stock_agent(), Framing::Spanning),
-            AgentKind::Fast => (Policy::fast_agent(), Framing::Fitted),
-        };
-        let options = AgentOptions {
-            version: spec.agent_version,
-            properties: spec.properties,
-            policy,
-            framing,
-            quiet: QUIET,
-        };
-        let (reporter, reports) = mpsc::channel(REPORTS);
-        Self {
-            session_id: spec.session_id,
-            address: spec.address,
-            session: Session::agent(options, origin()),
+    pub(super) fn new(
+        spec: SessionSpec,
+        conditions: watch::Receiver<Arc<Conditions>>,
+        arrivals: mpsc::Receiver<Arrival>,
+        commands: mpsc::Receiver<Command>,
+        over: CancellationToken,
+    ) -> Self {
+        let now = clock();
+        let mut relay = Self {
+            session_id: spec.session_id.clone(),
+            line: Line::new(spec.number),
+            service: Service::new(now),
+            greeting: Greeting::new(),
+            agent: Agent::new(spec, conditions.clone(), now),
+            conditions,
+            agent_back: None,
             arrivals,
+            commands,
             over,
             client: None,
-            streams: BTreeMap::new(),
-            undialled: VecDeque::new(),
-            dialling: None,
-            untaken: 0,
-            reports,
-            reporter,
-            targets: JoinSet::new(),
-            ending: None,
-        }
+            latest_generation: 0,
+        };
+        relay.set_conditions(now);
+        relay
     }
 
     /// Runs the session to its end and returns the cause.
     pub(super) async fn run(mut self) -> String {
-        let (cause, output) = self.relay().await;
-        self.close(&output).await;
+        let End { cause, words } = self.relay().await;
+        // The client may be gone, or not read any more.
+        let _ = timeout(DRAIN, self.close(&words)).await;
         cause
     }
 
-    async fn relay(&mut self) -> (String, String) {
+    async fn relay(&mut self) -> End {
         loop {
-            if let Some(end) = self.handle_events() {
+            // One reading for all, as `Session::poll_timeout` asks.
+            let now = clock();
+            self.carry_up(now);
+            let flow = self.carry_down(now);
+            self.agent.return_permits();
+            if let Some(action) = self.service.poll_action() {
+                match self.act(action, now) {
+                    Some(end) => return end,
+                    None => continue,
+                }
+            }
+            if let Some(end) = self.agent.poll_end(now) {
                 return end;
             }
-            // One reading for both, as `Session::poll_timeout` asks.
-            let now = clock();
-            let full = self.transmit(now);
-            if self.is_drained() {
-                return ("ended by its client".to_owned(), String::new());
-            }
-            match self.wait(full, now).await {
-                Wake::Over => return ("terminated".to_owned(), String::new()),
-                Wake::Arrival(Some(arrival)) => {
-                    // There is room: nothing else has written to this websocket.
-                    let _ = arrival.writer.try_send(start_publication());
-                    self.client = Some(arrival);
-                    self.session.attach_agent(clock());
-                }
-                Wake::Arrival(None) => return ("the emulator stopped".to_owned(), String::new()),
-                Wake::Frame(Some(frame)) => {
-                    if let Err(malformed) = self.session.handle_frame(frame, clock()) {
-                        debug!(%malformed, "ignored a frame of the client");
-                    }
-                }
-                Wake::Frame(None) => {
-                    self.client = None;
-                    self.session.detach();
-                }
+            match self.wait(flow, now).await {
+                Wake::Over => return ended("terminated"),
+                Wake::Conditions => self.set_conditions(clock()),
+                Wake::Command(command) => self.handle_command(command),
+                Wake::Arrival(Some(arrival)) => self.handle_arrival(arrival),
+                Wake::Arrival(None) => return ended("the emulator stopped"),
+                Wake::Frame(Some(frame)) => self.handle_frames(frame),
+                Wake::Frame(None) => self.lose_client(),
                 Wake::Room => {}
-                Wake::Dialled(dialled) => self.handle_dialled(dialled),
-                Wake::Report(report) => self.handle_report(report),
-                Wake::Timeout => self.session.handle_timeout(clock()),
+                Wake::AtTarget(happened) => self.agent.handle_target(happened, clock()),
+                Wake::Timeout => self.handle_timeout(),
             }
         }
     }
 
-    async fn wait(&mut self, full: bool, now: std::time::Instant) -> Wake {
-        let due = self.session.poll_timeout(now).map(Instant::from_std);
-        let due = due.into_iter().chain(self.ending).min();
-        let reading = self.untaken < BUCKET;
+    async fn wait(&mut self, flow: Flow, now: std::time::Instant) -> Wake {
+        let down = match (&self.client, flow) {
+            (Some(_), Flow::Free) => self.line.down.poll_timeout(),
+            (Some(_), Flow::Full | Flow::Closed) | (None, _) => None,
+        };
+        let times = [
+            self.agent.poll_timeout(now),
+            self.service.poll_timeout(),
+            self.line.up.poll_timeout(),
+            down,
+            self.agent_back,
+        ];
+        let due = times.into_iter().flatten().min().map(Instant::from_std);
+        let reading = self.line.up.has_room();
         let (frames, writer) = match &mut self.client {
-            Some(Arrival { frames, writer }) => (Some(frames), Some(writer)),
+            Some(Arrival { frames, writer, .. }) => (Some(frames), Some(writer)),
             None => (None, None),
         };
         tokio::select! {
             () = self.over.cancelled() => Wake::Over,
+            Ok(()) = self.conditions.changed() => Wake::Conditions,
+            Some(command) = self.commands.recv() => Wake::Command(command),
             arrival = self.arrivals.recv() => Wake::Arrival(arrival),
             Some(frame) = of(frames.map(mpsc::Receiver::recv)), if reading => Wake::Frame(frame),
-            Some(_) = of(writer.map(|writer| writer.reserve())), if full => Wake::Room,
-            Some(dialled) = of(self.dialling.as_mut().map(|(_, dial)| dial)) => Wake::Dialled(dialled),
-            Some(report) = self.reports.recv() => Wake::Report(report),
+            Some(_) = of(writer.map(|writer| writer.reserve())), if flow == Flow::Full => Wake::Room,
+            happened = self.agent.at_target() => Wake::AtTarget(happened),
             Some(()) = of(due.map(sleep_until)) => Wake::Timeout,
         }
     }
 
-    /// Sends what the agent has to send; returns whether the websocket's queue stopped it.
-    fn transmit(&mut self, now: std::time::Instant) -> bool {
-        let Some(Arrival { writer, .. }) = &self.client else {
-            return false;
-        };
-        let full = loop {
-            let room = match writer.try_reserve() {
-                Ok(room) => room,
-                Err(TrySendError::Full(())) => break true,
-                // The websocket is gone, as its frames will tell once they are read to the end.
-                Err(TrySendError::Closed(())) => break false,
-            };
-            match self.session.poll_transmit(now) {
-                Some(Frame::Binary(frame)) => room.send(frame),
-                // Only clients send text.
-                Some(Frame::Text(_)) | None => break false,
-            }
-        };
-        for (id, stream) in &mut self.streams {
-            let pending = self.session.pending_writes(*id);
-            while stream.held.len() > pending {
-                stream.held.pop_front();
-            }
+    fn set_conditions(&mut self, now: std::time::Instant) {
+        let conditions = Arc::clone(&self.conditions.borrow_and_update());
+        let Conditions { line, service, agent } = &*conditions;
+        self.line.set(line);
+        self.service.set(service.clone(), now);
+        self.greeting
+            .set(agent.handshake_requests, agent.late_handshake_ack);
+        self.agent.set(agent);
+        if self.client.is_none() && self.pauses_for_nobody() {
+            self.agent.detach();
         }
-        full
     }
 
-    /// Acts on what happened in the session; returns its end, as cause and as words for the client.
-    fn handle_events(&mut self) -> Option<(String, String)> {
-        while let Some(event) = self.session.poll_event() {
-            match event {
-                Event::Opened(id) => self.handle_opened(id),
-                Event::Data(id, bytes) => self.handle_data(id, bytes),
-                Event::Finished(id) | Event::Abandoned(id) => self.handle_finished(id),
-                Event::Terminate => self.ending = Some(Instant::now() + DRAIN),
-                Event::Ended(end) => return Some((end.to_string(), end.to_string())),
-                Event::Ready { .. }
-                | Event::Refused(_)
-                | Event::Paused
-                | Event::Resumed
-                | Event::Doubtful
-                | Event::Unanswered
-                | Event::Stalled(_)
-                | Event::Flowing
-                | Event::StallExpired(_) => {}
+    fn handle_command(&mut self, command: Command) {
+        match command {
+            Command::Recycle => self.hang_up(Farewell::Bye),
+            Command::AgentOutage(duration) => {
+                self.agent_back = Some(clock() + duration);
+                match self.agent.kind() {
+                    AgentKind::Fast => self.agent.detach(),
+                    AgentKind::Stock | AgentKind::Unpaced => {}
+                }
+            }
+        }
+    }
+
+    fn handle_arrival(&mut self, arrival: Arrival) {
+        if arrival.generation < self.latest_generation {
+            return;
+        }
+        let now = clock();
+        self.latest_generation = arrival.generation;
+        if self.client.replace(arrival).is_some() {
+            self.forget_client();
+        }
+        self.service.connected(now);
+        match self.service.conditions().start_publication {
+            StartPublication::First => self.line.down.push(start_publication(), now),
+            StartPublication::AfterHandshake if self.greeting.is_complete() => {
+                self.line.down.push(start_publication(), now);
+            }
+            StartPublication::AfterHandshake | StartPublication::Never => {}
+        }
+        if self.agent_back.is_none() || self.agent.kind() != AgentKind::Fast {
+            self.agent.attach(now);
+        }
+    }
+
+    /// Takes what the client has sent.
+    fn handle_frames(&mut self, first: Bytes) {
+        let now = clock();
+        self.line.up.push(first, now);
+        while self.line.up.has_room()
+            && let Some(client) = &mut self.client
+            && let Ok(frame) = client.frames.try_recv()
+        {
+            self.line.up.push(frame, now);
+        }
+    }
+
+    fn handle_timeout(&mut self) {
+        let now = clock();
+        self.service.handle_timeout(now);
+        self.agent.handle_timeout(now);
+        if self.agent_back.is_some_and(|back| back <= now) {
+            self.agent_back = None;
+            if self.client.is_some() {
+                self.line.down.push(start_publication(), now);
+                self.agent.attach(now);
+            }
+        }
+    }
+
+    fn carry_up(&mut self, now: std::time::Instant) {
+        while !self.service.wants_to_act()
+            && let Some(frame) = self.line.up.poll(now)
+        {
+            if !self.service.relays_up(&frame, now) {
+                continue;
+            }
+            if self.agent_back.is_none() {
+                self.agent.handle_frame(frame, now);
+            } else if sort(&frame) == Sort::Input {
+                self.line.down.push(pause_publication(), now);
+            }
+        }
+    }
+
+    /// Sends what there is to send, and returns what stopped it.
+    ///
+    /// An agent sends no more than the websocket takes, and numbers nothing that it does not send.
+    fn carry_down(&mut self, now: std::time::Instant) -> Flow {
+        while !self.service.wants_to_act() {
+            while self.line.down.has_arrived(now)
+                && let Some(Arrival { writer, .. }) = &self.client
+            {
+                match writer.try_reserve() {
+                    Ok(room) => {
+                        if let Some(frame) = self.line.down.poll(now) {
+                            room.send(frame);
+                        }
+                    }
+                    Err(TrySendError::Full(())) => return Flow::Full,
+                    Err(TrySendError::Closed(())) => return Flow::Closed,
+                }
+            }
+            let is_lost = self.agent_back.is_some() || (self.client.is_none() && !self.keeps());
+            if !is_lost && !self.line.down.has_room() && self.client.is_some() {
+                break;
+            }
+            let Some(frame) = self.next_frame(now) else {
+                break;
+            };
+            if is_lost || !self.line.down.has_room() {
+                continue;
+            }
+            self.service.relays_down(&frame, now);
+            self.line.down.push(frame, now);
+        }
+        Flow::Free
+    }
+
+    /// Returns the agent's next frame, in the order in which it greets.
+    fn next_frame(&mut self, now: std::time::Instant) -> Option<Bytes> {
+        loop {
+            if let Some(frame) = self.greeting.poll() {
+                return Some(frame);
+            }
+            let frame = self.agent.poll_transmit(now)?;
+            if self.greeting.is_complete() {
+                return Some(frame);
+            }
+            self.greeting.push(frame);
+            if self.greeting.is_complete()
+                && self.service.conditions().start_publication == StartPublication::AfterHandshake
+            {
+                self.greeting.push(start_publication());
+            }
+        }
+    }
+
+    /// Does what the service does by itself; returns the session's end if that is it.
+    fn act(&mut self, action: Action, now: std::time::Instant) -> Option<End> {
+        match action {
+            Action::Pause => self.line.down.push(pause_publication(), now),
+            Action::Start => self.line.down.push(start_publication(), now),
+            Action::Bye => self.hang_up(Farewell::Bye),
+            Action::HangUp => {
+                if let Some(client) = &self.client {
+                    // A client that reads nothing is not told.
+                    let _ = client.writer.try_send(pause_publication());
+                }
+                self.hang_up(Farewell::Nothing);
+            }
+            Action::End { cause, words } => {
+                return Some(End {
+                    cause: cause.to_owned(),
+                    words: words.to_owned(),
+                });
             }
         }
         None
     }
 
-    fn handle_opened(&mut self, id: StreamId) {
-        // Bounded by the bucket.
-        let (sender, receiver) = mpsc::unbounded_channel();
-        let stream = Stream {
-            to_target: Some(sender),
-            waiting: Some(receiver),
-            untaken: 0,
-            held: VecDeque::new(),
-        };
-        self.streams.insert(id, stream);
-        self.undialled.push_back(id);
-        self.dial_next();
-    }
-
-    fn handle_data(&mut self, id: StreamId, bytes: Bytes) {
-        let Some(stream) = self.streams.get_mut(&id) else {
-            return;
-        };
-        let Some(to_target) = &stream.to_target else {
-            return;
-        };
-        let length = bytes.len();
-        if to_target.send(bytes).is_ok() {
-            stream.untaken += length;
-            self.untaken += length;
+    fn hang_up(&mut self, farewell: Farewell) {
+        if let Some(client) = self.client.take() {
+            client.leave(farewell);
+            self.forget_client();
         }
     }
 
-    /// The client ended a stream: the target gets what is on its way to it, and is then closed fully.
-    fn handle_finished(&mut self, id: StreamId) {
-        if let Some(stream) = self.streams.get_mut(&id) {
-            stream.to_target = None;
-            stream.held.clear();
+    fn lose_client(&mut self) {
+        self.client = None;
+        self.forget_client();
+    }
+
+    /// A websocket is gone: so is what was on its way to it, and the agent learns of it.
+    fn forget_client(&mut self) {
+        self.service.disconnected();
+        if !self.keeps() {
+            self.line.down.clear();
+        }
+        if self.pauses_for_nobody() {
+            self.agent.detach();
         }
     }
 
-    /// Dials are serial, as the official agent's.
-    fn dial_next(&mut self) {
-        if self.dialling.is_none()
-            && let Some(id) = self.undialled.pop_front()
-        {
-            self.dialling = Some((id, Box::pin(target::dial(self.address))));
-        }
+    fn keeps(&self) -> bool {
+        self.service.conditions().absent_client == AbsentClient::Keep
     }
 
-    fn handle_dialled(&mut self, dialled: io::Result<TcpStream>) {
-        let Some((id, _)) = self.dialling.take() else {
-            return;
-        };
-        let waiting = self.streams.get_mut(&id).and_then(|stream| stream.waiting.take());
-        match (dialled, waiting) {
-            (Ok(socket), Some(outgoing)) => {
-                self.targets
-                    .spawn(target::serve(id, socket, outgoing, self.reporter.clone()));
-            }
-            (Ok(_), None) => self.forget(id),
-            (Err(error), _) => {
-                debug!(%error, stream = %id, "the target refused");
-                self.session.refuse(id);
-                self.forget(id);
-            }
-        }
-        self.dial_next();
+    fn pauses_for_nobody(&self) -> bool {
+        self.service.conditions().pause_on_cut || self.agent.kind() == AgentKind::Fast
     }
 
-    fn handle_report(&mut self, report: Report) {
-        match report {
-            Report::Read { id, bytes, permit } => {
-                if let Some(stream) = self
-                    .streams
-                    .get_mut(&id)
-                    .filter(|stream| stream.to_target.is_some())
-                {
-                    stream.held.push_back(permit);
-                    self.session.write(id, bytes);
-                }
-            }
-            Report::Wrote { id, length } => {
-                if let Some(stream) = self.streams.get_mut(&id) {
-                    stream.untaken -= length;
-                    self.untaken -= length;
-                }
-            }
-            Report::Closed(id) => {
-                self.session.close(id);
-                self.forget(id);
-            }
-        }
-        // Targets that have ended leave nothing to look at.
-        while self.targets.try_join_next().is_some() {}
-    }
-
-    fn forget(&mut self, id: StreamId) {
-        if let Some(stream) = self.streams.remove(&id) {
-            self.untaken -= stream.untaken;
-        }
-    }
-
-    /// Whether the end that the client asked for may be confirmed.
-    fn is_drained(&self) -> bool {
-        self.ending
-            .is_some_and(|deadline| deadline <= Instant::now() || self.session.is_drained())
-    }
-
-    /// Tells the client that the session is over; its websocket is closed by the drop of its writer.
-    async fn close(mut self, output: &str) {
+    /// Tells the client that the session is over, after what is under way to it; its websocket is closed by the drop of
+    /// its writer.
+    async fn close(&mut self, words: &str) {
         let Some(client) = self.client.take() else { return };
-        let last = client.writer.send(channel_closed(&self.session_id, output));
-        // The client may be gone, or not read any more.
-        let _ = timeout(DRAIN, last).await;
+        let form = self.service.conditions().channel_closed;
+        self.line.down.set(Duration::ZERO, Noise::default(), 0.0);
+        self.line
+            .down
+            .push(channel_closed(&self.session_id, words, form), clock());
+        while let Some(arrival) = self.line.down.poll_timeout() {
+            sleep_until(Instant::from_std(arrival)).await;
+            while let Some(frame) = self.line.down.poll(clock()) {
+                if client.writer.send(frame).await.is_err() {
+                    return;
+                }
+            }
+        }
     }
 }
 
-/// The service's word that the agent is there.
-fn start_publication() -> Bytes {
-    service_message(Kind::StartPublication, random_id(), Bytes::new())
-}
-
-/// The service's last word of a session.
-fn channel_closed(session_id: &str, output: &str) -> Bytes {
-    let id = random_id();
-    let payload = payload::json(&ChannelClosed {
-        message_id: id,
-        created_date: since_1970().as_secs().to_string(),
-        destination_id: session_id.to_owned(),
-        session_id: session_id.to_owned(),
-        message_type: Kind::ChannelClosed.to_string(),
-        schema_version: 1,
-        output: output.to_owned(),
-    });
-    service_message(Kind::ChannelClosed, id, payload)
-}
-
-fn service_message(kind: Kind, id: Uuid, payload: Bytes) -> Bytes {
-    let message = Message {
-        kind,
-        created: u64::try_from(since_1970().as_millis()).unwrap_or(u64::MAX),
-        sequence: 0,
-        flags: 3,
-        id,
-        digest: tunneld_wire::ssm::message::digest(&payload),
-        payload_type: PayloadType::Undefined,
-        payload,
-    };
-    message.encode()
-}
-
-fn random_id() -> Uuid {
-    uuid::Builder::from_random_bytes(fastrand::u128(..).to_ne_bytes()).into_uuid()
-}
-
-fn origin() -> Origin {
-    Origin {
-        seed: fastrand::u64(..),
-        began: clock(),
-        began_unix: since_1970(),
-        half_close_grace: Duration::ZERO,
+fn ended(cause: &str) -> End {
+    End {
+        cause: cause.to_owned(),
+        words: String::new(),
     }
 }
 
 fn clock() -> std::time::Instant {
     Instant::now().into_std()
-}
-
-fn since_1970() -> Duration {
-    crate::clock::wall_clock()
-        .duration_since(SystemTime::UNIX_EPOCH)
-        .unwrap_or_default()
 }
 
 /// Waits for a future that may not be there: `None` at once where it is not, which disables its branch.

@@ -74,7 +74,7 @@ impl Policy {
                 ceiling: Duration::from_secs(1),
             },
             window: Window::fixed(usize::MAX),
-            pace: Pace::new(Duration::from_micros(1_193), 4),
+            pace: Pace::stock_agent(),
             probe: PayloadProbe::fixed(SMALLEST_PAYLOAD),
         }
     }
@@ -97,7 +97,7 @@ impl Policy {
 
 /// A limit of messages per second that forgives short bursts.
 #[derive(Debug, Clone)]
-pub(crate) struct Pace {
+pub struct Pace {
     interval: Duration,
     tolerance: Duration,
     /// When the next message would be due, were they evenly spaced.
@@ -105,6 +105,22 @@ pub(crate) struct Pace {
 }
 
 impl Pace {
+    /// The official agent's: it sleeps for 1 ms after each message, which comes to about 838 a second.
+    pub fn stock_agent() -> Self {
+        Self::new(Duration::from_micros(1_193), 4)
+    }
+
+    /// The official agent's where the system's timer ticks 64 times a second, as older Windows' does: no sleep is
+    /// shorter than a tick.
+    pub fn coarse_timer() -> Self {
+        Self::new(Duration::from_micros(15_625), 0)
+    }
+
+    /// No limit.
+    pub fn unlimited() -> Self {
+        Self::new(Duration::ZERO, 0)
+    }
+
     fn new(interval: Duration, burst: u32) -> Self {
         Self {
             interval,
@@ -117,10 +133,6 @@ impl Pace {
     fn a_second(rate: u32) -> Self {
         let rate = rate.max(1);
         Self::new(Duration::from_secs(1) / rate, rate / 10)
-    }
-
-    fn unlimited() -> Self {
-        Self::new(Duration::ZERO, 0)
     }
 
     /// Returns when the next message may leave; `None` for at once.
@@ -155,5 +167,17 @@ mod tests {
             pace.sent(now);
         }
         assert_eq!(now - start, Duration::from_millis(1_000));
+    }
+
+    #[test]
+    fn a_coarse_timer_lets_one_message_leave_a_tick() {
+        let start = origin();
+        let mut pace = Pace::coarse_timer();
+        let mut now = start;
+        for _ in 0..65 {
+            now = pace.wait_until(now).unwrap_or(now);
+            pace.sent(now);
+        }
+        assert_eq!(now - start, Duration::from_secs(1));
     }
 }

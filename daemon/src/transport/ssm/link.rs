@@ -1,4 +1,4 @@
-//! The handle of an SSM link: asks the driver, shows its health, and ends the session when it is closed or dropped.
+//! The handle of an SSM link: asks the keeper for a session and its driver for a stream.
 
 use std::sync::Arc;
 
@@ -7,31 +7,51 @@ use tokio::sync::{mpsc, oneshot, watch};
 use tokio_util::sync::{CancellationToken, DropGuard};
 
 use super::driver::Command;
+use super::keeper::Request;
 use crate::failure::{Failure, Reason, Remedy};
 use crate::transport::{Health, Link, Stream};
 
-/// One SSM session as a link.
+/// How often a session that was chosen may have ended meanwhile, before the connection waits for another link.
+const CHOICES: usize = 3;
+
+/// A pool of SSM sessions as a link.
 pub(super) struct SsmLink {
-    pub(super) commands: mpsc::UnboundedSender<Command>,
+    pub(super) requests: mpsc::UnboundedSender<Request>,
     pub(super) health: watch::Receiver<Health>,
     pub(super) closed: watch::Receiver<Option<Arc<Failure>>>,
     pub(super) goodbye: CancellationToken,
-    /// Cancelled when the driver has left nothing behind.
+    /// Cancelled when the keeper and its sessions have left nothing behind.
     pub(super) finished: CancellationToken,
-    /// A link that is dropped without a word still ends its session.
+    /// A link that is dropped without a word still ends its sessions.
     pub(super) _ends: DropGuard,
 }
 
 #[async_trait]
 impl Link for SsmLink {
-    async fn open(&self) -> Result<Box<dyn Stream>, Failure> {
-        let (answer, opened) = oneshot::channel();
-        let asked = self.commands.send(Command::Open(answer)).is_ok();
-        match (asked, opened.await) {
-            (true, Ok(Ok(stream))) => Ok(Box::new(stream)),
-            (true, Ok(Err(failure))) => Err(over().because(failure)),
-            (true, Err(_)) | (false, _) => Err(over()),
+    async fn open(&self, client: &str) -> Result<Box<dyn Stream>, Failure> {
+        for _ in 0..CHOICES {
+            let (answer, chosen) = oneshot::channel();
+            // A keeper that is gone drops the answer.
+            let _ = self.requests.send(Request::Open(answer));
+            let seat = match chosen.await {
+                Ok(Ok(seat)) => seat,
+                Ok(Err(failure)) => return Err(failure),
+                Err(_) => return Err(over()),
+            };
+            let (answer, opened) = oneshot::channel();
+            let commands = seat.commands();
+            let open = Command::Open {
+                seat,
+                client: client.to_owned(),
+                answer,
+            };
+            // A driver that is gone drops the answer, and gives the seat back.
+            let _ = commands.send(open);
+            if let Ok(stream) = opened.await {
+                return Ok(Box::new(stream));
+            }
         }
+        Err(over())
     }
 
     async fn closed(&self) -> Arc<Failure> {
@@ -52,8 +72,8 @@ impl Link for SsmLink {
     }
 
     fn probe(&self) {
-        // A driver that is gone has said why in `closed`.
-        let _ = self.commands.send(Command::Probe);
+        // A keeper that is gone has said why in `closed`.
+        let _ = self.requests.send(Request::Probe);
     }
 }
 

@@ -3,23 +3,29 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use tokio::time::{Instant, sleep, timeout};
+use tokio::time::{sleep, timeout};
 use tokio_tungstenite::WebSocketStream;
 use tracing::{debug, info, warn};
-use tunneld_wire::ssm::{End, HandshakeError};
+use tunneld_wire::ssm::{End, HandshakeError, PayloadProbe};
 
-use super::driver::Outside;
+use super::Context;
+use super::keeper::{Judgement, Report, Reporter};
 use super::ledger::Orphan;
+use super::renewal::Schedule;
 use crate::aws::{SessionGrant, Token};
 use crate::config::AccountSpec;
 use crate::connector::Socket;
 use crate::failure::{Failure, Reason, Remedy};
-use crate::transport::{Impaired, LinkDetails, Shared, websocket};
+use crate::transport::budget::Share;
+use crate::transport::{LinkDetails, Shared, websocket};
 
 /// The first delay between attempts to resume; drawn anew between zero and a bound that doubles.
 pub(super) const FIRST_DELAY: Duration = Duration::from_millis(100);
-/// The longest such delay: with it a session is back within 5 s of the network's return.
-pub(super) const LONGEST_DELAY: Duration = Duration::from_secs(5);
+/// The longest such delay while nothing answers: half of all times, a session is on its way 0.6 s after the network's
+/// return, and an attempt without a network costs nobody anything.
+pub(super) const LONGEST_DELAY: Duration = Duration::from_secs(2);
+/// The longest such delay where AWS answers, but with an error: it has to be spared.
+const LONGEST_ANSWERED_DELAY: Duration = Duration::from_secs(10);
 /// The delay where credentials are missing: the session lives on for its idle timeout, and a person needs a while.
 const LOGIN_DELAY: Duration = Duration::from_secs(30);
 /// How long AWS may take to confirm the end of a session that we leave.
@@ -28,10 +34,11 @@ const SETTLE_DEADLINE: Duration = Duration::from_secs(5);
 /// A session at AWS, and how to reach it.
 #[derive(Clone)]
 pub(super) struct Upstream {
-    shared: Arc<Shared>,
-    account: AccountSpec,
+    context: Arc<Context>,
     session_id: Arc<str>,
     details: LinkDetails,
+    /// The size of payloads that was remembered last.
+    remembered: usize,
 }
 
 /// A websocket to a session, and the token that opens the data channel on it.
@@ -42,16 +49,11 @@ pub(super) struct Resumed {
 
 impl Upstream {
     /// Takes note of a session that AWS has started, so that it is ended even after a crash.
-    pub(super) fn new(
-        shared: Arc<Shared>,
-        account: AccountSpec,
-        session_id: &str,
-        details: LinkDetails,
-    ) -> Self {
-        shared.ledger.opened(session_id, &account);
+    pub(super) fn new(context: Arc<Context>, session_id: &str, details: LinkDetails) -> Self {
+        context.shared.ledger.opened(session_id, &context.account);
         Self {
-            shared,
-            account,
+            remembered: context.payloads().size(),
+            context,
             session_id: session_id.into(),
             details,
         }
@@ -61,11 +63,38 @@ impl Upstream {
         &self.session_id
     }
 
+    pub(super) fn details(&self) -> &LinkDetails {
+        &self.details
+    }
+
+    pub(super) fn renewals(&self) -> Schedule {
+        self.context.renewals
+    }
+
+    pub(super) fn stall_timeout(&self) -> Duration {
+        self.context.settings.stall_timeout
+    }
+
+    /// Returns the share of a new stream in the memory for bytes that wait.
+    pub(super) fn share(&self) -> Arc<Share> {
+        let limit = self.context.settings.receive_buffer;
+        self.context.shared.budget.share(limit)
+    }
+
+    /// Remembers how large payloads may be, for the next session to this target.
+    pub(super) fn remember(&mut self, payloads: &PayloadProbe) {
+        if payloads.size() != self.remembered {
+            self.remembered = payloads.size();
+            self.context.remember(payloads);
+        }
+    }
+
     /// Opens a websocket for a grant.
     pub(super) async fn attach(&self, grant: SessionGrant) -> Result<Resumed, Failure> {
-        let account = self.shared.aws.account(&self.account).await?;
+        let aws = &self.context.shared.aws;
+        let account = aws.account(&self.context.account).await?;
         let request = account.sign_upgrade(&grant.stream_url).await?;
-        let socket = Box::new(websocket::connect(self.shared.aws.connector(), request).await?);
+        let socket = Box::new(websocket::connect(aws.connector(), request).await?);
         Ok(Resumed {
             socket,
             token: grant.token,
@@ -74,7 +103,7 @@ impl Upstream {
 
     /// Brings the session back, however long it takes; fails once AWS says that it is gone, or refuses for a reason
     /// that time does not mend. The first attempt comes after a part of `delay`.
-    pub(super) async fn resume(self, outside: Outside, delay: Duration) -> Result<Resumed, Failure> {
+    pub(super) async fn resume(self, reporter: Reporter, delay: Duration) -> Result<Resumed, Failure> {
         sleep(delay.mul_f64(fastrand::f64())).await;
         let mut bound = FIRST_DELAY;
         loop {
@@ -88,66 +117,50 @@ impl Upstream {
                 session = &*self.session_id,
                 "resume failed"
             );
+            let longest = match failure.reason() {
+                Reason::Unreachable => LONGEST_DELAY,
+                Reason::Throttled
+                | Reason::Login
+                | Reason::Denied
+                | Reason::NotFound
+                | Reason::PortInUse
+                | Reason::AgentOffline
+                | Reason::TargetRefused
+                | Reason::Invalid => LONGEST_ANSWERED_DELAY,
+            };
             let delay = match failure.remedy() {
                 Remedy::Fix => return Err(failure),
                 Remedy::Login { .. } => LOGIN_DELAY,
                 Remedy::RetryAfter(delay) => *delay,
                 Remedy::Retry => bound.mul_f64(fastrand::f64()),
             };
-            bound = (bound * 2).min(LONGEST_DELAY);
-            let cause = Arc::new(failure);
-            outside.health.send_modify(|health| {
-                let since = health
-                    .impaired
-                    .as_ref()
-                    .map_or_else(Instant::now, |impaired| impaired.since);
-                health.impaired = Some(Impaired { since, cause });
-            });
+            bound = (bound * 2).min(longest);
+            reporter.tell(Report::Judged(Judgement::Impaired(Arc::new(failure))));
             sleep(delay).await;
         }
     }
 
+    /// Gets another websocket beside the present one.
+    pub(super) async fn renew(self) -> Result<Resumed, Failure> {
+        self.attempt().await?.ok_or_else(|| self.gone())
+    }
+
     /// Tries once, with fresh credentials, token and StreamUrl; `None` if the session is gone.
     async fn attempt(&self) -> Result<Option<Resumed>, Failure> {
-        let account = self.shared.aws.account(&self.account).await?;
+        let account = self.context.shared.aws.account(&self.context.account).await?;
         match account.resume_session(&self.session_id).await? {
             Some(grant) => self.attach(grant).await.map(Some),
             None => Ok(None),
         }
     }
 
-    async fn terminate(&self) -> Result<(), Failure> {
-        self.shared
-            .aws
-            .account(&self.account)
-            .await?
-            .terminate_session(&self.session_id)
-            .await
-    }
-
     /// Makes sure that the session has ended at AWS, and forgets it.
     pub(super) async fn settle(&self, ended: bool) {
-        if !ended {
-            match timeout(SETTLE_DEADLINE, self.terminate()).await {
-                Ok(Ok(())) => {}
-                Ok(Err(failure)) => {
-                    let cause = failure.in_one_line();
-                    warn!(
-                        session = &*self.session_id,
-                        cause, "cannot end the session; the next start will try"
-                    );
-                    return;
-                }
-                Err(_) => {
-                    warn!(
-                        session = &*self.session_id,
-                        "AWS does not answer; the next start will end the session"
-                    );
-                    return;
-                }
-            }
+        if ended {
+            self.context.shared.ledger.closed(&self.session_id);
+        } else {
+            terminate(&self.context.shared, &self.context.account, &self.session_id).await;
         }
-        self.shared.ledger.closed(&self.session_id);
     }
 
     /// The failure of a stream whose target refused.
@@ -198,17 +211,37 @@ impl Upstream {
 
 /// Ends the sessions that a daemon which is gone has left open.
 pub async fn end_orphans(shared: Arc<Shared>, orphans: Vec<Orphan>) {
-    for orphan in orphans {
+    for Orphan { session_id, account } in orphans {
         info!(
-            session = orphan.session_id,
+            session = session_id,
             "ending a session that an earlier daemon left open"
         );
-        let upstream = Upstream {
-            shared: Arc::clone(&shared),
-            account: orphan.account,
-            session_id: orphan.session_id.into(),
-            details: LinkDetails::default(),
-        };
-        upstream.settle(false).await;
+        terminate(&shared, &account, &session_id).await;
+    }
+}
+
+/// Has AWS end a session, and forgets it once it has.
+async fn terminate(shared: &Shared, account: &AccountSpec, session_id: &str) {
+    let ask = async {
+        shared
+            .aws
+            .account(account)
+            .await?
+            .terminate_session(session_id)
+            .await
+    };
+    match timeout(SETTLE_DEADLINE, ask).await {
+        Ok(Ok(())) => shared.ledger.closed(session_id),
+        Ok(Err(failure)) => {
+            let cause = failure.in_one_line();
+            warn!(
+                session = session_id,
+                cause, "cannot end the session; the next start will try"
+            );
+        }
+        Err(_) => warn!(
+            session = session_id,
+            "AWS does not answer; the next start will end the session"
+        ),
     }
 }

@@ -2,13 +2,12 @@
 //!
 //! Bytes to the target go to the driver as messages that each hold a permit; the permit comes back when the session
 //! has sent them, so a stream has at most [`WRITES`] writes waiting. Bytes from the target come through a channel that
-//! the driver bounds by [`RECEIVE_LIMIT`], because the driver must never stop reading the websocket.
+//! the driver bounds by the stream's share of the budget, because the driver must never stop reading the websocket.
 
 use std::collections::VecDeque;
 use std::io;
 use std::pin::Pin;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
 use std::task::{Context, Poll, ready};
 
 use bytes::{Buf, Bytes};
@@ -18,7 +17,9 @@ use tokio_util::sync::PollSemaphore;
 use tunneld_wire::smux::StreamId;
 
 use super::driver::Command;
+use super::keeper::Seat;
 use crate::failure::Failure;
+use crate::transport::budget::{Exceeded, Share};
 use crate::transport::io_error;
 
 /// The most writes of a stream that wait in the driver: with [`LONGEST_WRITE`] a quarter MiB, enough to fill the
@@ -26,9 +27,6 @@ use crate::transport::io_error;
 const WRITES: usize = 16;
 /// The most bytes of one write: the largest payload of a data message.
 const LONGEST_WRITE: usize = 16_384;
-/// The most bytes that wait for a local client that does not read: the paced agent of AWS needs 5 minutes to send
-/// that much. Beyond it the stream is reset; the session and its other streams go on.
-pub(super) const RECEIVE_LIMIT: usize = 256 << 20;
 
 /// What a piece that waits costs beside its bytes: the frame's header that it keeps alive, and its place in a queue.
 const PIECE: usize = 256;
@@ -48,7 +46,7 @@ pub(super) struct SsmStream {
     commands: mpsc::UnboundedSender<Command>,
     permits: PollSemaphore,
     incoming: mpsc::UnboundedReceiver<Incoming>,
-    buffered: Arc<AtomicUsize>,
+    share: Arc<Share>,
     present: Bytes,
     ended: Option<Result<(), Arc<Failure>>>,
 }
@@ -56,7 +54,13 @@ pub(super) struct SsmStream {
 /// The driver's end of a stream.
 pub(super) struct StreamEnd {
     incoming: mpsc::UnboundedSender<Incoming>,
-    buffered: Arc<AtomicUsize>,
+    share: Arc<Share>,
+    /// What to call it in messages.
+    pub(super) client: String,
+    /// Whether the target has sent a byte.
+    pub(super) heard: bool,
+    /// Its place on the session.
+    _seat: Seat,
     /// One for each write that has not left the session.
     pub(super) held: VecDeque<OwnedSemaphorePermit>,
     /// The local side has said that it writes no more.
@@ -64,16 +68,21 @@ pub(super) struct StreamEnd {
 }
 
 /// Makes both ends of a stream.
-pub(super) fn pair(id: StreamId, commands: mpsc::UnboundedSender<Command>) -> (SsmStream, StreamEnd) {
+pub(super) fn pair(
+    id: StreamId,
+    commands: mpsc::UnboundedSender<Command>,
+    share: Arc<Share>,
+    client: String,
+    seat: Seat,
+) -> (SsmStream, StreamEnd) {
     // Unbounded in type, bounded by `StreamEnd::deliver`.
     let (sender, receiver) = mpsc::unbounded_channel();
-    let buffered = Arc::new(AtomicUsize::new(0));
     let stream = SsmStream {
         id,
         commands,
         permits: PollSemaphore::new(Arc::new(Semaphore::new(WRITES))),
         incoming: receiver,
-        buffered: Arc::clone(&buffered),
+        share: Arc::clone(&share),
         present: Bytes::new(),
         ended: None,
     };
@@ -81,7 +90,10 @@ pub(super) fn pair(id: StreamId, commands: mpsc::UnboundedSender<Command>) -> (S
         stream,
         StreamEnd {
             incoming: sender,
-            buffered,
+            share,
+            client,
+            heard: false,
+            _seat: seat,
             held: VecDeque::new(),
             finished: false,
         },
@@ -89,13 +101,13 @@ pub(super) fn pair(id: StreamId, commands: mpsc::UnboundedSender<Command>) -> (S
 }
 
 impl StreamEnd {
-    /// Hands bytes to the stream; `false` if more than the limit would wait.
-    pub(super) fn deliver(&self, bytes: Bytes) -> bool {
-        let cost = bytes.len() + PIECE;
-        let waiting = self.buffered.fetch_add(cost, Ordering::Relaxed) + cost;
+    /// Hands bytes to the stream, unless more than may would wait.
+    pub(super) fn deliver(&mut self, bytes: Bytes) -> Result<(), Exceeded> {
+        self.heard = true;
+        self.share.take(bytes.len() + PIECE)?;
         // A stream that is being dropped takes no more: its `Command::Drop` is on the way.
         let _ = self.incoming.send(Incoming::Data(bytes));
-        waiting <= RECEIVE_LIMIT
+        Ok(())
     }
 
     /// The far end ended the stream, after what was delivered.
@@ -118,17 +130,23 @@ impl SsmStream {
                 None => {}
             }
             match ready!(self.incoming.poll_recv(context)) {
-                Some(Incoming::Data(bytes)) => {
-                    self.buffered.fetch_sub(bytes.len() + PIECE, Ordering::Relaxed);
-                    self.present = bytes;
-                }
-                Some(Incoming::End) => self.ended = Some(Ok(())),
-                Some(Incoming::Failed(failure)) => self.ended = Some(Err(failure)),
+                Some(incoming) => self.take(incoming),
                 // The driver always says how a stream ended; if it is gone without a word, this is no clean end.
                 None => return Poll::Ready(Err(io::ErrorKind::ConnectionReset.into())),
             }
         }
         Poll::Ready(Ok(()))
+    }
+
+    fn take(&mut self, incoming: Incoming) {
+        match incoming {
+            Incoming::Data(bytes) => {
+                self.share.give_back(bytes.len() + PIECE);
+                self.present = bytes;
+            }
+            Incoming::End => self.ended = Some(Ok(())),
+            Incoming::Failed(failure) => self.ended = Some(Err(failure)),
+        }
     }
 }
 
@@ -139,9 +157,18 @@ impl AsyncRead for SsmStream {
         buffer: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
         ready!(self.poll_incoming(context))?;
-        let length = self.present.len().min(buffer.remaining());
-        buffer.put_slice(&self.present.split_to(length));
-        Poll::Ready(Ok(()))
+        // The agent sends a KiB at a time: what has come together leaves together.
+        loop {
+            let length = self.present.len().min(buffer.remaining());
+            buffer.put_slice(&self.present.split_to(length));
+            if buffer.remaining() == 0 || self.ended.is_some() {
+                return Poll::Ready(Ok(()));
+            }
+            match self.incoming.try_recv() {
+                Ok(incoming) => self.take(incoming),
+                Err(_) => return Poll::Ready(Ok(())),
+            }
+        }
     }
 }
 

@@ -62,6 +62,7 @@ pub(super) fn describe(call: &Call<'_>, input: DescribeInstanceInformation) -> R
 pub(super) fn is_online(call: &Call<'_>, instance: &Instance, agent: &Agent) -> bool {
     agent.online
         && instance.state == InstanceState::Running
+        && !call.world.are_agents_away()
         && !call
             .world
             .faults

@@ -32,7 +32,7 @@ pub(crate) use self::stamps::Stamps;
 pub(crate) use self::window::Window;
 use super::message::{Kind, Message, PayloadType};
 use super::payload::{self, Acknowledge};
-use super::policy::{Policy, Resend};
+use super::policy::{Pace, Policy, Resend};
 use super::probe::PayloadProbe;
 
 /// Which side of the session a channel is.
@@ -149,6 +149,11 @@ impl Channel {
     /// Says what this side does with a message that has come before.
     pub(crate) fn treat_duplicates(&mut self, duplicates: Duplicates) {
         self.incoming.treat_duplicates(duplicates);
+    }
+
+    /// New data messages leave at this pace from now on.
+    pub(crate) fn set_pace(&mut self, pace: Pace) {
+        self.outgoing.set_pace(pace);
     }
 
     /// Returns how many bytes a new data message may carry now; `None` when none may be sent.

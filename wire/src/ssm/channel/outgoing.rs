@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 
-use crate::ssm::policy::{Policy, Resend, SMALLEST_PAYLOAD};
+use crate::ssm::policy::{Pace, Policy, Resend, SMALLEST_PAYLOAD};
 use crate::ssm::probe::PayloadProbe;
 use crate::ssm::rtt::RoundTrip;
 
@@ -81,6 +81,11 @@ impl Outgoing {
     /// The peer discards duplicates without a word: agents before 3.2.1041.0 do.
     pub(super) fn peer_is_silent_on_duplicates(&mut self) {
         self.silent_on_duplicates = true;
+    }
+
+    /// New messages leave at this pace from now on.
+    pub(super) fn set_pace(&mut self, pace: Pace) {
+        self.policy.pace = pace;
     }
 
     /// The service paused or the websocket was lost: large messages that were under way may be why.

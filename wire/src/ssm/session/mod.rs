@@ -25,7 +25,7 @@ use super::channel::{Channel, Duplicates, Role, Stamps};
 use super::handshake::{self, Offer};
 use super::message::{Flag, Kind, Malformed, Message, PayloadType};
 use super::payload::{self, OpenDataChannel};
-use super::policy::Policy;
+use super::policy::{Pace, Policy};
 use super::probe::PayloadProbe;
 use super::version::{CLIENT_VERSION, Version};
 use crate::smux::Framing;
@@ -166,6 +166,17 @@ impl Session {
     /// Agent: the service says that the client is away.
     pub fn pause(&mut self, now: Instant) {
         self.channel.pause(now);
+    }
+
+    /// Agent: data messages leave at this pace from now on, whatever its policy says.
+    pub fn set_pace(&mut self, pace: Pace) {
+        self.channel.set_pace(pace);
+    }
+
+    /// Agent: sends a data message that belongs to no stream. Newer agents may have payload types and flags that clients
+    /// don't know.
+    pub fn say(&mut self, payload_type: PayloadType, payload: Bytes) {
+        self.steering.push_back((payload_type, payload));
     }
 
     /// Takes one binary websocket message. An error means that this message was of no use, and nothing more: it was

@@ -1,0 +1,424 @@
+//! Which of a link's sessions carries a new stream, and how many sessions there are: a pure machine.
+//!
+//! ```text
+//!   open ─► a session without streams? ─ yes ─► that one
+//!            │ no
+//!            ├─ fewer than `max` ─► a new one, waited for up to 1.5 s ─┐ too slow, or failed
+//!            └─ else ─► the one with the fewest streams ◄──────────────┘
+//!
+//!   Starting ─► Fit ◄─► Unfit (resumed, or stalled: no new streams) ─► gone
+//!                └ no stream for 60 s, and not needed: retired
+//! ```
+//!
+//! Placement is final: smux streams cannot move. So one session without streams is kept ready while any stream is open,
+//! within `max`. A session that stalled does not count against `max`: its streams may hold it for minutes.
+//!
+//! Where a session carries one stream only, each stream gets a session of its own and nothing is kept ready.
+
+use std::collections::{BTreeMap, VecDeque};
+use std::time::Duration;
+
+use tokio::time::Instant;
+
+use crate::config::Sessions;
+
+/// How long a new connection waits for a session of its own: StartSession, websocket and handshake take about one.
+const PATIENCE: Duration = Duration::from_millis(1_500);
+/// How long a session without streams is kept: a database client's next connection finds it ready.
+const IDLE: Duration = Duration::from_secs(60);
+/// The first and the longest pause after a session that did not start, when nobody waits for it.
+const FIRST_PAUSE: Duration = Duration::from_secs(1);
+const LONGEST_PAUSE: Duration = Duration::from_secs(60);
+/// Stalled sessions that are let be beside `max` others; beyond, no more are started for them.
+const MOST_STALLED: usize = 8;
+/// The most sessions of an agent that carries one stream in each: a pool of a client, a few times over.
+const MOST_SINGLE: usize = 64;
+
+/// Names a session of the pool.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub(crate) struct Member(u64);
+
+/// Names a connection that wants a stream.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub(crate) struct Ticket(u64);
+
+/// How many streams a session carries.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Sharing {
+    /// Many.
+    Shared,
+    /// One in its life.
+    Single,
+}
+
+/// Whether a session takes new streams.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Fitness {
+    /// It does.
+    Fit,
+    /// Not while it is brought back.
+    Impaired,
+    /// Not while a target behind it takes nothing, or its agent is away.
+    Stalled,
+}
+
+/// Work for the pool's owner.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Action {
+    /// Start this session, and say what came of it.
+    Start(Member),
+    /// Open the connection's stream on this session.
+    Place(Ticket, Member),
+    /// Tell the connection that the session for it did not start.
+    Refuse(Ticket),
+    /// End this session, which has no streams.
+    Retire(Member),
+}
+
+/// The machine. See the module's documentation.
+#[derive(Debug)]
+pub(crate) struct Pool {
+    limits: Sessions,
+    sharing: Sharing,
+    members: BTreeMap<Member, State>,
+    waiting: VecDeque<Waiting>,
+    /// Members and tickets so far.
+    named: u64,
+    /// Sessions that did not start, one after the other.
+    failures: u32,
+    /// No session is started before this unless somebody waits for it.
+    start_after: Option<Instant>,
+    actions: VecDeque<Action>,
+}
+
+#[derive(Debug)]
+enum State {
+    Starting,
+    Running {
+        fitness: Fitness,
+        streams: usize,
+        /// Since when there are none.
+        idle_since: Instant,
+        /// Whether it has had one.
+        used: bool,
+    },
+}
+
+#[derive(Debug)]
+struct Waiting {
+    ticket: Ticket,
+    until: Instant,
+}
+
+impl Pool {
+    /// A pool whose first session is to be started.
+    pub(crate) fn new(limits: Sessions) -> Self {
+        let mut pool = Self {
+            limits,
+            sharing: Sharing::Shared,
+            members: BTreeMap::new(),
+            waiting: VecDeque::new(),
+            named: 0,
+            failures: 0,
+            start_after: None,
+            actions: VecDeque::new(),
+        };
+        pool.start();
+        pool
+    }
+
+    /// A connection wants a stream.
+    pub(crate) fn open(&mut self, now: Instant) -> Ticket {
+        let ticket = Ticket(self.name());
+        self.waiting.push_back(Waiting {
+            ticket,
+            until: now + PATIENCE,
+        });
+        self.settle(now);
+        ticket
+    }
+
+    /// A connection that waited has left.
+    pub(crate) fn leave(&mut self, ticket: Ticket) {
+        self.waiting.retain(|waiting| waiting.ticket != ticket);
+    }
+
+    /// A session is ready.
+    pub(crate) fn started(&mut self, member: Member, sharing: Sharing, now: Instant) {
+        self.sharing = sharing;
+        self.failures = 0;
+        self.start_after = None;
+        if let Some(state) = self.members.get_mut(&member) {
+            *state = State::Running {
+                fitness: Fitness::Fit,
+                streams: 0,
+                idle_since: now,
+                used: false,
+            };
+        }
+        self.settle(now);
+    }
+
+    /// A session did not start.
+    pub(crate) fn failed(&mut self, member: Member, now: Instant) {
+        self.members.remove(&member);
+        match self.sharing {
+            Sharing::Single => {
+                let refused = self.waiting.pop_front();
+                self.actions
+                    .extend(refused.map(|waiting| Action::Refuse(waiting.ticket)));
+            }
+            Sharing::Shared => {
+                let pause = FIRST_PAUSE * 2_u32.saturating_pow(self.failures.min(16));
+                self.failures = self.failures.saturating_add(1);
+                self.start_after = Some(now + pause.min(LONGEST_PAUSE));
+                // Whoever waited for it takes what there is: the next one would fail in the same way.
+                if let Some(first) = self.waiting.front_mut() {
+                    first.until = now;
+                }
+            }
+        }
+        self.settle(now);
+    }
+
+    /// A session has ended.
+    pub(crate) fn ended(&mut self, member: Member, now: Instant) {
+        self.members.remove(&member);
+        self.settle(now);
+    }
+
+    /// A session takes new streams, or does not.
+    pub(crate) fn judge(&mut self, member: Member, judged: Fitness, now: Instant) {
+        if let Some(State::Running { fitness, .. }) = self.members.get_mut(&member) {
+            *fitness = judged;
+        }
+        self.settle(now);
+    }
+
+    /// A stream of a session has ended, or was never opened.
+    pub(crate) fn stream_ended(&mut self, member: Member, now: Instant) {
+        if let Some(State::Running {
+            streams, idle_since, ..
+        }) = self.members.get_mut(&member)
+        {
+            *streams = streams.saturating_sub(1);
+            *idle_since = now;
+        }
+        self.settle(now);
+    }
+
+    /// Takes the time, at or after [`Pool::poll_timeout`].
+    pub(crate) fn handle_timeout(&mut self, now: Instant) {
+        self.settle(now);
+    }
+
+    /// Returns the next piece of work.
+    pub(crate) fn poll_action(&mut self) -> Option<Action> {
+        self.actions.pop_front()
+    }
+
+    /// Returns when [`Pool::handle_timeout`] wants to be called.
+    pub(crate) fn poll_timeout(&self) -> Option<Instant> {
+        let patience = self
+            .least_loaded()
+            .and_then(|_| self.waiting.front().map(|waiting| waiting.until));
+        let retirement = self.superfluous().map(|(_, idle_since)| idle_since + IDLE);
+        let start = self.start_after.filter(|_| self.wants_more());
+        [patience, retirement, start].into_iter().flatten().min()
+    }
+
+    /// Returns how many sessions run.
+    pub(crate) fn running(&self) -> usize {
+        let is_running = |state: &&State| matches!(state, State::Running { .. });
+        self.members.values().filter(is_running).count()
+    }
+
+    /// Returns whether nothing is there, nothing is coming, and nothing is kept away by choice.
+    pub(crate) fn is_dead(&self) -> bool {
+        self.members.is_empty() && self.sharing == Sharing::Shared
+    }
+
+    /// Returns whether a session takes new streams, is on its way, or would be made for the next connection.
+    pub(crate) fn is_able(&self) -> bool {
+        let able = |state: &State| match state {
+            State::Starting => true,
+            State::Running { fitness, .. } => *fitness == Fitness::Fit,
+        };
+        self.sharing == Sharing::Single || self.members.values().any(able)
+    }
+
+    /// Draws all conclusions: places whoever can be placed, starts what is needed, retires what is not.
+    fn settle(&mut self, now: Instant) {
+        // A pool that has nothing left is its owner's to judge.
+        if self.is_dead() {
+            return;
+        }
+        let may_start = self.start_after.is_none_or(|at| at <= now);
+        self.place(may_start, now);
+        while may_start && self.wants_more() {
+            self.start();
+        }
+        while let Some((member, idle_since)) = self.superfluous()
+            && (self.sharing == Sharing::Single || idle_since + IDLE <= now)
+        {
+            self.retire(member);
+        }
+    }
+
+    fn place(&mut self, may_start: bool, now: Instant) {
+        let mut coming = self.starting();
+        for waiting in std::mem::take(&mut self.waiting) {
+            let may_come = coming > 0 || (may_start && self.has_room());
+            let worth_waiting = may_come && waiting.until > now;
+            let least_loaded = || self.least_loaded().filter(|_| !worth_waiting);
+            match self.empty().or_else(least_loaded) {
+                Some(member) => self.put(waiting.ticket, member),
+                None => {
+                    coming = coming.saturating_sub(1);
+                    self.waiting.push_back(waiting);
+                }
+            }
+        }
+    }
+
+    fn put(&mut self, ticket: Ticket, member: Member) {
+        if let Some(State::Running { streams, used, .. }) = self.members.get_mut(&member) {
+            *streams += 1;
+            *used = true;
+        }
+        self.actions.push_back(Action::Place(ticket, member));
+    }
+
+    fn start(&mut self) {
+        let member = Member(self.name());
+        self.members.insert(member, State::Starting);
+        self.actions.push_back(Action::Start(member));
+    }
+
+    fn retire(&mut self, member: Member) {
+        self.members.remove(&member);
+        self.actions.push_back(Action::Retire(member));
+    }
+
+    /// Whether another session should be started, if nothing speaks against it.
+    fn wants_more(&self) -> bool {
+        if !self.has_room() {
+            return false;
+        }
+        let starting = self.starting();
+        if self.sharing == Sharing::Single {
+            return starting < self.waiting.len();
+        }
+        let busy = self.open_streams() > 0;
+        // A link that is brought back as a whole would start sessions into the same dead network.
+        let lost = !self.is_able() && self.members.values().any(State::is_impaired);
+        let spare = usize::from(busy && self.empty().is_none());
+        let wanted =
+            (self.waiting.len() + spare).max(self.limits.min.saturating_sub(self.counted() - starting));
+        !lost && starting < wanted
+    }
+
+    fn has_room(&self) -> bool {
+        match self.sharing {
+            Sharing::Shared => {
+                let stalled = self.members.len() - self.counted();
+                self.counted() < self.limits.max && stalled <= MOST_STALLED
+            }
+            Sharing::Single => self.members.len() < MOST_SINGLE,
+        }
+    }
+
+    /// Returns how many sessions count against the limits.
+    fn counted(&self) -> usize {
+        let stalled = |state: &&State| {
+            matches!(
+                state,
+                State::Running {
+                    fitness: Fitness::Stalled,
+                    ..
+                }
+            )
+        };
+        self.members.len() - self.members.values().filter(stalled).count()
+    }
+
+    fn starting(&self) -> usize {
+        let is_starting = |state: &&State| matches!(state, State::Starting);
+        self.members.values().filter(is_starting).count()
+    }
+
+    fn open_streams(&self) -> usize {
+        let streams = self.members.values().map(|state| match state {
+            State::Starting => 0,
+            State::Running { streams, .. } => *streams,
+        });
+        streams.sum()
+    }
+
+    /// Returns a session without streams that takes one.
+    fn empty(&self) -> Option<Member> {
+        self.fit()
+            .find(|(_, streams, _)| *streams == 0)
+            .map(|(member, ..)| member)
+    }
+
+    fn least_loaded(&self) -> Option<Member> {
+        self.fit()
+            .min_by_key(|(_, streams, _)| *streams)
+            .map(|(member, ..)| member)
+    }
+
+    /// Returns the sessions that take a new stream, each with how many it has and since when it has none.
+    fn fit(&self) -> impl Iterator<Item = (Member, usize, Instant)> + '_ {
+        self.members.iter().filter_map(|(member, state)| match state {
+            State::Running {
+                fitness: Fitness::Fit,
+                streams,
+                idle_since,
+                used,
+            } if self.sharing == Sharing::Shared || !used => Some((*member, *streams, *idle_since)),
+            State::Running { .. } | State::Starting => None,
+        })
+    }
+
+    /// Returns the session that has been without streams for longest and is not needed, if there is one.
+    fn superfluous(&self) -> Option<(Member, Instant)> {
+        let empty = self.members.iter().filter_map(|(member, state)| match state {
+            State::Running {
+                streams: 0,
+                fitness: Fitness::Fit,
+                idle_since,
+                ..
+            } => Some((*member, *idle_since)),
+            State::Running { .. } | State::Starting => None,
+        });
+        let empty: Vec<_> = empty.collect();
+        let spare = usize::from(self.open_streams() > 0);
+        let needed = match self.sharing {
+            Sharing::Shared => spare.max(self.limits.min.saturating_sub(self.counted() - empty.len())),
+            Sharing::Single => 0,
+        };
+        let longest = empty.iter().min_by_key(|(_, idle_since)| *idle_since);
+        longest.copied().filter(|_| empty.len() > needed)
+    }
+
+    fn name(&mut self) -> u64 {
+        self.named += 1;
+        self.named
+    }
+}
+
+impl State {
+    fn is_impaired(&self) -> bool {
+        matches!(
+            self,
+            Self::Running {
+                fitness: Fitness::Impaired,
+                ..
+            }
+        )
+    }
+}
+
+#[cfg(test)]
+mod tests;

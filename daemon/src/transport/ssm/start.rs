@@ -1,0 +1,101 @@
+//! How a session comes about: destination, StartSession, websocket; from then on its driver has it.
+
+use std::sync::Arc;
+use std::time::SystemTime;
+
+use tokio::sync::mpsc;
+use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
+use tracing::info;
+use tunneld_wire::ssm::{ClientOptions, Origin, Policy, Session};
+
+use super::Context;
+use super::destination::Destination;
+use super::driver::{Command, Driver};
+use super::keeper::{Report, Reporter};
+use super::resume::Upstream;
+use crate::aws::SessionGrant;
+use crate::failure::{Failure, Reason};
+
+/// One session, to be started and driven to its end.
+pub(super) struct Start {
+    pub(super) context: Arc<Context>,
+    pub(super) reporter: Reporter,
+    pub(super) commands: (
+        mpsc::WeakUnboundedSender<Command>,
+        mpsc::UnboundedReceiver<Command>,
+    ),
+    pub(super) goodbye: CancellationToken,
+}
+
+impl Start {
+    pub(super) async fn run(self) {
+        // Not given up at `goodbye`: AWS may have started the session already, and then it has to be ended.
+        let (destination, grant) = match self.grant().await {
+            Ok(granted) => granted,
+            Err(failure) => return self.reporter.tell(Report::Failed(failure)),
+        };
+        let details = destination.details.clone();
+        info!(session = grant.session_id, via = details.via, "session started");
+        let upstream = Upstream::new(Arc::clone(&self.context), &grant.session_id, details);
+        let first = tokio::select! {
+            () = self.goodbye.cancelled() => return upstream.settle(false).await,
+            first = upstream.attach(grant) => first,
+        };
+        let first = match first {
+            Ok(first) => first,
+            Err(failure) => {
+                self.reporter.tell(Report::Failed(failure));
+                return upstream.settle(false).await;
+            }
+        };
+        let options = ClientOptions {
+            policy: Policy::client()
+                .with_payloads(self.context.payloads())
+                .with_message_rate(self.context.settings.message_rate),
+            keep_alive: self.context.settings.keep_alive,
+            stall_timeout: self.context.settings.stall_timeout,
+        };
+        let session = Session::client(options, self.origin());
+        Driver::new(
+            session,
+            first,
+            upstream,
+            self.reporter,
+            self.commands,
+            self.goodbye,
+        )
+        .run()
+        .await;
+    }
+
+    async fn grant(&self) -> Result<(Arc<Destination>, SessionGrant), Failure> {
+        let account = self.context.shared.aws.account(&self.context.account).await?;
+        let destination = self.context.directory.find(&account).await?;
+        let started = account
+            .start_session(&destination.instance, &destination.document)
+            .await;
+        if let Err(failure) = &started
+            && matches!(failure.reason(), Reason::AgentOffline | Reason::NotFound)
+        {
+            // The instance may have been replaced.
+            self.context.directory.forget();
+        }
+        Ok((destination, started?))
+    }
+
+    #[expect(
+        clippy::disallowed_methods,
+        reason = "the edge where wire's dates and seeds come from"
+    )]
+    fn origin(&self) -> Origin {
+        Origin {
+            seed: fastrand::u64(..),
+            began: Instant::now().into_std(),
+            began_unix: SystemTime::now()
+                .duration_since(SystemTime::UNIX_EPOCH)
+                .unwrap_or_default(),
+            half_close_grace: self.context.half_close_grace,
+        }
+    }
+}
