@@ -72,6 +72,7 @@ impl Client {
             .rpc
             .up(UpRequest {
                 names: names.to_vec(),
+                connect: false,
             })
             .await
             .map_err(refused)?;
