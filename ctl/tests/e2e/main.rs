@@ -6,6 +6,7 @@
 mod database;
 mod failures;
 mod lifecycle;
+mod on_demand;
 mod postgres;
 mod readme;
 mod world;
