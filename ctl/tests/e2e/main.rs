@@ -8,6 +8,7 @@ mod ecs;
 mod failures;
 mod lifecycle;
 mod managed;
+mod on_demand;
 mod postgres;
 mod readme;
 mod world;
