@@ -24,6 +24,10 @@ const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(20);
 /// sense, and keeps a hostile far end from filling the memory.
 const MAX_MESSAGE_SIZE: usize = 4 << 20;
 
+/// What AWS says of a data channel whose session has ended since it was asked for. It refuses with the same status who
+/// may not open one.
+const ENDED: &str = "Session is already terminated";
+
 /// The most of a refusal's body that is shown.
 const SHOWN_BODY: usize = 200;
 
@@ -67,14 +71,17 @@ async fn upgrade(
 
 fn refused(doing: &str, response: &Response) -> Failure {
     let status = response.status();
+    let said = beginning(response.body().as_deref().unwrap_or_default());
     let failure = match status {
+        StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN if said.contains(ENDED) => {
+            Failure::new(Reason::Unreachable, Remedy::Retry, doing)
+        }
         StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN => Failure::new(Reason::Denied, Remedy::Fix, doing)
             .hint("ask for a policy that allows `ssmmessages:OpenDataChannel`")
             .hint("check the clock of this machine: timedatectl"),
         StatusCode::TOO_MANY_REQUESTS => Failure::new(Reason::Throttled, Remedy::Retry, doing),
         _ => Failure::new(Reason::Unreachable, Remedy::Retry, doing),
     };
-    let said = beginning(response.body().as_deref().unwrap_or_default());
     let said = if said.is_empty() {
         String::new()
     } else {
@@ -223,6 +230,10 @@ mod tests {
             ("HTTP/1.1 503 Service Unavailable\r\n\r\n", Reason::Unreachable),
             ("HTTP/1.1 429 Too Many Requests\r\n\r\n", Reason::Throttled),
             ("HTTP/1.1 200 OK\r\n\r\nhello", Reason::Unreachable),
+            (
+                "HTTP/1.1 403 Forbidden\r\nContent-Length: 43\r\n\r\n{\"message\":\"Session is already terminated\"}",
+                Reason::Unreachable,
+            ),
             ("SSH-2.0-OpenSSH\r\n", Reason::Unreachable),
             ("", Reason::Unreachable),
         ] {
