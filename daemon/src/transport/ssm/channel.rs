@@ -26,6 +26,9 @@ const PING_INTERVAL: Duration = Duration::from_secs(20);
 const PONG_DEADLINE: Duration = Duration::from_secs(20);
 /// The same for a ping that was asked for, when there is reason for doubt.
 const PROBE_DEADLINE: Duration = Duration::from_secs(5);
+/// Without a frame for this long after one came, the far end is asked too, once: a transfer that stops in its midst may
+/// have lost its network, which the next ping would notice half a minute later.
+const LULL: Duration = Duration::from_secs(3);
 /// A write that takes longer than this is stuck.
 const WRITE_DEADLINE: Duration = Duration::from_secs(20);
 
@@ -36,6 +39,8 @@ pub(super) struct Channel {
     writing: JoinSet<Result<(), Lost>>,
     next_ping: Instant,
     pong_due: Option<Instant>,
+    /// When to ask after the last frame; `None` once that was done.
+    lull: Option<Instant>,
 }
 
 /// What came of waiting on a channel.
@@ -76,6 +81,7 @@ impl Channel {
             writing,
             next_ping: Instant::now() + PING_INTERVAL,
             pong_due: None,
+            lull: None,
         }
     }
 
@@ -97,8 +103,7 @@ impl Channel {
     /// Returns a message that has come already.
     pub(super) fn next_at_once(&mut self) -> Option<Result<Activity, Lost>> {
         let message = self.frames.next().now_or_never()?;
-        self.pong_due = None;
-        Some(received(message))
+        Some(self.hear(message))
     }
 
     /// Waits for something to happen; `full`: room for a frame is one of the things waited for. Cancel-safe.
@@ -112,12 +117,10 @@ impl Channel {
             _ = self.writer.reserve(), if full => Wake::Room,
             () = sleep_until(self.next_ping) => Wake::Ping,
             () = sleep_until(self.pong_due.unwrap_or(self.next_ping)), if self.pong_due.is_some() => Wake::Silence,
+            () = sleep_until(self.lull.unwrap_or(self.next_ping)), if self.lull.is_some() => Wake::Lull,
         };
         match wake {
-            Wake::Message(message) => {
-                self.pong_due = None;
-                received(message)
-            }
+            Wake::Message(message) => self.hear(message),
             Wake::Written(Ok(Err(lost))) => Err(lost),
             Wake::Written(Ok(Ok(())) | Err(_)) => Err(Lost::Ended),
             Wake::Room => Ok(Activity::Nothing),
@@ -126,7 +129,20 @@ impl Channel {
                 Ok(Activity::Nothing)
             }
             Wake::Silence => Err(Lost::Silent),
+            Wake::Lull => {
+                self.lull = None;
+                self.probe();
+                Ok(Activity::Nothing)
+            }
         }
+    }
+
+    fn hear(&mut self, message: Option<Result<Message, tungstenite::Error>>) -> Result<Activity, Lost> {
+        self.pong_due = None;
+        if let Some(Ok(Message::Binary(_))) = &message {
+            self.lull = Some(Instant::now() + LULL);
+        }
+        received(message)
     }
 
     fn ping(&mut self) {
@@ -146,6 +162,7 @@ enum Wake {
     Room,
     Ping,
     Silence,
+    Lull,
 }
 
 fn received(message: Option<Result<Message, tungstenite::Error>>) -> Result<Activity, Lost> {
@@ -198,5 +215,94 @@ fn finished(
         Ok(Ok(())) => Ok(()),
         Ok(Err(error)) => Err(Lost::Failed(Box::new(error))),
         Err(_) => Err(Lost::Stuck),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio::io::DuplexStream;
+    use tokio_tungstenite::tungstenite::protocol::Role;
+
+    use super::*;
+
+    /// A channel, and AWS's end of its websocket.
+    async fn channel() -> (Channel, WebSocketStream<DuplexStream>) {
+        let (near, far) = tokio::io::duplex(64 * 1024);
+        let near = WebSocketStream::from_raw_socket(Socket::new(near), Role::Client, None).await;
+        let far = WebSocketStream::from_raw_socket(far, Role::Server, None).await;
+        (Channel::new(near), far)
+    }
+
+    /// Drives a channel until its websocket is lost; returns why, and when.
+    async fn lost(channel: &mut Channel) -> (Lost, Duration) {
+        let began = Instant::now();
+        loop {
+            if let Err(lost) = channel.activity(false).await {
+                return (lost, began.elapsed());
+            }
+        }
+    }
+
+    /// Drives a channel for that long while AWS answers; returns how many pings there were.
+    async fn pings(channel: &mut Channel, far: &mut WebSocketStream<DuplexStream>, time: Duration) -> usize {
+        let mut pings = 0;
+        let drive = async {
+            loop {
+                tokio::select! {
+                    activity = channel.activity(false) => drop(activity.expect("the websocket lives")),
+                    message = far.next() => {
+                        assert!(message.expect("a message").expect("a good one").is_ping());
+                        pings += 1;
+                        // What answers a ping is written with the next flush.
+                        far.flush().await.expect("room");
+                    },
+                }
+            }
+        };
+        timeout(time, drive).await.expect_err("it goes on for ever");
+        pings
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_websocket_that_was_quiet_and_dies_is_lost_after_its_next_ping() {
+        let (mut channel, _far) = channel().await;
+        let (lost, after) = lost(&mut channel).await;
+        assert!(matches!(lost, Lost::Silent), "{lost}");
+        assert_eq!(after, PING_INTERVAL + PONG_DEADLINE);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_websocket_that_dies_in_the_midst_of_a_transfer_is_lost_soon() {
+        let (mut channel, mut far) = channel().await;
+        far.send(Message::binary(vec![1])).await.unwrap();
+        let (lost, after) = lost(&mut channel).await;
+        assert!(matches!(lost, Lost::Silent), "{lost}");
+        assert_eq!(after, LULL + PROBE_DEADLINE);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_transfer_that_stops_is_asked_after_once_and_then_in_the_usual_turn() {
+        let (mut channel, mut far) = channel().await;
+        far.send(Message::binary(vec![1])).await.unwrap();
+        let early = pings(&mut channel, &mut far, PING_INTERVAL).await;
+        assert_eq!(early, 1);
+        let later = pings(&mut channel, &mut far, PING_INTERVAL * 10).await;
+        assert_eq!(later, 10);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn what_came_during_a_sleep_counts_although_its_deadline_passed() {
+        let (mut channel, mut far) = channel().await;
+        channel.probe();
+        assert!(
+            matches!(channel.activity(false).await, Ok(Activity::Nothing)),
+            "the ping"
+        );
+        let Some(Ok(Message::Ping(_))) = far.next().await else {
+            panic!("no ping")
+        };
+        far.flush().await.unwrap();
+        tokio::time::advance(PROBE_DEADLINE * 100).await;
+        assert!(matches!(channel.activity(false).await, Ok(Activity::Pong)));
     }
 }
