@@ -330,6 +330,32 @@ async fn a_name_means_the_running_instance_launched_last_on_any_page() {
 }
 
 #[tokio::test]
+async fn a_resume_is_asked_for_once_and_its_caller_tries_again() {
+    let fake = FakeAws::start().await;
+    fake.on("ResumeSession", 500, json_error("InternalServerError", "later"));
+    let failure = fake.account().await.resume_session("me-1").await.unwrap_err();
+    assert_eq!(
+        (failure.reason(), failure.remedy()),
+        (Reason::Unreachable, &Remedy::Retry)
+    );
+    assert_eq!(fake.asked().len(), 1);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_resume_that_is_swallowed_is_given_up_soon() {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let url = format!("http://{}", listener.local_addr().unwrap());
+    let fake = FakeAws::start().await;
+    let aws = fake.aws(&[("AWS_ENDPOINT_URL_SSM", &url)]);
+    let account = aws.account(&AccountSpec::default()).await.unwrap();
+    let began = tokio::time::Instant::now();
+    let (failure, _held) = tokio::join!(account.resume_session("me-1"), listener.accept());
+    let failure = failure.unwrap_err().in_one_line();
+    assert!(failure.contains("no answer within 5 s"), "{failure}");
+    assert_eq!(began.elapsed(), Duration::from_secs(5));
+}
+
+#[tokio::test]
 async fn sessions_go_through_the_latest_instance_whose_agent_is_connected() {
     let fake = FakeAws::start().await;
     let running = ["2023", "2025", "2024"].map(|year| {
