@@ -4,10 +4,13 @@
 #![expect(clippy::unwrap_used, reason = "a step of a story that fails ends it")]
 
 mod database;
+mod day;
 mod failures;
 mod lifecycle;
+mod outage;
 mod postgres;
 mod readme;
+mod target;
 mod world;
 
 /// An account with the instance `bastion`, whose agent is of the given kind, and the database `prod-db`.
