@@ -5,6 +5,7 @@
 
 mod database;
 mod day;
+mod endings;
 mod failures;
 mod lifecycle;
 mod outage;
