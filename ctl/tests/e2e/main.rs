@@ -9,8 +9,12 @@ mod failures;
 mod lifecycle;
 mod managed;
 mod on_demand;
+mod day;
+mod endings;
+mod outage;
 mod postgres;
 mod readme;
+mod target;
 mod world;
 
 /// An account with the instance `bastion`, whose agent is of the given kind, and the database `prod-db`.
