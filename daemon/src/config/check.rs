@@ -6,12 +6,12 @@ use std::io::{self, Read};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use toml::Spanned;
-
-use super::file::{File, Settings, Tunnel};
+use super::file::{File, HALF_CLOSE_GRACE, HOLD, Settings, Tunnel};
 use super::listen::Claims;
 use super::problem::{Findings, Problem, Problems, Refusal, shown};
-use super::{AccountSpec, Config, Listen, Route, SsmSettings, Target, TunnelName, TunnelSpec, grammar};
+use super::{
+    AccountSpec, Config, Listen, Route, SsmSettings, Target, TunnelName, TunnelSpec, grammar, quantity, ssm,
+};
 
 /// How long a connection waits for a link unless told otherwise: long enough for a resumed session and for most
 /// reconnects, short enough that a person still waits with it.
@@ -94,12 +94,21 @@ impl Check<'_> {
             findings.accept(text, grammar::mode(text.get_ref()));
         }
         let (own, defaults) = (Checked::of(&written.settings, findings), &self.defaults);
+        if let Some(route @ Route::Direct) = &route {
+            written.settings.ssm.refuse(route, findings);
+        }
 
+        let route = route?;
         Some(TunnelSpec {
             name: name?,
             listen: listen?,
             target: target?,
-            route: route?,
+            ssm: match &route {
+                Route::Ssm { .. } => own.ssm.over(&defaults.ssm),
+                // What the defaults say of another route is no change of this tunnel.
+                Route::Direct => SsmSettings::default(),
+            },
+            route,
             account: AccountSpec {
                 profile: own.profile.or_else(|| defaults.profile.clone()),
                 region: own.region.or_else(|| defaults.region.clone()),
@@ -113,7 +122,6 @@ impl Check<'_> {
                 .half_close_grace
                 .or(defaults.half_close_grace)
                 .unwrap_or(DEFAULT_HALF_CLOSE_GRACE),
-            ssm: SsmSettings::default(),
         })
     }
 }
@@ -124,30 +132,24 @@ struct Checked {
     region: Option<String>,
     hold: Option<Duration>,
     half_close_grace: Option<Duration>,
+    ssm: ssm::Checked,
 }
 
 impl Checked {
     fn of(written: &Settings, findings: &mut Findings<'_>) -> Self {
-        let hold = |text: &str| grammar::duration("hold", text, &(Duration::ZERO..=LONGEST_HOLD));
+        let hold = |text: &str| quantity::duration(&HOLD, text, &(Duration::ZERO..=LONGEST_HOLD));
         let half_close_grace = |text: &str| {
             let range = SHORTEST_HALF_CLOSE_GRACE..=LONGEST_HALF_CLOSE_GRACE;
-            grammar::duration("half_close_grace", text, &range)
+            quantity::duration(&HALF_CLOSE_GRACE, text, &range)
         };
         Self {
-            profile: read_setting(written.profile.as_ref(), grammar::profile, findings),
-            region: read_setting(written.region.as_ref(), grammar::region, findings),
-            hold: read_setting(written.hold.as_ref(), hold, findings),
-            half_close_grace: read_setting(written.half_close_grace.as_ref(), half_close_grace, findings),
+            profile: findings.read(written.profile.as_ref(), grammar::profile),
+            region: findings.read(written.region.as_ref(), grammar::region),
+            hold: findings.read(written.hold.as_ref(), hold),
+            half_close_grace: findings.read(written.half_close_grace.as_ref(), half_close_grace),
+            ssm: ssm::Checked::of(&written.ssm, findings),
         }
     }
-}
-
-fn read_setting<T>(
-    written: Option<&Spanned<String>>,
-    read: impl FnOnce(&str) -> Result<T, Refusal>,
-    findings: &mut Findings<'_>,
-) -> Option<T> {
-    written.and_then(|text| findings.accept(text, read(text.get_ref())))
 }
 
 fn refuse_remote(listen: &Listen) -> Result<(), Refusal> {

@@ -12,6 +12,7 @@ use super::grammar::{ROUTE_FORMS, TARGET_FORMS};
 use super::listen::LISTEN_FORMS;
 use super::problem::{Findings, Refusal, quoted, shown};
 use super::section::{Key, Section, as_text};
+use super::ssm;
 use super::syntax::{note_broken_lines, past_dead_ends};
 
 /// A configuration file. What could not be read is absent here and noted in the findings.
@@ -29,6 +30,7 @@ pub(super) struct Settings {
     pub(super) region: Option<Spanned<String>>,
     pub(super) hold: Option<Spanned<String>>,
     pub(super) half_close_grace: Option<Spanned<String>>,
+    pub(super) ssm: ssm::Written,
 }
 
 /// One `[tunnels.NAME]`.
@@ -128,8 +130,8 @@ const REGION: Key = Key::new("region", r#"region = "eu-central-1""#);
 const MODE: Key = Key::new("mode", r#"mode = "always""#);
 const AUTOSTART: Key = Key::new("autostart", "autostart = true or false");
 const ALLOW_REMOTE: Key = Key::new("allow_remote", "allow_remote = true or false");
-const HOLD: Key = Key::new("hold", r#"hold = "30s""#);
-const HALF_CLOSE_GRACE: Key = Key::new("half_close_grace", r#"half_close_grace = "30s""#);
+pub(super) const HOLD: Key = Key::new("hold", r#"hold = "30s""#);
+pub(super) const HALF_CLOSE_GRACE: Key = Key::new("half_close_grace", r#"half_close_grace = "30s""#);
 
 /// The keys of a route's table that later versions understand.
 const LATER_ROUTES: [&str; 3] = ["eice", "ssh", "over"];
@@ -147,7 +149,8 @@ impl Section<'_, '_, '_> {
             .filter(|(_, value)| by_header(value))
             .map(|(key, _)| key.clone())
             .collect();
-        for key in inner.into_iter().filter(|key| key.get_ref() != ROUTE.name) {
+        let is_setting = |key: &str| key == ROUTE.name || key == ssm::SESSIONS.name;
+        for key in inner.into_iter().filter(|key| !is_setting(key.get_ref())) {
             self.table.remove(&key);
             self.complete = false;
             let (outer, inner) = (shown(name), shown(key.get_ref()));
@@ -165,6 +168,7 @@ impl Section<'_, '_, '_> {
             region: self.text(&REGION),
             hold: self.text(&HOLD),
             half_close_grace: self.text(&HALF_CLOSE_GRACE),
+            ssm: ssm::Written::read(self),
         }
     }
 

@@ -5,17 +5,14 @@
 //! INSTANCE = i-… | mi-… | tag:KEY=VALUE | Name
 //! ROUTE    = "direct" | "ssm" | { ssm = INSTANCE }
 //! NAME     = 1 to 63 of a-z A-Z 0-9 . _ -, a letter or digit first
-//! DURATION = 30s | 5m | 1m 30s | …
 //! ```
 //!
 //! `rds:ID#…`, `ecs:…` and the routes `eice` and `ssh` belong to the grammar as well; they are recognised and refused,
-//! because this version cannot follow them. Local addresses are words too, with a file of their own: `listen`.
-//! `Display` writes a value in the form in which `parse` reads it; a route it writes in one line for people.
+//! because this version cannot follow them. Local addresses are words too, with a file of their own: `listen`;
+//! so have numbers: `quantity`. `Display` writes a value in the form in which `parse` reads it; a route it writes in one line for people.
 
 use std::fmt;
 use std::net::{Ipv4Addr, Ipv6Addr};
-use std::ops::RangeInclusive;
-use std::time::Duration;
 
 use super::file::WrittenRoute;
 use super::problem::{Refusal, nearest, quoted, shown};
@@ -299,35 +296,6 @@ impl TunnelName {
         }
         Ok(Self(text.to_owned()))
     }
-}
-
-/// Reads the duration that belongs to a key and has to lie in a range.
-pub(super) fn duration(key: &str, text: &str, range: &RangeInclusive<Duration>) -> Result<Duration, Refusal> {
-    let Ok(duration) = humantime::parse_duration(text) else {
-        return Err(Refusal::new(format!(
-            "{} is not a duration",
-            quoted(&format!("{key} = \"{text}\""))
-        ))
-        .instead(format!(r#"{key} = "30s""#)));
-    };
-    if range.contains(&duration) {
-        return Ok(duration);
-    }
-    let (least, most) = (*range.start(), *range.end());
-    let (which, bound) = if duration < least {
-        ("short", least)
-    } else {
-        ("long", most)
-    };
-    let bound = humantime::format_duration(bound);
-    Err(Refusal::new(format!(
-        "{} is too {which}",
-        quoted(&format!("{key} = \"{text}\""))
-    ))
-    .instead(format!(
-        r#"{key} = "{bound}" or {}"#,
-        if duration < least { "more" } else { "less" }
-    )))
 }
 
 /// Checks the way a tunnel comes up. `always` is the one this version has.

@@ -1,10 +1,14 @@
 //! The configuration: types in which nonsense cannot be written.
 //!
 //! ```text
-//!   text ──► file ────────────► check ───────────► Config
-//!            syntax, section:   grammar, listen:
+//!   text ──► file ────────────► check ──────────────────► Config
+//!            syntax, section:   grammar, listen, quantity:
 //!            tables and keys    the words in them
-//!              └──────────────────┴──► problem ──► Problems: everything that is wrong
+//!              ├── ssm: the keys ────┤
+//!              │   of one route      │
+//!              └──────────┬──────────┘
+//!                         ▼
+//!                      problem ──► Problems: everything that is wrong
 //! ```
 //!
 //! The file is hostile until checked. Nothing here binds, connects or asks AWS: a [`Config`] can be wrong about the
@@ -15,7 +19,9 @@ mod file;
 mod grammar;
 mod listen;
 mod problem;
+mod quantity;
 mod section;
+mod ssm;
 mod syntax;
 #[cfg(test)]
 mod tests;

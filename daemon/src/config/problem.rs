@@ -158,6 +158,15 @@ impl<'a> Findings<'a> {
             .ok()
     }
 
+    /// Returns what is made of a text; `None`, noted if it is there and refused.
+    pub(super) fn read<T>(
+        &mut self,
+        written: Option<&Spanned<String>>,
+        read: impl FnOnce(&str) -> Result<T, Refusal>,
+    ) -> Option<T> {
+        written.and_then(|text| self.accept(text, read(text.get_ref())))
+    }
+
     /// Returns the value if nothing is wrong with the file.
     pub(super) fn finish<T>(mut self, value: T) -> Result<T, Problems> {
         if self.problems.is_empty() {

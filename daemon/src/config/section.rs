@@ -62,6 +62,17 @@ impl<'t, 'f, 'p> Section<'t, 'f, 'p> {
         })
     }
 
+    /// Takes a whole number, as the text it is written in.
+    pub(super) fn number(&mut self, key: &Key) -> Option<Spanned<String>> {
+        self.read(key, "a whole number", |value| {
+            if let DeValue::Integer(number) = &value {
+                Some(number.to_string())
+            } else {
+                None
+            }
+        })
+    }
+
     pub(super) fn flag(&mut self, key: &Key) -> Option<Spanned<bool>> {
         self.read(key, "true or false", |value| value.as_bool())
     }

@@ -2,6 +2,7 @@
 
 use std::fmt::Write as _;
 use std::net::SocketAddr;
+use std::num::NonZeroU32;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -9,8 +10,8 @@ use proptest::prelude::*;
 
 use super::check::check;
 use super::{
-    AccountSpec, Config, Instance, Listen, Problems, Route, SsmSettings, Target, TunnelName, TunnelSpec,
-    default_path,
+    AccountSpec, Config, Instance, Listen, Problems, Route, Sessions, SsmSettings, Target, TunnelName,
+    TunnelSpec, default_path,
 };
 
 const EXAMPLE: &str = r#"
@@ -172,6 +173,68 @@ fn a_tunnel_overrides_what_the_defaults_say() {
 }
 
 #[test]
+fn the_settings_of_the_route_ssm_are_the_tunnels_or_the_defaults_or_those_unwritten() {
+    let text = r#"
+        [defaults]
+        sessions = { min = 2, max = 8 }
+        keep_alive = "55m"
+        message_rate = "unlimited"
+        receive_buffer = "1 MiB"
+        [tunnels.own]
+        listen = 1
+        target = "a:1"
+        route = { ssm = "bastion" }
+        sessions = { max = 16 }
+        keep_alive = "off"
+        message_rate = 450
+        largest_payload = "1KiB"
+        stall_timeout = "1m 30s"
+        [tunnels.plain]
+        listen = 2
+        target = "a:1"
+        route = { ssm = "bastion" }
+        [tunnels.other]
+        listen = 3
+        target = "a:1"
+        route = "direct"
+        [tunnels.table]
+        listen = 4
+        target = "a:1"
+        route = { ssm = "bastion" }
+        [tunnels.table.sessions]
+        min = 3
+    "#;
+    let [own, plain, other, table] = parse(text).unwrap().tunnels.try_into().unwrap();
+    let unwritten = SsmSettings::default();
+    assert_eq!(
+        own.ssm,
+        SsmSettings {
+            sessions: Sessions { min: 1, max: 16 },
+            receive_buffer: 1 << 20,
+            stall_timeout: Duration::from_secs(90),
+            keep_alive: None,
+            message_rate: NonZeroU32::new(450),
+            largest_payload: 1024,
+        }
+    );
+    assert_eq!(
+        plain.ssm,
+        SsmSettings {
+            sessions: Sessions { min: 2, max: 8 },
+            receive_buffer: 1 << 20,
+            keep_alive: Some(Duration::from_secs(55 * 60)),
+            message_rate: None,
+            ..unwritten.clone()
+        }
+    );
+    assert_eq!(
+        other.ssm, unwritten,
+        "the defaults of another route change no tunnel"
+    );
+    assert_eq!(table.ssm.sessions, Sessions { min: 3, max: 4 });
+}
+
+#[test]
 fn targets_are_read_with_the_port_after_the_last_colon() {
     let id = |id: &str| Instance::Id(id.to_owned());
     let tag = |key: &str, value: &str| Instance::Tag {
@@ -328,7 +391,7 @@ fn a_bad_value_is_answered_with_a_good_one() {
     const SOUND: [(&str, &str); 3] = [
         ("listen", "15432"),
         ("target", "\"db:5432\""),
-        ("route", "\"direct\""),
+        ("route", "{ ssm = \"bastion\" }"),
     ];
     for block in include_str!("bad_values.txt").split("\n\n") {
         let (line, expected) = block
@@ -390,7 +453,7 @@ listen = 1
 12: tunnels `bad name` and `b` both listen on 127.0.0.1:15433
   use: another `listen` for one of them
 13: unknown key `port` in `[tunnels.b]`
-  use: one of `listen`, `target`, `route`, `mode`, `autostart`, `allow_remote`, `profile`, `region`, `hold`, `half_close_grace`
+  use: one of `listen`, `target`, `route`, `mode`, `autostart`, `allow_remote`, `profile`, `region`, `hold`, `half_close_grace`, `sessions`, `receive_buffer`, `stall_timeout`, `keep_alive`, `message_rate`, `largest_payload`
 14: `db:0` does not end in a port (1 to 65535)
   use: target = "rds:ID", "ec2:INSTANCE:PORT" or "HOST:PORT"
 15: `hold = 3o` lacks the quotes around text
@@ -522,6 +585,13 @@ fn nearly_toml() -> impl Strategy<Value = String> {
             "routes = ",
             "hold = ",
             "mode = ",
+            "sessions = ",
+            "{ min = ",
+            ", max = ",
+            "largest_payload = ",
+            "\"16KiB\"",
+            "99999999999999999999GiB",
+            "message_rate = ",
             "{ ssm = ",
             " }\n",
             "\"",
