@@ -1,8 +1,8 @@
-# The two commands: `make test` and `make demo`. Each does all its set-up on a fresh Debian or Ubuntu with cargo.
+# The commands: `make test`, `make demo`, `make bench`. Each does all its set-up on a fresh Debian or Ubuntu with cargo.
 
 SHELL := /bin/bash
 .DEFAULT_GOAL := help
-.PHONY: help test demo build
+.PHONY: help test demo bench build
 
 target := $(abspath $(or $(CARGO_TARGET_DIR),target))
 export CARGO_TARGET_DIR := $(target)
@@ -11,6 +11,7 @@ export CARGO_TERM_PROGRESS_WHEN := never
 help:
 	@echo 'make demo   a tunnel to a throw-away PostgreSQL through a fake AWS, on this machine alone'
 	@echo 'make test   everything that is checked: format, lints, tests, documentation, licences'
+	@echo 'make bench  figures and their goals, beside the crate aws-ssm-bridge; roughly: make bench BENCH=--quick'
 
 # The examples are named for what they bring along: with them, cargo resolves the same features for the programs, the
 # tests, the lints and the documentation, so that no dependency is compiled twice.
@@ -30,3 +31,14 @@ demo:
 	@scripts/setup demo
 	@$(MAKE) --no-print-directory build
 	@demo/run
+
+# What to measure and how, as `bench-harness --help` says: BENCH='--quick download upload'
+BENCH =
+BENCH_JSON = $(target)/bench.json
+
+# Both workspaces build into one folder, where the harness finds the programs beside itself.
+bench:
+	@scripts/setup bench
+	cargo build --locked --profile measured --package tunneld --package tunnelctl --package tunneld-emulator --bins
+	cargo build --locked --profile measured --manifest-path bench/Cargo.toml
+	@'$(target)/measured/bench-harness' --json '$(BENCH_JSON)' $(BENCH)

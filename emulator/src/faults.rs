@@ -18,6 +18,7 @@ pub(crate) enum Fault {
     ThrottleStartSession,
     ResumeFails,
     ResumeSaysGone,
+    TokenExpires,
     UnknownHost,
 }
 
@@ -29,6 +30,7 @@ impl Fault {
         Self::ThrottleStartSession,
         Self::ResumeFails,
         Self::ResumeSaysGone,
+        Self::TokenExpires,
         Self::UnknownHost,
     ];
 
@@ -40,6 +42,7 @@ impl Fault {
             Self::ThrottleStartSession => "throttle-start-session",
             Self::ResumeFails => "resume-fails",
             Self::ResumeSaysGone => "resume-says-gone",
+            Self::TokenExpires => "token-expires",
             Self::UnknownHost => "unknown-host",
         }
     }
@@ -54,6 +57,9 @@ impl Fault {
             Self::ThrottleStartSession => "StartSession answers ThrottlingException",
             Self::ResumeFails => "ResumeSession answers InternalServerError",
             Self::ResumeSaysGone => "ResumeSession finds that the session has ended",
+            Self::TokenExpires => {
+                "the token of StartSession or ResumeSession opens no websocket: it has expired"
+            }
             Self::UnknownHost => "the agent cannot resolve the target of a new session",
         }
     }
@@ -66,6 +72,7 @@ impl Fault {
             | Self::ThrottleStartSession
             | Self::ResumeFails
             | Self::ResumeSaysGone
+            | Self::TokenExpires
             | Self::UnknownHost => false,
         }
     }

@@ -6,13 +6,15 @@
 //!
 //! ```no_run
 //! # async fn example() -> Result<(), Box<dyn std::error::Error>> {
-//! use tunneld_emulator::{Config, Emulator};
+//! use tunneld_emulator::{Conditions, Config, Emulator};
 //!
 //! let emulator = Emulator::start(Config::parse("[[instances]]\nid = \"i-0123\"\nssm = {}")?).await?;
 //! for (name, value) in emulator.environment() {
 //!     println!("{name}={value}"); // points any SDK here
 //! }
-//! emulator.faults().set("throttle-start-session*3")?;
+//! emulator.faults().set("throttle-start-session*3")?; // one call after the other
+//! emulator.set_conditions(Conditions::parse("[line]\ndelay = \"50ms\"")?); // from now on, open sessions too
+//! emulator.cut(); // at once
 //! emulator.shutdown().await;
 //! # Ok(())
 //! # }

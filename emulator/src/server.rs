@@ -81,7 +81,7 @@ pub(crate) async fn serve(
 
 async fn connection(tcp: TcpStream, acceptor: TlsAcceptor, world: Arc<World>) -> io::Result<()> {
     tcp.set_nodelay(true)?;
-    let (socket, outage) = world.network.accept(tcp);
+    let (mut socket, outage) = world.network.accept(tcp);
     let control = socket.control();
     let mut first_bytes = [0; FIRST_BYTES];
     let length = tokio::time::timeout(PATIENCE, socket.peek(&mut first_bytes)).await??;

@@ -175,6 +175,11 @@ impl Session {
         Ticket { token, path }
     }
 
+    /// Makes the present token worth nothing.
+    pub(crate) fn expire_ticket(&self) {
+        *self.token.lock().unwrap_or_else(PoisonError::into_inner) = None;
+    }
+
     /// Serves one more websocket of the session's client; `control` is that of the socket beneath.
     pub(crate) fn attach<S>(self: &Arc<Self>, socket: WebSocketStream<S>, control: SocketControl)
     where

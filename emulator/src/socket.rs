@@ -74,11 +74,13 @@ impl ClientSocket {
     }
 
     /// Waits for the first bytes that the client sends, which stay to be read.
-    pub(crate) async fn peek(&self, bytes: &mut [u8]) -> io::Result<usize> {
-        match &self.tcp {
-            Some(tcp) => tcp.peek(bytes).await,
-            None => Ok(0),
-        }
+    pub(crate) async fn peek(&mut self, bytes: &mut [u8]) -> io::Result<usize> {
+        let mut bytes = ReadBuf::new(bytes);
+        std::future::poll_fn(|cx| {
+            self.control.reader.register(cx.waker());
+            ready!(self.alive(cx))?.poll_peek(cx, &mut bytes)
+        })
+        .await
     }
 
     /// Returns the stream, if the socket works.

@@ -80,6 +80,48 @@ async fn a_token_opens_one_websocket_and_a_forged_one_none() {
 }
 
 #[tokio::test]
+async fn a_token_that_has_expired_opens_no_websocket_and_the_next_one_does() {
+    let emulator = example("").await;
+    emulator.faults().set("token-expires").expect("a known fault");
+    let (emulator, caller, ticket) = start_session(emulator).await;
+    let mut socket = connect(&caller, &ticket, Signature::Good)
+        .await
+        .expect("the upgrade knows no tokens");
+    open(&mut socket, &ticket).await;
+    assert!(!answers_a_ping(&mut socket).await);
+    emulator.faults().clear_all();
+    let resume = json!({ "SessionId": ticket["SessionId"] });
+    let resumed = caller.ssm("ResumeSession", &resume).await.json();
+    let mut socket = connect(&caller, &resumed, Signature::Good)
+        .await
+        .expect("accepted");
+    open(&mut socket, &resumed).await;
+    assert!(answers_a_ping(&mut socket).await);
+}
+
+#[tokio::test]
+async fn a_websocket_that_opens_late_or_never_leaves_a_newer_or_older_one_alone() {
+    let (_emulator, caller, ticket) = started("").await;
+    let mut late = connect(&caller, &ticket, Signature::Good)
+        .await
+        .expect("accepted");
+    let resume = json!({ "SessionId": ticket["SessionId"] });
+    let resumed = caller.ssm("ResumeSession", &resume).await.json();
+    let mut newer = connect(&caller, &resumed, Signature::Good)
+        .await
+        .expect("accepted");
+    open(&mut newer, &resumed).await;
+    assert!(answers_a_ping(&mut newer).await);
+    // With a token that would be good.
+    let again = caller.ssm("ResumeSession", &resume).await.json();
+    open(&mut late, &again).await;
+    assert!(!answers_a_ping(&mut late).await);
+    assert!(answers_a_ping(&mut newer).await);
+    let _silent = connect(&caller, &again, Signature::Good).await.expect("accepted");
+    assert!(answers_a_ping(&mut newer).await);
+}
+
+#[tokio::test]
 async fn a_cut_is_a_reset_and_the_session_can_be_resumed() {
     let (emulator, caller, ticket) = started("").await;
     let mut socket = connect(&caller, &ticket, Signature::Good)
@@ -157,7 +199,10 @@ enum Signature {
 }
 
 async fn started(top: &str) -> (Emulator, Caller, Value) {
-    let emulator = example(top).await;
+    start_session(example(top).await).await
+}
+
+async fn start_session(emulator: Emulator) -> (Emulator, Caller, Value) {
     let caller = Caller::of(&emulator);
     let input = json!({
         "Target": "i-0123456789abcdef0",

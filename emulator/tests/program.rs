@@ -81,6 +81,25 @@ async fn faults_are_listed() {
 }
 
 #[tokio::test]
+async fn faults_are_read_from_a_file_and_bad_ones_are_told() {
+    let example = concat!(env!("CARGO_MANIFEST_DIR"), "/faults.toml");
+    let mut child = start(&["--faults", example]);
+    environment(&mut child).await;
+
+    let folder = tempfile::tempdir().expect("a temporary folder");
+    let file = folder.path().join("bad.toml");
+    std::fs::write(&file, "[service]\nrecycle = \"hourly\"\n").expect("written");
+    let child = start(&["--faults", file.to_str().expect("text")]);
+    let output = tokio::time::timeout(PATIENCE, child.wait_with_output())
+        .await
+        .expect("it ends")
+        .expect("it can be waited for");
+    let talk = String::from_utf8(output.stderr).expect("text");
+    assert_eq!(output.status.code(), Some(1));
+    assert!(talk.contains("line 2") && talk.contains("`hourly`"), "{talk}");
+}
+
+#[tokio::test]
 async fn a_bad_configuration_is_told_and_fails() {
     let folder = tempfile::tempdir().expect("a temporary folder");
     let file = folder.path().join("bad.toml");

@@ -9,7 +9,8 @@ use tunneld_wire::ssm::message::{Kind, Message, PayloadType};
 use tunneld_wire::ssm::payload::{self, HandshakeComplete, HandshakeRequest, HandshakeResponse};
 use tunneld_wire::ssm::{Event, Frame, Session};
 
-use crate::common::rig::{Agent, data_message};
+use crate::common::agent::Agent;
+use crate::common::frames::data_message;
 use crate::common::{clock, hex};
 
 /// Decodes a frame; one that decodes is as long as its parts, and is encoded and decoded alike.

@@ -3,8 +3,10 @@
 #![cfg(test)]
 
 mod common;
+mod flow;
 mod fuzz;
 mod golden;
 mod pair;
 mod session;
 mod transcripts;
+mod trouble;

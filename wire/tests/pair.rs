@@ -1,33 +1,25 @@
 //! Both sides of a session over a bad network, on invented time: every byte arrives, in order and once, and no rule of
 //! ssm.md section 11.5 is broken on the way.
 
-use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::time::Duration;
 
 use tunneld_wire::smux::Framing;
 use tunneld_wire::ssm::Event;
 use tunneld_wire::ssm::message::Kind;
 
-use crate::common::raw::{Piece, Streams};
-use crate::common::rig::{self, Act, Agent, End, Network, Rig, Told, bytes};
+use crate::common::agent::Agent;
+use crate::common::load::{Load, bytes};
+use crate::common::network::Network;
+use crate::common::raw::{DISCONNECT_TO_PORT, Piece, Streams};
+use crate::common::rig::{Act, End, Rig, Told};
+use crate::common::seeds::for_seeds;
 
-/// Set to a seed that failed, to run it alone.
-const ONLY: Option<u64> = None;
 const SEEDS: u64 = 200;
 
 const MINUTE: Duration = Duration::from_secs(60);
 
 fn millis(millis: u64) -> Duration {
     Duration::from_millis(millis)
-}
-
-/// Runs a property with many seeds; a failure names its seed.
-fn for_seeds(property: impl Fn(u64)) {
-    let seeds = ONLY.map_or(0..SEEDS, |seed| seed..seed + 1);
-    for seed in seeds {
-        let passed = catch_unwind(AssertUnwindSafe(|| property(seed))).is_ok();
-        assert!(passed, "failed with seed {seed}: set ONLY to it to run it alone");
-    }
 }
 
 /// Opens streams with random loads, and ends them when all have crossed.
@@ -77,13 +69,13 @@ fn plan_cuts(rig: &mut Rig, most: u64, longest_outage: u64, told: &[Told]) {
 
 #[test]
 fn every_byte_crosses_a_network_that_loses_copies_and_reorders() {
-    for_seeds(|seed| {
+    for_seeds(SEEDS, |seed| {
         let mut random = fastrand::Rng::with_seed(seed);
         let network = Network {
-            delay: millis(random.u64(0..=150)),
             jitter: millis(random.u64(0..=40)),
             loss: random.f64() * 0.1,
             copies: random.f64() * 0.1,
+            ..Network::perfect(millis(random.u64(0..=150)))
         };
         let framing = if random.bool() {
             Framing::Fitted
@@ -98,13 +90,13 @@ fn every_byte_crosses_a_network_that_loses_copies_and_reorders() {
 
 #[test]
 fn every_byte_survives_cuts_of_the_websocket() {
-    for_seeds(|seed| {
+    for_seeds(SEEDS, |seed| {
         let mut random = fastrand::Rng::with_seed(seed);
         let network = Network {
-            delay: millis(random.u64(0..=150)),
             jitter: millis(random.u64(0..=5)),
             loss: if random.bool() { 0.0 } else { 0.02 },
             copies: 0.0,
+            ..Network::perfect(millis(random.u64(0..=150)))
         };
         let mut rig = Rig::new(seed, network, Agent::fast(Framing::Fitted));
         rig.begin();
@@ -115,12 +107,12 @@ fn every_byte_survives_cuts_of_the_websocket() {
 
 #[test]
 fn a_handshake_survives_cuts_and_loss() {
-    for_seeds(|seed| {
+    for_seeds(SEEDS, |seed| {
         let network = Network {
-            delay: millis(30),
             jitter: millis(20),
             loss: 0.2,
             copies: 0.2,
+            ..Network::perfect(millis(30))
         };
         let mut rig = Rig::new(seed, network, Agent::fast(Framing::Fitted));
         plan_cuts(&mut rig, 3, 1_000, &[Told::Pause, Told::Nothing, Told::Detached]);
@@ -131,13 +123,13 @@ fn a_handshake_survives_cuts_and_loss() {
 
 #[test]
 fn every_byte_survives_cuts_with_the_official_agents_ways() {
-    for_seeds(|seed| {
+    for_seeds(SEEDS, |seed| {
         let mut random = fastrand::Rng::with_seed(seed);
         let network = Network {
-            delay: millis(random.u64(0..=100)),
             jitter: millis(random.u64(0..=5)),
             loss: if random.bool() { 0.0 } else { 0.01 },
             copies: 0.01,
+            ..Network::perfect(millis(random.u64(0..=100)))
         };
         let mut rig = Rig::new(seed, network, Agent::stock());
         rig.begin();
@@ -148,20 +140,20 @@ fn every_byte_survives_cuts_with_the_official_agents_ways() {
 
 #[test]
 fn every_byte_reaches_an_agent_that_acknowledges_once() {
-    for_seeds(|seed| {
+    for_seeds(SEEDS, |seed| {
         let mut random = fastrand::Rng::with_seed(seed);
         let network = Network {
-            delay: millis(20),
             jitter: millis(10),
             loss: random.f64() * 0.02,
             copies: 0.02,
+            ..Network::perfect(millis(20))
         };
         let mut rig = Rig::new(
             seed,
             network,
             Agent::fast(Framing::Fitted).with_version("3.2.1000.0"),
         );
-        rig.silent_agent = true;
+        rig.agent.witness.silent_on_duplicates = true;
         rig.client.witness.window = None;
         rig.begin();
         plan_cuts(&mut rig, 2, 1_000, &[Told::Pause, Told::Nothing]);
@@ -175,11 +167,43 @@ fn every_byte_reaches_an_agent_that_acknowledges_once() {
 }
 
 #[test]
+fn every_byte_survives_loss_and_cuts_in_basic_mode() {
+    for_seeds(SEEDS, |seed| {
+        let mut random = fastrand::Rng::with_seed(seed);
+        let network = Network {
+            jitter: millis(random.u64(0..=20)),
+            loss: random.f64() * 0.02,
+            copies: 0.02,
+            ..Network::perfect(millis(random.u64(0..=100)))
+        };
+        let agent = match random.bool() {
+            true => Agent::fast(Framing::Fitted),
+            false => Agent::stock(),
+        };
+        let mut rig = Rig::in_basic_mode(seed, network, agent);
+        rig.begin();
+        plan_cuts(&mut rig, 3, 500, &[Told::Pause, Told::Nothing, Told::Detached]);
+        let up = rig.random.usize(0..=100_000);
+        let down = rig.random.usize(0..=30_000);
+        let id = rig.open(bytes(seed, up), bytes(!seed, down));
+        rig.run_loads(20 * MINUTE);
+        rig.client.session.close(id);
+        rig.run_until(20 * MINUTE, "the end", |rig| {
+            rig.agent.has(&Event::Finished(id)) && rig.client.session.is_drained()
+        });
+        // Others, which mean nothing, ask whether all has arrived.
+        let flags = rig.client.witness.flags.iter();
+        assert_eq!(flags.filter(|flag| **flag == DISCONNECT_TO_PORT).count(), 1);
+        assert!(rig.client.session.streams().is_empty() && rig.agent.session.streams().is_empty());
+    });
+}
+
+#[test]
 fn a_cut_that_swallows_the_acknowledgements_of_a_whole_window_does_not_stall_an_agent_that_acknowledges_once()
 {
     let agent = Agent::fast(Framing::Fitted).with_version("3.2.1000.0");
     let mut rig = Rig::new(5, Network::perfect(millis(150)), agent);
-    rig.silent_agent = true;
+    rig.agent.witness.silent_on_duplicates = true;
     rig.client.witness.window = None;
     rig.begin();
     let up = rig.open(bytes(1, 8 << 20), Vec::new());
@@ -187,10 +211,10 @@ fn a_cut_that_swallows_the_acknowledgements_of_a_whole_window_does_not_stall_an_
         rig.loads[&up].got_up.len() > 4 << 20
     });
     // Nothing new is written until everything under way has arrived and been acknowledged into the void.
-    rig.lose_acknowledgements = true;
+    rig.network.lost_acknowledgements = 1.0;
     rig.run_for(millis(2_000));
     rig.act(Act::Cut(Told::Nothing));
-    rig.lose_acknowledgements = false;
+    rig.network.lost_acknowledgements = 0.0;
     rig.run_for(millis(100));
     rig.act(Act::Attach);
     rig.run_loads(MINUTE);
@@ -224,7 +248,7 @@ fn after_a_cut_the_client_repeats_the_acknowledgements_that_the_cut_may_have_swa
     rig.open(b"get".to_vec(), bytes(1, 80_000));
     // The last 50 ms of acknowledgements are lost, no data is; the agent alone would need 100 ms for each.
     rig.run_until(MINUTE, "the last byte", |rig| {
-        rig.loads.values().all(rig::Load::is_done)
+        rig.loads.values().all(Load::is_done)
     });
     rig.act(Act::Cut(Told::Pause));
     rig.run_for(millis(10));

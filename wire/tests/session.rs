@@ -7,10 +7,14 @@ use tunneld_wire::smux::{Framing, Header, StreamId};
 use tunneld_wire::ssm::message::{Flag, Kind, Malformed, PayloadType};
 use tunneld_wire::ssm::{End, Event, Frame, HandshakeError, Session};
 
+use crate::common::agent::Agent;
 use crate::common::clock::{self, GRACE};
+use crate::common::frames::{data_message, service_message};
 use crate::common::hex;
+use crate::common::load::bytes;
+use crate::common::network::Network;
 use crate::common::raw::{FLAG, HANDSHAKE_COMPLETE, OUTPUT, Piece, Raw};
-use crate::common::rig::{Act, Agent, Network, Rig, Told, bytes, data_message, service_message};
+use crate::common::rig::{Act, Reach, Rig, Told};
 
 const HANDSHAKE_RESPONSE: u32 = 6;
 
@@ -644,7 +648,7 @@ fn while_paused_one_message_a_second_asks_and_no_new_data_leaves() {
     let mut rig = Rig::ready(Duration::from_millis(5));
     let id = rig.open(bytes(1, 1 << 20), Vec::new());
     rig.run_for(Duration::from_millis(50));
-    rig.attached = false;
+    rig.reach = Reach::Service;
     rig.run_for(Duration::from_millis(50));
     rig.announce(Kind::PausePublication);
     assert!(rig.client.has(&Event::Paused));
@@ -653,7 +657,7 @@ fn while_paused_one_message_a_second_asks_and_no_new_data_leaves() {
     assert_eq!(rig.client.witness.messages(), messages);
     assert_eq!(rig.client.witness.repeats, repeats + 10);
     assert!(!rig.client.has(&Event::Resumed));
-    rig.attached = true;
+    rig.reach = Reach::Agent;
     rig.run_until(Duration::from_secs(2), "the resumption", |rig| {
         rig.client.has(&Event::Resumed)
     });
@@ -688,7 +692,7 @@ fn a_long_pause_is_doubtful_once() {
     let mut rig = Rig::ready(Duration::from_millis(5));
     rig.open(bytes(1, 100_000), Vec::new());
     rig.run_for(Duration::from_millis(20));
-    rig.attached = false;
+    rig.reach = Reach::Service;
     rig.announce(Kind::PausePublication);
     rig.run_for(Duration::from_secs(44));
     assert!(!rig.client.has(&Event::Doubtful));
@@ -722,4 +726,32 @@ fn bytes_that_are_not_smux_end_the_session() {
         Bytes::from_static(b"HTTP/1.1 400 Bad Request"),
     );
     assert!(matches!(lone.events()[..], [Event::Ended(End::Protocol(_))]));
+}
+
+#[test]
+fn one_lost_acknowledgement_of_an_agent_that_acknowledges_once_ends_nothing() {
+    for version in ["3.2.1000.0", "3.1.1512.0", "3.0.196.0"] {
+        let mut lone = Lone::ready_client(version);
+        let id = lone.session.open(lone.now).unwrap();
+        lone.session.write(id, Bytes::from_static(b"question"));
+        // It arrives, and nobody will ever say so again.
+        assert_eq!(of_type(&lone.sent(), OUTPUT), 1);
+        let mut later = Vec::new();
+        let mut events = Vec::new();
+        let until = lone.now + clock::STALL_TIMEOUT * 2;
+        while let Some(due) = lone.session.poll_timeout(lone.now).filter(|due| *due <= until) {
+            lone.now = due;
+            lone.session.handle_timeout(due);
+            for raw in lone.sent().iter().filter(|raw| raw.is_data() && raw.sequence > 1) {
+                lone.acknowledge(raw.sequence);
+                later.push(raw.sequence);
+            }
+            lone.session.handle_pong(due);
+            events.extend(lone.events());
+        }
+        assert_eq!(later, [2], "{version}: one message is enough of a witness");
+        assert!(lone.session.is_drained(), "{version}");
+        let passing = [Event::Unanswered, Event::Stalled(Some(id)), Event::Flowing];
+        assert_eq!(events, passing, "{version}");
+    }
 }

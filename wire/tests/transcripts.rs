@@ -6,10 +6,11 @@ use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use tunneld_wire::smux::{Framing, StreamId};
-use tunneld_wire::ssm::{AgentOptions, End, Event, Policy, Session};
+use tunneld_wire::ssm::{End, Event, Session};
 
+use crate::common::agent::{AGENT_VERSION, Agent};
 use crate::common::clock;
-use crate::common::raw::{Piece, Pipe, Raw, Streams};
+use crate::common::raw::{CONNECT_TO_PORT_ERROR, FIRST, Piece, Pipe, Raw, Streams, TERMINATE_SESSION};
 use crate::common::recording::{self, Entry, What};
 use crate::common::rig::CLIENT_WINDOW;
 use crate::common::witness::Witness;
@@ -32,6 +33,9 @@ const MULTIPLEXED: [&str; 15] = [
     "resume-bulk",
     "lossy",
 ];
+
+/// Every recording with an agent that carries one connection at a time.
+const BASIC: [&str; 3] = ["basic-echo", "basic-server-close", "basic-port-refused"];
 
 /// Our side in a recording, and all that happened to it.
 struct Replay {
@@ -113,6 +117,39 @@ impl Replay {
     }
 }
 
+/// What a session carries.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Mode {
+    /// Many streams.
+    Multiplexed,
+    /// One connection at a time.
+    Basic,
+}
+
+impl Mode {
+    fn pipe(self) -> Pipe {
+        match self {
+            Self::Multiplexed => Pipe::default(),
+            Self::Basic => Pipe::basic(),
+        }
+    }
+
+    fn witness(self, witness: Witness) -> Witness {
+        match self {
+            Self::Multiplexed => witness,
+            Self::Basic => witness.in_basic_mode(),
+        }
+    }
+
+    /// Of the agent that was recorded.
+    fn agent_version(self) -> &'static str {
+        match self {
+            Self::Multiplexed => AGENT_VERSION,
+            Self::Basic => "3.0.150.0",
+        }
+    }
+}
+
 /// What one direction of a recording says, read without the crate.
 #[derive(Default)]
 struct Said {
@@ -125,23 +162,28 @@ struct Said {
 }
 
 impl Said {
-    fn by_agent(entries: &[Entry]) -> Self {
-        Self::by(entries.iter().filter_map(|entry| match &entry.what {
-            What::ToClient(frame) => Some(frame),
-            What::FromClient(_) | What::Opened | What::Lost => None,
-        }))
+    fn by_agent(entries: &[Entry], pipe: Pipe) -> Self {
+        Self::by(
+            pipe,
+            entries.iter().filter_map(|entry| match &entry.what {
+                What::ToClient(frame) => Some(frame),
+                What::FromClient(_) | What::Opened | What::Lost => None,
+            }),
+        )
     }
 
-    fn by_client(entries: &[Entry]) -> Self {
-        Self::by(entries.iter().filter_map(|entry| match &entry.what {
-            What::FromClient(frame) => Some(frame),
-            What::ToClient(_) | What::Opened | What::Lost => None,
-        }))
+    fn by_client(entries: &[Entry], pipe: Pipe) -> Self {
+        Self::by(
+            pipe,
+            entries.iter().filter_map(|entry| match &entry.what {
+                What::FromClient(frame) => Some(frame),
+                What::ToClient(_) | What::Opened | What::Lost => None,
+            }),
+        )
     }
 
-    fn by<'a>(frames: impl Iterator<Item = &'a Vec<u8>>) -> Self {
+    fn by<'a>(mut pipe: Pipe, frames: impl Iterator<Item = &'a Vec<u8>>) -> Self {
         let mut said = Self::default();
-        let mut pipe = Pipe::default();
         for frame in frames {
             let raw = Raw::read(frame);
             if raw.kind == "channel_closed" {
@@ -165,11 +207,11 @@ impl Said {
 }
 
 /// Our client in the place of the official one: it opens, writes, closes and terminates when that did.
-fn replay_client(entries: &[Entry]) -> Replay {
+fn replay_client(entries: &[Entry], mode: Mode) -> Replay {
     let start = clock::origin();
     let session = Session::client(clock::client(), clock::options(7, start));
-    let mut replay = Replay::new(session, Witness::of_client(CLIENT_WINDOW), start);
-    let mut pipe = Pipe::default();
+    let mut replay = Replay::new(session, mode.witness(Witness::of_client(CLIENT_WINDOW)), start);
+    let mut pipe = mode.pipe();
     for entry in entries {
         replay.advance(entry.at);
         match &entry.what {
@@ -191,7 +233,7 @@ fn replay_client(entries: &[Entry]) -> Replay {
                     pieces
                         .into_iter()
                         .for_each(|piece| act_as_client(&mut replay, piece));
-                    if flags.contains(&2) {
+                    if flags.contains(&TERMINATE_SESSION) {
                         assert!(replay.session.terminate());
                         assert!(
                             !replay.session.terminate(),
@@ -213,25 +255,26 @@ fn act_as_client(replay: &mut Replay, piece: Piece) {
             assert_eq!(id.to_string(), number.to_string());
             replay.ids.insert(number, id);
         }
-        Piece::Data(number, bytes) => replay.session.write(replay.ids[&number], bytes.into()),
+        Piece::Data(number, bytes) => {
+            // In basic mode nothing says that a connection begins.
+            let open = || replay.session.open(replay.now).unwrap();
+            let id = *replay.ids.entry(number).or_insert_with(open);
+            replay.session.write(id, bytes.into());
+        }
         Piece::Fin(number) => replay.session.close(replay.ids[&number]),
         Piece::Nop => {}
     }
 }
 
 /// Our agent in the place of the official one: it writes, closes and refuses when that did.
-fn replay_agent(entries: &[Entry]) -> Replay {
+fn replay_agent(entries: &[Entry], mode: Mode) -> Replay {
     let start = clock::origin();
-    let options = AgentOptions {
-        version: "3.3.1142.0".to_owned(),
-        properties: [("type".to_owned(), "LocalPortForwarding".to_owned())].into(),
-        policy: Policy::fast_agent(),
-        framing: Framing::Spanning,
-        quiet: Duration::ZERO,
-    };
-    let session = Session::agent(options, clock::options(8, start));
-    let mut replay = Replay::new(session, Witness::of_agent(Some(4 << 20)), start);
-    let mut pipe = Pipe::default();
+    let agent = Agent::fast(Framing::Spanning).with_version(mode.agent_version());
+    let session = Session::agent(agent.options, clock::options(8, start));
+    let mut witness = mode.witness(Witness::of_agent(agent.window));
+    witness.silent_on_duplicates = mode == Mode::Basic;
+    let mut replay = Replay::new(session, witness, start);
+    let mut pipe = mode.pipe();
     let mut refusing = false;
     for entry in entries {
         replay.advance(entry.at);
@@ -249,9 +292,9 @@ fn replay_agent(entries: &[Entry]) -> Replay {
                 let raw = Raw::read(frame);
                 if raw.is_data() {
                     let (pieces, flags) = pipe.take(raw);
-                    refusing |= flags.contains(&3);
+                    refusing |= flags.contains(&CONNECT_TO_PORT_ERROR);
                     for piece in pieces {
-                        act_as_agent(&mut replay, piece, &mut refusing);
+                        act_as_agent(&mut replay, mode, piece, &mut refusing);
                     }
                 }
             }
@@ -261,9 +304,16 @@ fn replay_agent(entries: &[Entry]) -> Replay {
     replay
 }
 
-fn act_as_agent(replay: &mut Replay, piece: Piece, refusing: &mut bool) {
+fn act_as_agent(replay: &mut Replay, mode: Mode, piece: Piece, refusing: &mut bool) {
     match piece {
-        Piece::Data(number, bytes) => replay.session.write(replay.ids[&number], bytes.into()),
+        Piece::Data(number, bytes) => {
+            let id = match mode {
+                Mode::Multiplexed => replay.ids[&number],
+                // The agent names no connection: it speaks for the one that there is.
+                Mode::Basic => *replay.ids.last_key_value().unwrap().1,
+            };
+            replay.session.write(id, bytes.into());
+        }
         Piece::Fin(number) if std::mem::take(refusing) => replay.session.refuse(replay.ids[&number]),
         Piece::Fin(number) => replay.session.close(replay.ids[&number]),
         Piece::Syn(_) | Piece::Nop => {}
@@ -274,8 +324,8 @@ fn act_as_agent(replay: &mut Replay, piece: Piece, refusing: &mut bool) {
 fn our_client_says_to_the_official_agent_what_the_official_client_said() {
     for name in MULTIPLEXED {
         let entries = recording::read(name);
-        let official = Said::by_client(&entries);
-        let replay = replay_client(&entries);
+        let official = Said::by_client(&entries, Pipe::default());
+        let replay = replay_client(&entries, Mode::Multiplexed);
         assert_eq!(replay.witness.streams, official.streams, "{name}");
         assert_eq!(replay.witness.flags, official.flags, "{name}");
         assert!(replay.witness.is_whole(), "{name}");
@@ -303,12 +353,12 @@ fn our_client_says_to_the_official_agent_what_the_official_client_said() {
 fn our_client_hears_from_the_official_agent_every_byte_and_every_end() {
     for name in MULTIPLEXED {
         let entries = recording::read(name);
-        let official = Said::by_agent(&entries);
-        let by_client = Said::by_client(&entries);
-        let replay = replay_client(&entries);
+        let official = Said::by_agent(&entries, Pipe::default());
+        let by_client = Said::by_client(&entries, Pipe::default());
+        let replay = replay_client(&entries, Mode::Multiplexed);
         assert_eq!(replay.received, official.streams, "{name}");
         for (number, id) in &replay.ids {
-            let refused = official.flags.contains(&3);
+            let refused = official.flags.contains(&CONNECT_TO_PORT_ERROR);
             let ended = official.has(&Piece::Fin(*number));
             // What we closed first ends without an event.
             let first = by_client
@@ -336,7 +386,7 @@ fn our_client_hears_from_the_official_agent_every_byte_and_every_end() {
 #[test]
 fn our_client_opens_every_websocket_anew_and_negotiates_once() {
     for (name, websockets) in [("mux-echo", 1), ("resume-idle", 2), ("resume-bulk", 2)] {
-        let replay = replay_client(&recording::read(name));
+        let replay = replay_client(&recording::read(name), Mode::Multiplexed);
         assert_eq!(replay.attached, websockets, "{name}");
         let ready = replay
             .events
@@ -349,7 +399,7 @@ fn our_client_opens_every_websocket_anew_and_negotiates_once() {
 
 #[test]
 fn our_client_reports_the_denied_host_in_the_agents_words() {
-    let replay = replay_client(&recording::read("remote-host-denied"));
+    let replay = replay_client(&recording::read("remote-host-denied"), Mode::Multiplexed);
     let words = "Forwarding to IP address 169.254.169.254 is forbidden.".to_owned();
     assert_eq!(replay.ended(), Some(&End::ChannelClosed(words)));
 }
@@ -357,49 +407,26 @@ fn our_client_reports_the_denied_host_in_the_agents_words() {
 #[test]
 fn our_client_keeps_an_old_agent_awake() {
     let entries = recording::read("mux-smux-keepalive");
-    let replay = replay_client(&entries);
+    let replay = replay_client(&entries, Mode::Multiplexed);
     let nops = |pieces: &[Piece]| pieces.iter().filter(|piece| **piece == Piece::Nop).count();
-    let official = nops(&Said::by_client(&entries).pieces);
+    let official = nops(&Said::by_client(&entries, Pipe::default()).pieces);
     assert!(official > 1);
     assert_eq!(nops(&replay.witness.pieces), official);
 }
 
 #[test]
 fn our_client_does_without_keep_alives_for_a_newer_agent() {
-    let mut replay = replay_client(&recording::read("lossy"));
+    let mut replay = replay_client(&recording::read("lossy"), Mode::Multiplexed);
     replay.advance(Duration::from_secs(120));
     assert!(!replay.witness.pieces.contains(&Piece::Nop));
-}
-
-#[test]
-fn our_client_learns_of_an_agent_that_carries_one_connection_only() {
-    let start = clock::origin();
-    let session = Session::client(clock::client(), clock::options(7, start));
-    let mut replay = Replay::new(session, Witness::of_client(CLIENT_WINDOW), start);
-    replay.session.attach("token", start);
-    replay.witness.attach("token");
-    replay.poll();
-    for entry in recording::read("basic-echo") {
-        if let What::ToClient(frame) = &entry.what {
-            replay.advance(entry.at);
-            replay.give(frame);
-        }
-    }
-    let ready = Event::Ready {
-        agent_version: "3.0.150.0".to_owned(),
-        multiplexes: false,
-        customer_message: String::new(),
-    };
-    assert_eq!(replay.events, [ready]);
-    assert_eq!(replay.witness.messages(), 1, "the response, and no data");
 }
 
 #[test]
 fn our_agent_hears_from_the_official_client_every_byte_and_every_end() {
     for name in MULTIPLEXED {
         let entries = recording::read(name);
-        let official = Said::by_client(&entries);
-        let replay = replay_agent(&entries);
+        let official = Said::by_client(&entries, Pipe::default());
+        let replay = replay_agent(&entries, Mode::Multiplexed);
         assert_eq!(replay.received, official.streams, "{name}");
         let opened: Vec<_> = replay
             .events
@@ -414,7 +441,7 @@ fn our_agent_hears_from_the_official_client_every_byte_and_every_end() {
         assert_eq!(opened.len(), syns, "{name}");
         assert_eq!(
             replay.has(&Event::Terminate),
-            official.flags.contains(&2),
+            official.flags.contains(&TERMINATE_SESSION),
             "{name}"
         );
         assert_eq!(replay.ended(), None, "{name}");
@@ -425,8 +452,8 @@ fn our_agent_hears_from_the_official_client_every_byte_and_every_end() {
 fn our_agent_says_to_the_official_client_what_the_official_agent_said() {
     for name in MULTIPLEXED {
         let entries = recording::read(name);
-        let official = Said::by_agent(&entries);
-        let replay = replay_agent(&entries);
+        let official = Said::by_agent(&entries, Pipe::default());
+        let replay = replay_agent(&entries, Mode::Multiplexed);
         assert_eq!(replay.witness.streams, official.whole, "{name}");
         assert_eq!(replay.witness.flags, official.flags, "{name}");
         for piece in official
@@ -440,4 +467,117 @@ fn our_agent_says_to_the_official_client_what_the_official_agent_said() {
             );
         }
     }
+}
+
+/// What the first connection of a recording in basic mode sees: our client opens one a session.
+fn first_connection(name: &str) -> Vec<Entry> {
+    let mut pipe = Pipe::basic();
+    let entries = recording::read(name).into_iter();
+    let of_first = entries.take_while(|entry| match &entry.what {
+        What::FromClient(frame) if Raw::read(frame).is_data() => {
+            let (pieces, _) = pipe.take(Raw::read(frame));
+            !pieces
+                .iter()
+                .any(|piece| matches!(piece, Piece::Data(number, _) if *number != FIRST))
+        }
+        What::FromClient(_) | What::ToClient(_) | What::Opened | What::Lost => true,
+    });
+    of_first.collect()
+}
+
+#[test]
+fn our_client_says_to_an_old_agent_what_the_official_client_said_on_one_connection() {
+    for name in BASIC {
+        let entries = first_connection(name);
+        let official = Said::by_client(&entries, Pipe::basic());
+        let mut replay = replay_client(&entries, Mode::Basic);
+        assert_eq!(replay.witness.streams, official.streams, "{name}");
+        assert_eq!(replay.witness.flags, official.flags, "{name}");
+        let ended = replay.ended().is_some();
+        assert_eq!(replay.session.terminate(), !ended, "{name}");
+        replay.poll();
+        let terminated = replay.witness.flags.ends_with(&[TERMINATE_SESSION]);
+        assert_eq!(terminated, !ended, "{name}");
+    }
+}
+
+#[test]
+fn our_client_hears_from_an_old_agent_every_byte_of_one_connection_and_the_end_of_the_session() {
+    for name in BASIC {
+        let entries = first_connection(name);
+        let official = Said::by_agent(&entries, Pipe::basic());
+        let mut replay = replay_client(&entries, Mode::Basic);
+        let ready = Event::Ready {
+            agent_version: "3.0.150.0".to_owned(),
+            multiplexes: false,
+            customer_message: String::new(),
+        };
+        assert_eq!(replay.events.first(), Some(&ready), "{name}");
+        assert_eq!(replay.received, official.streams, "{name}");
+        let told = |event: &&Event| matches!(event, Event::Finished(_) | Event::Refused(_));
+        assert_eq!(
+            replay.events.iter().find(told),
+            None,
+            "{name}: the agent says neither"
+        );
+        // A refused port ends the session, in the words of the service, which were none.
+        let closing = (name == "basic-port-refused").then(|| End::ChannelClosed(String::new()));
+        assert_eq!(replay.ended(), closing.as_ref(), "{name}");
+        assert_eq!(
+            replay.session.open(replay.now),
+            None,
+            "{name}: a second connection"
+        );
+    }
+}
+
+#[test]
+fn our_old_agent_hears_from_the_official_client_every_byte_and_dials_again_after_every_end() {
+    for name in BASIC {
+        let entries = recording::read(name);
+        let official = Said::by_client(&entries, Pipe::basic());
+        let replay = replay_agent(&entries, Mode::Basic);
+        assert_eq!(replay.received, official.streams, "{name}");
+        let connections = official.streams.0.len().max(1);
+        assert_eq!(replay.ids.len(), connections, "{name}: dialled");
+        for (number, id) in &replay.ids {
+            let ended = official.has(&Piece::Fin(*number));
+            assert_eq!(
+                replay.has(&Event::Finished(*id)),
+                ended,
+                "{name}: stream {number}"
+            );
+        }
+        assert_eq!(
+            replay.has(&Event::Terminate),
+            official.flags.contains(&TERMINATE_SESSION),
+            "{name}"
+        );
+        assert_eq!(replay.ended(), None, "{name}");
+    }
+}
+
+#[test]
+fn our_old_agent_says_to_the_official_client_what_the_official_agent_said() {
+    for name in BASIC {
+        let entries = recording::read(name);
+        let official = Said::by_agent(&entries, Pipe::basic());
+        let replay = replay_agent(&entries, Mode::Basic);
+        assert_eq!(replay.witness.streams, official.streams, "{name}");
+        assert!(
+            replay.witness.flags.is_empty(),
+            "{name}: it has no word for an end"
+        );
+    }
+}
+
+#[test]
+fn our_old_agent_ends_the_session_when_the_target_refuses() {
+    let mut replay = replay_agent(&recording::read("basic-port-refused"), Mode::Basic);
+    let id = replay.ids[&FIRST];
+    replay.session.refuse(id);
+    replay.poll();
+    let words = "Unable to connect to specified port".to_owned();
+    assert_eq!(replay.ended(), Some(&End::ChannelClosed(words)));
+    assert!(replay.witness.flags.is_empty());
 }

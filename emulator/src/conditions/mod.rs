@@ -162,6 +162,8 @@ pub struct AgentConditions {
     /// Whether HandshakeComplete overtakes the acknowledgement of HandshakeResponse: the official agent sends them
     /// from two threads.
     pub late_handshake_ack: bool,
+    /// Whether the agent sends, once data may flow, a flag and a payload type that clients don't know.
+    pub oddities: bool,
 }
 
 /// How dials to the target end.
@@ -217,6 +219,7 @@ impl Default for AgentConditions {
             target_rate: None,
             handshake_requests: 1,
             late_handshake_ack: false,
+            oddities: false,
         }
     }
 }

@@ -5,6 +5,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use futures_util::stream::{SplitSink, SplitStream};
 use futures_util::{SinkExt, StreamExt};
+use serde::Deserialize;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::sync::{mpsc, oneshot};
 use tokio::time::timeout;
@@ -14,7 +15,14 @@ use tokio_tungstenite::tungstenite::protocol::CloseFrame;
 use tokio_tungstenite::tungstenite::protocol::frame::coding::CloseCode;
 use tokio_util::sync::CancellationToken;
 use tracing::debug;
-use tunneld_wire::ssm::payload::OpenDataChannel;
+
+/// What counts in the first message of a client, OpenDataChannelInput. Some clients send as their id what is no UUID,
+/// and the service lets them in.
+#[derive(Deserialize)]
+#[serde(rename_all = "PascalCase")]
+struct Opening {
+    token_value: String,
+}
 
 /// How long a client may take to send its opening.
 const OPENING_DEADLINE: Duration = Duration::from_secs(10);
@@ -128,7 +136,7 @@ async fn opening_token<S: AsyncRead + AsyncWrite + Unpin>(socket: &mut WebSocket
     while let Some(Ok(message)) = socket.next().await {
         match message {
             Message::Text(text) => {
-                let opening = serde_json::from_str::<OpenDataChannel>(&text).ok()?;
+                let opening = serde_json::from_str::<Opening>(&text).ok()?;
                 return Some(opening.token_value);
             }
             // The official client pings at once after opening, and before its text on a slow start.

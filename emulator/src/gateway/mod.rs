@@ -15,12 +15,14 @@ mod agent;
 mod client;
 mod greeting;
 mod inspected;
-mod lane;
+mod line;
 mod message;
 mod relay;
 mod service;
 mod sketch;
+mod streams;
 mod target;
+mod vigil;
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;

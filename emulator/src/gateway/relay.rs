@@ -1,8 +1,8 @@
 //! The one task that owns a session: the service, with a line to the client on one side and the agent on the other.
 //!
 //! ```text
-//!   client ─► lane up ───► service ─► agent ─► targets
-//!          ◄─ lane down ◄─ greeting ◄──┘
+//!   client ─► line ───► service ─► agent ─► targets
+//!          ◄─ line ◄─ greeting ◄────┘
 //! ```
 //!
 //! It moves frames and keeps the time; what is done with them is decided by those machines.
@@ -16,25 +16,22 @@ use tokio::sync::{mpsc, watch};
 use tokio::time::{Instant, sleep_until, timeout};
 use tokio_util::sync::CancellationToken;
 
-use super::agent::{Agent, AtTarget, DRAIN, End};
+use super::agent::{Agent, DRAIN, End};
 use super::client::{Arrival, Farewell};
 use super::greeting::Greeting;
-use super::lane::Lane;
+use super::line::Line;
 use super::message::{channel_closed, pause_publication, start_publication};
 use super::service::{Action, Service};
 use super::sketch::{Sort, sort};
+use super::streams::AtTarget;
 use super::{AgentKind, Command, SessionSpec};
 use crate::conditions::{AbsentClient, Conditions, Noise, StartPublication};
 
 /// One session's service and agent.
 pub(super) struct Relay {
     session_id: String,
-    number: u64,
     conditions: watch::Receiver<Arc<Conditions>>,
-    /// What the lanes' noise is drawn from, if that is fixed.
-    seed: Option<u64>,
-    up: Lane,
-    down: Lane,
+    line: Line,
     service: Service,
     greeting: Greeting,
     agent: Agent,
@@ -80,10 +77,7 @@ impl Relay {
         let now = clock();
         let mut relay = Self {
             session_id: spec.session_id.clone(),
-            number: spec.number,
-            seed: None,
-            up: Lane::new(fastrand::u64(..)),
-            down: Lane::new(fastrand::u64(..)),
+            line: Line::new(spec.number),
             service: Service::new(now),
             greeting: Greeting::new(),
             agent: Agent::new(spec, conditions.clone(), now),
@@ -140,18 +134,18 @@ impl Relay {
 
     async fn wait(&mut self, flow: Flow, now: std::time::Instant) -> Wake {
         let down = match (&self.client, flow) {
-            (Some(_), Flow::Free) => self.down.poll_timeout(),
+            (Some(_), Flow::Free) => self.line.down.poll_timeout(),
             (Some(_), Flow::Full | Flow::Closed) | (None, _) => None,
         };
         let times = [
             self.agent.poll_timeout(now),
             self.service.poll_timeout(),
-            self.up.poll_timeout(),
+            self.line.up.poll_timeout(),
             down,
             self.agent_back,
         ];
         let due = times.into_iter().flatten().min().map(Instant::from_std);
-        let reading = self.up.has_room();
+        let reading = self.line.up.has_room();
         let (frames, writer) = match &mut self.client {
             Some(Arrival { frames, writer, .. }) => (Some(frames), Some(writer)),
             None => (None, None),
@@ -171,16 +165,7 @@ impl Relay {
     fn set_conditions(&mut self, now: std::time::Instant) {
         let conditions = Arc::clone(&self.conditions.borrow_and_update());
         let Conditions { line, service, agent } = &*conditions;
-        self.up.set(line.delay, line.up.clone(), 0.0);
-        self.down.set(line.delay, line.down.clone(), line.junk);
-        if line.seed != self.seed {
-            self.seed = line.seed;
-            let seed = line
-                .seed
-                .map_or_else(|| fastrand::u64(..), |seed| seed ^ self.number.rotate_left(32));
-            self.up.reseed(seed);
-            self.down.reseed(!seed);
-        }
+        self.line.set(line);
         self.service.set(service.clone(), now);
         self.greeting
             .set(agent.handshake_requests, agent.late_handshake_ack);
@@ -214,9 +199,9 @@ impl Relay {
         }
         self.service.connected(now);
         match self.service.conditions().start_publication {
-            StartPublication::First => self.down.push(start_publication(), now),
+            StartPublication::First => self.line.down.push(start_publication(), now),
             StartPublication::AfterHandshake if self.greeting.is_complete() => {
-                self.down.push(start_publication(), now);
+                self.line.down.push(start_publication(), now);
             }
             StartPublication::AfterHandshake | StartPublication::Never => {}
         }
@@ -228,12 +213,12 @@ impl Relay {
     /// Takes what the client has sent.
     fn handle_frames(&mut self, first: Bytes) {
         let now = clock();
-        self.up.push(first, now);
-        while self.up.has_room()
+        self.line.up.push(first, now);
+        while self.line.up.has_room()
             && let Some(client) = &mut self.client
             && let Ok(frame) = client.frames.try_recv()
         {
-            self.up.push(frame, now);
+            self.line.up.push(frame, now);
         }
     }
 
@@ -244,7 +229,7 @@ impl Relay {
         if self.agent_back.is_some_and(|back| back <= now) {
             self.agent_back = None;
             if self.client.is_some() {
-                self.down.push(start_publication(), now);
+                self.line.down.push(start_publication(), now);
                 self.agent.attach(now);
             }
         }
@@ -252,7 +237,7 @@ impl Relay {
 
     fn carry_up(&mut self, now: std::time::Instant) {
         while !self.service.wants_to_act()
-            && let Some(frame) = self.up.poll(now)
+            && let Some(frame) = self.line.up.poll(now)
         {
             if !self.service.relays_up(&frame, now) {
                 continue;
@@ -260,7 +245,7 @@ impl Relay {
             if self.agent_back.is_none() {
                 self.agent.handle_frame(frame, now);
             } else if sort(&frame) == Sort::Input {
-                self.down.push(pause_publication(), now);
+                self.line.down.push(pause_publication(), now);
             }
         }
     }
@@ -270,12 +255,12 @@ impl Relay {
     /// An agent sends no more than the websocket takes, and numbers nothing that it does not send.
     fn carry_down(&mut self, now: std::time::Instant) -> Flow {
         while !self.service.wants_to_act() {
-            while self.down.has_arrived(now)
+            while self.line.down.has_arrived(now)
                 && let Some(Arrival { writer, .. }) = &self.client
             {
                 match writer.try_reserve() {
                     Ok(room) => {
-                        if let Some(frame) = self.down.poll(now) {
+                        if let Some(frame) = self.line.down.poll(now) {
                             room.send(frame);
                         }
                     }
@@ -284,44 +269,45 @@ impl Relay {
                 }
             }
             let is_lost = self.agent_back.is_some() || (self.client.is_none() && !self.keeps());
-            if !is_lost && !self.down.has_room() && self.client.is_some() {
+            if !is_lost && !self.line.down.has_room() && self.client.is_some() {
                 break;
             }
             let Some(frame) = self.next_frame(now) else {
                 break;
             };
-            if is_lost || !self.down.has_room() {
+            if is_lost || !self.line.down.has_room() {
                 continue;
             }
             self.service.relays_down(&frame, now);
-            self.down.push(frame, now);
+            self.line.down.push(frame, now);
         }
         Flow::Free
     }
 
     /// Returns the agent's next frame, in the order in which it greets.
     fn next_frame(&mut self, now: std::time::Instant) -> Option<Bytes> {
-        if let Some(frame) = self.greeting.poll() {
-            return Some(frame);
+        loop {
+            if let Some(frame) = self.greeting.poll() {
+                return Some(frame);
+            }
+            let frame = self.agent.poll_transmit(now)?;
+            if self.greeting.is_complete() {
+                return Some(frame);
+            }
+            self.greeting.push(frame);
+            if self.greeting.is_complete()
+                && self.service.conditions().start_publication == StartPublication::AfterHandshake
+            {
+                self.greeting.push(start_publication());
+            }
         }
-        let frame = self.agent.poll_transmit(now)?;
-        if self.greeting.is_complete() {
-            return Some(frame);
-        }
-        self.greeting.push(frame);
-        if self.greeting.is_complete()
-            && self.service.conditions().start_publication == StartPublication::AfterHandshake
-        {
-            self.greeting.push(start_publication());
-        }
-        self.greeting.poll()
     }
 
     /// Does what the service does by itself; returns the session's end if that is it.
     fn act(&mut self, action: Action, now: std::time::Instant) -> Option<End> {
         match action {
-            Action::Pause => self.down.push(pause_publication(), now),
-            Action::Start => self.down.push(start_publication(), now),
+            Action::Pause => self.line.down.push(pause_publication(), now),
+            Action::Start => self.line.down.push(start_publication(), now),
             Action::Bye => self.hang_up(Farewell::Bye),
             Action::HangUp => {
                 if let Some(client) = &self.client {
@@ -356,7 +342,7 @@ impl Relay {
     fn forget_client(&mut self) {
         self.service.disconnected();
         if !self.keeps() {
-            self.down.clear();
+            self.line.down.clear();
         }
         if self.pauses_for_nobody() {
             self.agent.detach();
@@ -376,12 +362,13 @@ impl Relay {
     async fn close(&mut self, words: &str) {
         let Some(client) = self.client.take() else { return };
         let form = self.service.conditions().channel_closed;
-        self.down.set(Duration::ZERO, Noise::default(), 0.0);
-        self.down
+        self.line.down.set(Duration::ZERO, Noise::default(), 0.0);
+        self.line
+            .down
             .push(channel_closed(&self.session_id, words, form), clock());
-        while let Some(arrival) = self.down.poll_timeout() {
+        while let Some(arrival) = self.line.down.poll_timeout() {
             sleep_until(Instant::from_std(arrival)).await;
-            while let Some(frame) = self.down.poll(clock()) {
+            while let Some(frame) = self.line.down.poll(clock()) {
                 if client.writer.send(frame).await.is_err() {
                     return;
                 }

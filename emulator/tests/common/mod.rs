@@ -6,6 +6,9 @@
     reason = "each test file uses its own part"
 )]
 
+pub(crate) mod client;
+pub(crate) mod far;
+
 use std::net::SocketAddr;
 use std::time::SystemTime;
 

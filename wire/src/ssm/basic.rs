@@ -23,6 +23,9 @@ use crate::smux::{Event, Side, StreamId};
 /// greeting, many times over.
 const MOST_EARLY: usize = 1 << 20;
 
+/// A flag that no agent knows, which all acknowledge and ignore (ssm.md section 4.3): basic mode has no NOP.
+const NO_FLAG: [u8; 4] = [0; 4];
+
 /// The target said more than a greeting before the client opened its stream.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[error("the target sent more than {} KiB before its stream was opened", MOST_EARLY >> 10)]
@@ -36,6 +39,8 @@ pub(crate) struct Basic {
     stream: Option<Stream>,
     /// Client: what the target said before the stream was opened; `None` once it was.
     early: Option<Vec<Bytes>>,
+    /// A flag without a meaning is to be sent as soon as there is room.
+    sign_due: bool,
     events: VecDeque<Event>,
 }
 
@@ -63,6 +68,7 @@ impl Basic {
             next_id: StreamId::FIRST,
             stream: None,
             early: None,
+            sign_due: false,
             events: VecDeque::new(),
         };
         match side {
@@ -70,6 +76,11 @@ impl Basic {
             Side::Server => basic.begin(),
         }
         basic
+    }
+
+    /// Client: sends a flag without a meaning as soon as there is room, to be acknowledged by the layer below.
+    pub(crate) fn sign_of_life(&mut self) {
+        self.sign_due = self.side == Side::Client;
     }
 
     /// Client: opens the stream; `None` if it was opened before.
@@ -185,11 +196,14 @@ impl Basic {
 
     pub(crate) fn wants_to_send(&self) -> bool {
         let stream = self.stream.as_ref();
-        stream.is_some_and(|stream| stream.outgoing.len() > 0 || stream.end == End::Closing)
+        self.sign_due || stream.is_some_and(|stream| stream.outgoing.len() > 0 || stream.end == End::Closing)
     }
 
     /// Returns the next message's payload, of at most `limit` bytes.
     pub(crate) fn poll_payload(&mut self, limit: usize) -> Option<(PayloadType, Bytes)> {
+        if std::mem::take(&mut self.sign_due) {
+            return Some((PayloadType::Flag, Bytes::from_static(&NO_FLAG)));
+        }
         let stream = self.stream.as_mut()?;
         let length = stream.outgoing.len().min(limit);
         if length > 0 {
@@ -299,6 +313,18 @@ mod tests {
         assert_eq!(payloads(&mut basic), [output("ques"), output("tion"), flag]);
         assert!(!basic.wants_to_send());
         assert_eq!(basic.streams().count(), 0);
+    }
+
+    #[test]
+    fn a_sign_of_life_needs_no_stream() {
+        let mut basic = Basic::new(Side::Client, GRACE);
+        basic.sign_of_life();
+        assert!(basic.wants_to_send());
+        assert_eq!(
+            payloads(&mut basic),
+            [(PayloadType::Flag, Bytes::from_static(&NO_FLAG))]
+        );
+        assert!(!basic.wants_to_send());
     }
 
     #[test]

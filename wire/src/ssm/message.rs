@@ -201,11 +201,16 @@ impl Message {
         })
     }
 
-    /// Checks the digest as the official client does: of every frame with a payload, except the two publication
-    /// hints, which the service was seen to send with nonsense in these fields.
+    /// Checks the digest as the official client does, except of the two publication hints, which the service was seen to
+    /// send with nonsense in these fields. Other messages of the service may have neither a payload nor a digest; data
+    /// messages and acknowledgements always have both, and without their payload they were cut short.
     pub fn verify(&self) -> Result<(), Malformed> {
-        let exempt = matches!(self.kind, Kind::StartPublication | Kind::PausePublication);
-        if exempt || self.payload.is_empty() || digest(&self.payload) == self.digest {
+        let exempt = match self.kind {
+            Kind::StartPublication | Kind::PausePublication => true,
+            Kind::ChannelClosed | Kind::AgentSessionState => self.payload.is_empty(),
+            Kind::InputStreamData | Kind::OutputStreamData | Kind::Acknowledge => false,
+        };
+        if exempt || digest(&self.payload) == self.digest {
             return Ok(());
         }
         Err(Malformed::Digest)

@@ -92,7 +92,7 @@ pub struct HandshakeResponse {
     pub errors: Option<Vec<String>>,
 }
 
-/// What became of one requested action.
+/// What became of one requested action. Some clients leave out what is empty, which the official agent allows.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "PascalCase")]
 pub struct ProcessedAction {
@@ -101,8 +101,10 @@ pub struct ProcessedAction {
     /// 1 success, 2 failed, 3 unsupported. Anything but 1 fails the session at the agent.
     pub action_status: u32,
     /// Depends on the type; null for `SessionType`.
+    #[serde(default)]
     pub action_result: Value,
     /// Why it failed.
+    #[serde(default)]
     pub error: String,
 }
 

@@ -22,6 +22,10 @@ pub(crate) const OUTPUT: u32 = 1;
 pub(crate) const HANDSHAKE_COMPLETE: u32 = 7;
 pub(crate) const FLAG: u32 = 10;
 
+pub(crate) const DISCONNECT_TO_PORT: u32 = 1;
+pub(crate) const TERMINATE_SESSION: u32 = 2;
+pub(crate) const CONNECT_TO_PORT_ERROR: u32 = 3;
+
 impl Raw {
     pub(crate) fn read(frame: &[u8]) -> Self {
         let number = |at: usize| u64::from_be_bytes(frame[at..at + 8].try_into().unwrap());
@@ -80,30 +84,54 @@ pub(crate) enum Piece {
     Nop,
 }
 
+/// The number that the first stream of a session has.
+pub(crate) const FIRST: u32 = 3;
+
 /// The numbered messages of one direction put in order, and their smux frames read.
 #[derive(Default)]
 pub(crate) struct Pipe {
     expected: u64,
     waiting: BTreeMap<u64, Raw>,
     bytes: Vec<u8>,
+    /// In basic mode, which has no frames: the number that the present connection would have as a stream.
+    basic: Option<u32>,
 }
 
 impl Pipe {
+    /// Of a session that carries one connection at a time. Its bytes are read as if they stood in smux frames, and the
+    /// flag that tells of a connection's end as its FIN.
+    pub(crate) fn basic() -> Self {
+        Self {
+            basic: Some(FIRST),
+            ..Self::default()
+        }
+    }
+
     /// Takes a data message, in any order and any number of times; returns the smux frames that it completes, and the
     /// flags.
     pub(crate) fn take(&mut self, raw: Raw) -> (Vec<Piece>, Vec<u32>) {
         let mut flags = Vec::new();
+        let mut pieces = Vec::new();
         self.waiting.insert(raw.sequence, raw);
         self.waiting.retain(|sequence, _| *sequence >= self.expected);
         while let Some(raw) = self.waiting.remove(&self.expected) {
             self.expected += 1;
-            match raw.payload_type {
-                OUTPUT => self.bytes.extend(raw.payload),
-                FLAG => flags.push(u32::from_be_bytes(raw.payload.try_into().unwrap())),
+            match (raw.payload_type, &mut self.basic) {
+                (OUTPUT, None) => self.bytes.extend(raw.payload),
+                (OUTPUT, Some(number)) => pieces.push(Piece::Data(*number, raw.payload)),
+                (FLAG, basic) => {
+                    let flag = u32::from_be_bytes(raw.payload.try_into().unwrap());
+                    flags.push(flag);
+                    if let (DISCONNECT_TO_PORT, Some(number)) = (flag, basic) {
+                        pieces.push(Piece::Fin(*number));
+                        *number += 2;
+                    }
+                }
                 _ => {}
             }
         }
-        (self.pieces(), flags)
+        pieces.extend(self.pieces());
+        (pieces, flags)
     }
 
     fn pieces(&mut self) -> Vec<Piece> {

@@ -1,8 +1,8 @@
 //! Both sides of a session with a bad network between them, on invented time.
 //!
 //! ```text
-//!   streams ─► client Session ─► wire: delay, jitter, loss, copies ─► agent Session ─► streams
-//!                    └ witness                                             └ witness
+//!   streams ─► client Session ─► path: delay, jitter, loss, copies, damage ─► agent Session ─► streams
+//!                    └ witness                                                     └ witness
 //! ```
 //!
 //! A cut loses what is under way in both directions. Everything random comes from the seed.
@@ -12,47 +12,26 @@ use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use tunneld_wire::smux::{Framing, StreamId};
-use tunneld_wire::ssm::message::{self, Kind, Message, PayloadType};
-use tunneld_wire::ssm::{AgentOptions, Event, Frame, Policy, Session};
+use tunneld_wire::ssm::message::Kind;
+use tunneld_wire::ssm::{ClientOptions, Event, Frame, Session};
 
+use crate::common::agent::Agent;
 use crate::common::clock;
-use crate::common::raw::Raw;
+use crate::common::frames::service_message;
+use crate::common::load::Load;
+use crate::common::network::{Arrival, Network, Path};
 use crate::common::witness::Witness;
 
-/// A version that has every capability.
-pub(crate) const AGENT_VERSION: &str = "3.3.1142.0";
 pub(crate) const CLIENT_WINDOW: usize = 4 << 20;
-pub(crate) const FAST_WINDOW: usize = 4 << 20;
-
-/// What the path does to frames.
-#[derive(Debug, Clone, Copy)]
-pub(crate) struct Network {
-    pub(crate) delay: Duration,
-    /// Up to this is added to the delay of each frame, so that frames overtake each other.
-    pub(crate) jitter: Duration,
-    pub(crate) loss: f64,
-    pub(crate) copies: f64,
-}
-
-impl Network {
-    pub(crate) fn perfect(delay: Duration) -> Self {
-        Self {
-            delay,
-            jitter: Duration::ZERO,
-            loss: 0.0,
-            copies: 0.0,
-        }
-    }
-}
 
 /// What the agent learns of a cut of the client's websocket.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Told {
-    /// The service tells it to pause.
+    /// The service tells it to pause, and of the client's return.
     Pause,
     /// Nothing: it sends into the void.
     Nothing,
-    /// Its own websocket is cut as well.
+    /// Its own websocket is cut as well, until the client's is back.
     Detached,
 }
 
@@ -62,49 +41,32 @@ pub(crate) enum Act {
     Attach,
 }
 
+/// How far the client's websocket reaches.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Reach {
+    /// Where it should.
+    Agent,
+    /// The service answers pings, and what is sent through it is lost.
+    Service,
+    /// It is half open: nothing is answered.
+    Nobody,
+}
+
+/// How the agent stands with the service.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Presence {
+    Away,
+    Here,
+    Paused,
+}
+
 /// One side and what came to it.
 pub(crate) struct End {
     pub(crate) session: Session,
     pub(crate) witness: Witness,
     pub(crate) events: Vec<Event>,
-    /// What it sent and has not arrived, by the time it will.
-    under_way: BTreeMap<(Instant, u64), Bytes>,
-}
-
-/// What is to cross on one stream, and what has.
-#[derive(Default)]
-pub(crate) struct Load {
-    pub(crate) up: Vec<u8>,
-    pub(crate) down: Vec<u8>,
-    written_up: usize,
-    written_down: usize,
-    pub(crate) got_up: Vec<u8>,
-    pub(crate) got_down: Vec<u8>,
-    accepted: bool,
-}
-
-impl Load {
-    fn up_comes(&mut self, id: StreamId, bytes: &[u8]) {
-        let right = self
-            .up
-            .get(self.got_up.len()..)
-            .is_some_and(|rest| rest.starts_with(bytes));
-        assert!(right, "stream {id}: upwards something else came than was sent");
-        self.got_up.extend_from_slice(bytes);
-    }
-
-    fn down_comes(&mut self, id: StreamId, bytes: &[u8]) {
-        let right = self
-            .down
-            .get(self.got_down.len()..)
-            .is_some_and(|rest| rest.starts_with(bytes));
-        assert!(right, "stream {id}: downwards something else came than was sent");
-        self.got_down.extend_from_slice(bytes);
-    }
-
-    pub(crate) fn is_done(&self) -> bool {
-        self.got_up.len() == self.up.len() && self.got_down.len() == self.down.len()
-    }
+    /// What it has sent.
+    path: Path,
 }
 
 pub(crate) struct Rig {
@@ -115,22 +77,23 @@ pub(crate) struct Rig {
     pub(crate) agent: End,
     pub(crate) loads: BTreeMap<StreamId, Load>,
     pub(crate) script: VecDeque<(Instant, Act)>,
-    /// Whether the agent acknowledges each message once only, as those before 3.2.1041 do.
-    pub(crate) silent_agent: bool,
-    acknowledged_once: Vec<u64>,
-    /// Whether what the agent acknowledges is lost.
-    pub(crate) lose_acknowledgements: bool,
-    pub(crate) attached: bool,
-    agent_attached: bool,
+    pub(crate) reach: Reach,
+    /// Whether the agent reads its websocket; the service answers pings in its place.
+    pub(crate) agent_reads: bool,
+    attached: bool,
+    presence: Presence,
     tokens: usize,
-    frames: u64,
 }
 
 impl Rig {
     pub(crate) fn new(seed: u64, network: Network, agent: Agent) -> Self {
+        Self::with_client(seed, network, clock::client(), agent)
+    }
+
+    pub(crate) fn with_client(seed: u64, network: Network, client: ClientOptions, agent: Agent) -> Self {
         let now = clock::origin();
         let Agent { options, window } = agent;
-        let client = Session::client(clock::client(), clock::options(seed, now));
+        let client = Session::client(client, clock::options(seed, now));
         let agent = Session::agent(options, clock::options(seed ^ 1, now));
         Self {
             now,
@@ -140,19 +103,35 @@ impl Rig {
             agent: End::new(agent, Witness::of_agent(window)),
             loads: BTreeMap::new(),
             script: VecDeque::new(),
-            silent_agent: false,
-            acknowledged_once: Vec::new(),
-            lose_acknowledgements: false,
+            reach: Reach::Agent,
+            agent_reads: true,
             attached: false,
-            agent_attached: false,
+            presence: Presence::Away,
             tokens: 0,
-            frames: 0,
         }
+    }
+
+    /// A client and that agent, made old enough to carry one connection at a time.
+    pub(crate) fn in_basic_mode(seed: u64, network: Network, agent: Agent) -> Self {
+        let mut rig = Self::new(seed, network, agent.with_version("3.0.196.0"));
+        let (client, agent) = (
+            Witness::of_client(CLIENT_WINDOW),
+            Witness::of_agent(rig.agent.witness.window),
+        );
+        rig.client.witness = client.in_basic_mode();
+        rig.agent.witness = agent.in_basic_mode();
+        rig.agent.witness.silent_on_duplicates = true;
+        rig
     }
 
     /// A client and a fast agent that have greeted each other.
     pub(crate) fn ready(delay: Duration) -> Self {
-        let mut rig = Self::new(1, Network::perfect(delay), Agent::fast(Framing::Fitted));
+        Self::ready_with(Network::perfect(delay), Agent::fast(Framing::Fitted))
+    }
+
+    /// A client and that agent, after their greeting.
+    pub(crate) fn ready_with(network: Network, agent: Agent) -> Self {
+        let mut rig = Self::new(1, network, agent);
         rig.begin();
         rig
     }
@@ -160,31 +139,30 @@ impl Rig {
     /// Attaches both sides and runs to the end of the handshake.
     pub(crate) fn begin(&mut self) {
         self.act(Act::Attach);
-        self.run_until(Duration::from_secs(60), "the handshake", |rig| {
-            let ready = |event: &Event| matches!(event, Event::Ready { .. });
-            rig.client.events.iter().any(ready) && rig.agent.events.iter().any(ready)
-        });
+        self.run_until(Duration::from_secs(60), "the handshake", Self::is_ready);
+    }
+
+    /// Whether both sides have greeted each other.
+    pub(crate) fn is_ready(&self) -> bool {
+        let ready = |event: &Event| matches!(event, Event::Ready { .. });
+        [&self.client, &self.agent]
+            .iter()
+            .all(|end| end.events.iter().any(ready))
     }
 
     /// Opens a stream with that to cross it.
     pub(crate) fn open(&mut self, up: Vec<u8>, down: Vec<u8>) -> StreamId {
         let id = self.client.session.open(self.now).unwrap();
-        self.loads.insert(
-            id,
-            Load {
-                up,
-                down,
-                ..Load::default()
-            },
-        );
+        let mut load = Load::new(up, down);
+        // In basic mode the agent has dialled already.
+        load.accepted = self.agent.has(&Event::Opened(id));
+        self.loads.insert(id, load);
         id
     }
 
     /// Hands all that is to cross upwards to the session at once.
     pub(crate) fn queue_upwards(&mut self, id: StreamId) {
-        let load = self.loads.get_mut(&id).unwrap();
-        let rest = Bytes::copy_from_slice(&load.up[load.written_up..]);
-        load.written_up = load.up.len();
+        let rest = self.loads.get_mut(&id).unwrap().take_up();
         self.client.session.write(id, rest);
     }
 
@@ -192,17 +170,15 @@ impl Rig {
         match act {
             Act::Cut(told) => {
                 self.attached = false;
-                self.client.session.detach();
-                self.client.witness.detach();
-                self.client.under_way.clear();
-                self.agent.under_way.clear();
+                self.reach = Reach::Agent;
+                self.client.lose_websocket();
+                self.agent.path.clear();
                 match told {
-                    Told::Pause => self.agent.session.pause(self.now),
+                    Told::Pause => self.pause_agent(),
                     Told::Nothing => {}
                     Told::Detached => {
-                        self.agent_attached = false;
-                        self.agent.session.detach();
-                        self.agent.witness.detach();
+                        self.presence = Presence::Away;
+                        self.agent.lose_websocket();
                     }
                 }
             }
@@ -212,22 +188,45 @@ impl Rig {
                 let token = format!("token-{}", self.tokens);
                 self.client.session.attach(&token, self.now);
                 self.client.witness.attach(&token);
-                if !std::mem::replace(&mut self.agent_attached, true) {
-                    self.agent.session.attach_agent(self.now);
-                } else {
-                    let start = service_message(Kind::StartPublication, Bytes::new());
-                    self.agent.session.handle_frame(start, self.now).unwrap();
-                }
+                self.rouse_agent();
             }
         }
     }
 
-    /// The service sends a message of its own to the client.
+    /// The service tells the agent that the client is away.
+    pub(crate) fn pause_agent(&mut self) {
+        if self.presence == Presence::Here {
+            self.presence = Presence::Paused;
+            self.agent.session.pause(self.now);
+        }
+    }
+
+    /// The agent comes back, or is told that the client has.
+    pub(crate) fn rouse_agent(&mut self) {
+        match std::mem::replace(&mut self.presence, Presence::Here) {
+            Presence::Away => self.agent.session.attach_agent(self.now),
+            Presence::Here => {}
+            Presence::Paused => {
+                let start = service_message(Kind::StartPublication, Bytes::new());
+                self.agent.session.handle_frame(start, self.now).unwrap();
+            }
+        }
+    }
+
+    /// The agent's own websocket is lost, and the service says so.
+    pub(crate) fn lose_agent(&mut self) {
+        self.presence = Presence::Away;
+        self.agent.lose_websocket();
+        self.client.path.clear();
+        self.announce(Kind::PausePublication);
+    }
+
+    /// The service sends a message of its own to the client, if that has a websocket.
     pub(crate) fn announce(&mut self, kind: Kind) {
-        self.client
-            .session
-            .handle_frame(service_message(kind, Bytes::new()), self.now)
-            .unwrap();
+        if self.attached && self.reach != Reach::Nobody {
+            let message = service_message(kind, Bytes::new());
+            self.client.session.handle_frame(message, self.now).unwrap();
+        }
         self.pump();
     }
 
@@ -269,8 +268,8 @@ impl Rig {
         let moments = [
             self.client.session.poll_timeout(self.now),
             self.agent.session.poll_timeout(self.now),
-            self.client.arrival(),
-            self.agent.arrival(),
+            self.client.path.next().filter(|_| self.agent_reads),
+            self.agent.path.next(),
             self.script.front().map(|(at, _)| *at),
         ];
         moments.into_iter().flatten().min()
@@ -280,11 +279,13 @@ impl Rig {
         while let Some((_, act)) = self.script.pop_front_if(|(at, _)| *at <= self.now) {
             self.act(act);
         }
-        while let Some(frame) = self.client.arrived(self.now) {
-            self.agent.give(frame, self.now);
+        while self.agent_reads
+            && let Some(arrival) = self.client.path.take(self.now)
+        {
+            self.agent.give(arrival, self.now);
         }
-        while let Some(frame) = self.agent.arrived(self.now) {
-            self.client.give(frame, self.now);
+        while let Some(arrival) = self.agent.path.take(self.now) {
+            self.client.give(arrival, self.now);
         }
         for end in [&mut self.client, &mut self.agent] {
             if end
@@ -317,82 +318,27 @@ impl Rig {
     }
 
     fn transmit(&mut self) -> bool {
+        let passes = self.attached && self.presence != Presence::Away && self.reach == Reach::Agent;
         let mut moved = false;
-        while let Some(frame) = self.client.session.poll_transmit(self.now) {
-            moved = true;
-            self.client.witness.saw(&frame, self.now);
-            if let Frame::Binary(frame) = frame {
-                self.launch(frame, true);
-            }
-        }
-        while let Some(frame) = self.agent.session.poll_transmit(self.now) {
-            moved = true;
-            self.agent.witness.saw(&frame, self.now);
-            if let Frame::Binary(frame) = frame {
-                self.launch(frame, false);
+        for (end, rate) in [(&mut self.client, self.network.uplink), (&mut self.agent, None)] {
+            while let Some(frame) = end.session.poll_transmit(self.now) {
+                moved = true;
+                end.witness.saw(&frame, self.now);
+                if let Frame::Binary(frame) = frame
+                    && passes
+                {
+                    end.path
+                        .launch(frame, &self.network, rate, &mut self.random, self.now);
+                }
             }
         }
         moved
     }
 
-    fn launch(&mut self, frame: Bytes, by_client: bool) {
-        if !by_client && self.silent_agent && self.is_second_acknowledgement(&frame) {
-            return;
-        }
-        if !by_client && self.lose_acknowledgements && Raw::read(&frame).acknowledged().is_some() {
-            return;
-        }
-        let lost = self.random.f64() < self.network.loss;
-        if lost || !self.attached {
-            return;
-        }
-        let copies = if self.random.f64() < self.network.copies {
-            2
-        } else {
-            1
-        };
-        for _ in 0..copies {
-            let jitter = self.network.jitter.mul_f64(self.random.f64());
-            self.frames += 1;
-            let key = (self.now + self.network.delay + jitter, self.frames);
-            let end = if by_client {
-                &mut self.client
-            } else {
-                &mut self.agent
-            };
-            end.under_way.insert(key, frame.clone());
-        }
-    }
-
-    fn is_second_acknowledgement(&mut self, frame: &[u8]) -> bool {
-        let Some(number) = Raw::read(frame).acknowledged() else {
-            return false;
-        };
-        let known = self.acknowledged_once.contains(&number);
-        self.acknowledged_once.push(number);
-        known
-    }
-
-    /// The applications at both ends write what they have, a few pieces ahead.
     fn write(&mut self) {
         for (id, load) in &mut self.loads {
-            let random = &mut self.random;
-            write(
-                &mut self.client.session,
-                *id,
-                &load.up,
-                &mut load.written_up,
-                random,
-            );
-            if load.accepted {
-                write(
-                    &mut self.agent.session,
-                    *id,
-                    &load.down,
-                    &mut load.written_down,
-                    random,
-                );
-            }
+            load.write_up(*id, &mut self.client.session, &mut self.random);
+            load.write_down(*id, &mut self.agent.session, &mut self.random);
         }
     }
 
@@ -405,38 +351,23 @@ impl Rig {
                 continue;
             }
             // As a driver does, who asks the websocket.
-            if event == Event::Unanswered && self.attached {
+            if event == Event::Unanswered && self.attached && self.reach != Reach::Nobody {
                 self.client.session.handle_pong(self.now);
             }
             self.client.events.push(event);
         }
         while let Some(event) = self.agent.session.poll_event() {
-            match &event {
-                Event::Data(id, bytes) if self.loads.contains_key(id) => {
-                    let load = self.loads.get_mut(id).unwrap();
-                    load.up_comes(*id, bytes);
-                    continue;
-                }
-                Event::Opened(id) if self.loads.contains_key(id) => {
-                    let load = self.loads.get_mut(id).unwrap();
-                    assert!(!load.accepted, "stream {id} was opened twice");
-                    load.accepted = true;
-                }
-                Event::Opened(_)
-                | Event::Ready { .. }
-                | Event::Data(..)
-                | Event::Finished(_)
-                | Event::Abandoned(_)
-                | Event::Refused(_)
-                | Event::Paused
-                | Event::Resumed
-                | Event::Doubtful
-                | Event::Unanswered
-                | Event::Stalled(_)
-                | Event::Flowing
-                | Event::StallExpired(_)
-                | Event::Terminate
-                | Event::Ended(_) => {}
+            if let Event::Data(id, bytes) = &event
+                && let Some(load) = self.loads.get_mut(id)
+            {
+                load.up_comes(*id, bytes);
+                continue;
+            }
+            if let Event::Opened(id) = &event
+                && let Some(load) = self.loads.get_mut(id)
+            {
+                assert!(!load.accepted, "stream {id} was opened twice");
+                load.accepted = true;
             }
             self.agent.events.push(event);
         }
@@ -449,7 +380,7 @@ impl End {
             session,
             witness,
             events: Vec::new(),
-            under_way: BTreeMap::new(),
+            path: Path::default(),
         }
     }
 
@@ -457,93 +388,21 @@ impl End {
         self.events.contains(event)
     }
 
-    fn arrival(&self) -> Option<Instant> {
-        self.under_way.first_key_value().map(|((at, _), _)| *at)
+    fn lose_websocket(&mut self) {
+        self.session.detach();
+        self.witness.detach();
+        self.path.clear();
     }
 
-    fn arrived(&mut self, now: Instant) -> Option<Bytes> {
-        self.arrival().filter(|at| *at <= now)?;
-        self.under_way.pop_first().map(|(_, frame)| frame)
-    }
-
-    fn give(&mut self, frame: Bytes, now: Instant) {
-        self.witness.gave(&frame);
-        self.session.handle_frame(frame, now).unwrap();
-    }
-}
-
-fn write(session: &mut Session, id: StreamId, all: &[u8], written: &mut usize, random: &mut fastrand::Rng) {
-    while *written < all.len() && session.pending_writes(id) < 4 {
-        let length = random.usize(1..=20_000).min(all.len() - *written);
-        session.write(id, Bytes::copy_from_slice(&all[*written..*written + length]));
-        *written += length;
-    }
-}
-
-/// Bytes that differ from place to place and from seed to seed.
-pub(crate) fn bytes(seed: u64, length: usize) -> Vec<u8> {
-    let mut random = fastrand::Rng::with_seed(seed);
-    std::iter::repeat_with(|| random.u8(..)).take(length).collect()
-}
-
-/// A message of the service itself.
-pub(crate) fn service_message(kind: Kind, payload: Bytes) -> Bytes {
-    data_message(kind, 0, PayloadType::Undefined, payload)
-}
-
-/// A well-formed message of any kind.
-pub(crate) fn data_message(kind: Kind, sequence: u64, payload_type: PayloadType, payload: Bytes) -> Bytes {
-    let id = uuid::Uuid::from_u128(u128::from(sequence) | 1 << 100);
-    let digest = message::digest(&payload);
-    Message {
-        kind,
-        created: 1,
-        sequence,
-        flags: 0,
-        id,
-        digest,
-        payload_type,
-        payload,
-    }
-    .encode()
-}
-
-/// An agent, and the most that it may have un-acknowledged.
-pub(crate) struct Agent {
-    pub(crate) options: AgentOptions,
-    pub(crate) window: Option<usize>,
-}
-
-impl Agent {
-    pub(crate) fn fast(framing: Framing) -> Self {
-        Self {
-            options: options(Policy::fast_agent(), framing),
-            window: Some(FAST_WINDOW),
+    fn give(&mut self, arrival: Arrival, now: Instant) {
+        match arrival {
+            Arrival::Whole { sent, came } => {
+                self.witness.gave(&sent);
+                self.session.handle_frame(came, now).unwrap();
+            }
+            Arrival::Damaged(frame) => {
+                assert!(self.session.handle_frame(frame, now).is_err(), "damage is taken");
+            }
         }
-    }
-
-    pub(crate) fn stock() -> Self {
-        Self {
-            options: options(Policy::stock_agent(), Framing::Spanning),
-            window: None,
-        }
-    }
-
-    pub(crate) fn with_version(mut self, version: &str) -> Self {
-        self.options.version = version.to_owned();
-        self
-    }
-}
-
-fn options(policy: Policy, framing: Framing) -> AgentOptions {
-    let properties = [("portNumber", "5432"), ("type", "LocalPortForwarding")];
-    AgentOptions {
-        version: AGENT_VERSION.to_owned(),
-        properties: properties
-            .map(|(name, value)| (name.to_owned(), value.to_owned()))
-            .into(),
-        policy,
-        framing,
-        quiet: Duration::ZERO,
     }
 }

@@ -1,7 +1,7 @@
 //! Looks at every frame that one side of a session sends, and fails where the other side, or ssm.md section 11.5,
 //! would not have it.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
@@ -19,6 +19,8 @@ pub(crate) struct Witness {
     pub(crate) window: Option<usize>,
     /// Whether the rate of new messages is limited.
     pub(crate) paced: bool,
+    /// Whether this side discards duplicates without a word, as agents before 3.2.1041 do.
+    pub(crate) silent_on_duplicates: bool,
     /// The token that the next frame has to carry.
     token: Option<String>,
     client_id: Option<String>,
@@ -26,8 +28,13 @@ pub(crate) struct Witness {
     /// Each data message as first sent, by its number.
     sent: Vec<Bytes>,
     lengths: BTreeMap<u64, usize>,
+    /// The sum of those.
+    unacknowledged: usize,
     /// New data messages of late, and how much they carry.
     recent: VecDeque<(Instant, usize)>,
+    /// Up to which number everything was given to this side, and what was given beyond.
+    expected: u64,
+    early: BTreeSet<u64>,
     /// Data messages given to this side and not acknowledged by it, in order.
     owed: VecDeque<(u64, String)>,
     paid: BTreeMap<String, u64>,
@@ -56,12 +63,16 @@ impl Witness {
             peer_kind,
             window,
             paced,
+            silent_on_duplicates: false,
             token: None,
             client_id: None,
             complete: false,
             sent: Vec::new(),
             lengths: BTreeMap::new(),
+            unacknowledged: 0,
             recent: VecDeque::new(),
+            expected: 0,
+            early: BTreeSet::new(),
             owed: VecDeque::new(),
             paid: BTreeMap::new(),
             pipe: Pipe::default(),
@@ -71,6 +82,12 @@ impl Witness {
             repeats: 0,
             repeated: Vec::new(),
         }
+    }
+
+    /// The same for a session in basic mode.
+    pub(crate) fn in_basic_mode(mut self) -> Self {
+        self.pipe = Pipe::basic();
+        self
     }
 
     /// A client got a websocket and this token.
@@ -90,9 +107,17 @@ impl Witness {
         let raw = Raw::read(frame);
         if raw.kind == self.peer_kind {
             self.complete |= raw.payload_type == HANDSHAKE_COMPLETE;
-            self.owed.push_back((raw.sequence, raw.id));
+            if raw.sequence >= self.expected || !self.silent_on_duplicates {
+                self.owed.push_back((raw.sequence, raw.id));
+            }
+            if raw.sequence >= self.expected {
+                self.early.insert(raw.sequence);
+            }
+            while self.early.remove(&self.expected) {
+                self.expected += 1;
+            }
         } else if let Some(number) = raw.acknowledged() {
-            self.lengths.remove(&number);
+            self.unacknowledged -= self.lengths.remove(&number).unwrap_or_default();
         }
     }
 
@@ -188,13 +213,13 @@ impl Witness {
         let from_agent = self.kind == "output_stream_data";
         assert_eq!(raw.flags, u64::from(from_agent && index == 0));
         self.complete |= from_agent && raw.payload_type == HANDSHAKE_COMPLETE;
-        let unacknowledged: usize = self.lengths.values().sum();
         self.lengths.insert(raw.sequence, raw.payload.len());
+        self.unacknowledged += raw.payload.len();
         if raw.payload_type == OUTPUT {
             assert!(self.complete, "data before HandshakeComplete");
             if let Some(window) = self.window {
                 assert!(
-                    unacknowledged + raw.payload.len() <= window,
+                    self.unacknowledged <= window,
                     "more than the window un-acknowledged"
                 );
             }

@@ -156,7 +156,7 @@ fn a_session_that_fails_to_start_is_not_waited_for_and_not_hammered() {
     rig.open();
     let second = rig.open();
     let third = rig.open();
-    for index in 1..3 {
+    for index in 1..4 {
         rig.fails(rig.started[index]);
     }
     assert_eq!(rig.place_of(second), Some(first));

@@ -3,12 +3,13 @@
 //! Writing has its own task so that the driver never waits for the network while frames arrive. Whatever waits in it
 //! when the websocket is lost is un-acknowledged, and so is sent again.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
 use futures_util::stream::{SplitSink, SplitStream};
 use futures_util::{FutureExt, SinkExt, StreamExt};
-use tokio::sync::mpsc;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
 use tokio::task::{JoinError, JoinSet};
 use tokio::time::{Instant, sleep_until, timeout};
 use tokio_tungstenite::WebSocketStream;
@@ -17,9 +18,13 @@ use tunneld_wire::ssm::Frame;
 
 use crate::connector::Socket;
 
-/// Frames that wait for the network: little, so that a bulk transfer doesn't stand before another stream's bytes;
-/// enough that several frames share one write.
-const FRAMES: usize = 8;
+/// Bytes that wait for the network: little, so that a bulk transfer doesn't stand before another stream's few; enough
+/// that many frames share one write.
+const QUEUE: usize = 128 << 10;
+/// More than any frame has: the longest payload that can be configured, and its header.
+const LONGEST_FRAME: usize = 36 << 10;
+/// Frames written with one flush, whose deadline is for a stuck network, not for a busy one.
+const BATCH: usize = 256;
 /// A ping this often keeps NATs and proxies from forgetting the connection, which some do after a few minutes.
 const PING_INTERVAL: Duration = Duration::from_secs(20);
 /// Without any frame for this long after a ping the websocket is dead (ssm.md section 12).
@@ -32,7 +37,9 @@ const WRITE_DEADLINE: Duration = Duration::from_secs(20);
 /// One websocket of a session.
 pub(super) struct Channel {
     frames: SplitStream<WebSocketStream<Socket>>,
-    writer: mpsc::Sender<Message>,
+    /// Unbounded in type, bounded by the room that each frame takes.
+    writer: mpsc::UnboundedSender<Queued>,
+    room: Arc<Semaphore>,
     writing: JoinSet<Result<(), Lost>>,
     next_ping: Instant,
     pong_due: Option<Instant>,
@@ -67,21 +74,42 @@ pub(super) enum Lost {
 impl Channel {
     pub(super) fn new(socket: WebSocketStream<Socket>) -> Self {
         let (sink, frames) = socket.split();
-        let (writer, queue) = mpsc::channel(FRAMES);
+        let (writer, queue) = mpsc::unbounded_channel();
         let mut writing = JoinSet::new();
         writing.spawn(write(sink, queue));
         Self {
             frames,
             writer,
+            room: Arc::new(Semaphore::new(QUEUE)),
             writing,
             next_ping: Instant::now() + PING_INTERVAL,
             pong_due: None,
         }
     }
 
-    /// Returns a place for one frame, if there is room now.
-    pub(super) fn room(&self) -> Option<mpsc::Permit<'_, Message>> {
-        self.writer.try_reserve().ok()
+    /// Returns a place for one frame of any length, if there is room now.
+    pub(super) fn room(&self) -> Option<OwnedSemaphorePermit> {
+        Arc::clone(&self.room)
+            .try_acquire_many_owned(LONGEST_FRAME as u32)
+            .ok()
+    }
+
+    /// Sends a session's frame, as one unfragmented websocket frame.
+    pub(super) fn send(&self, frame: Frame, room: OwnedSemaphorePermit) {
+        let message = match frame {
+            Frame::Text(text) => Message::Text(Utf8Bytes::from(text)),
+            Frame::Binary(bytes) => Message::Binary(bytes),
+        };
+        self.queue(message, room);
+    }
+
+    fn queue(&self, message: Message, mut room: OwnedSemaphorePermit) {
+        let taken = room.split(message.len().min(LONGEST_FRAME));
+        // A writer that is gone has said why, and what was for it is sent again.
+        let _ = self.writer.send(Queued {
+            message,
+            _room: taken,
+        });
     }
 
     /// Asks the far end for a sign of life now.
@@ -109,7 +137,7 @@ impl Channel {
             biased;
             message = self.frames.next() => Wake::Message(message),
             Some(written) = self.writing.join_next() => Wake::Written(written),
-            _ = self.writer.reserve(), if full => Wake::Room,
+            _ = self.room.acquire_many(LONGEST_FRAME as u32), if full => Wake::Room,
             () = sleep_until(self.next_ping) => Wake::Ping,
             () = sleep_until(self.pong_due.unwrap_or(self.next_ping)), if self.pong_due.is_some() => Wake::Silence,
         };
@@ -133,8 +161,8 @@ impl Channel {
         let now = Instant::now();
         self.next_ping = now + PING_INTERVAL;
         // Without room the writer is busy, and its own deadline says whether it is stuck.
-        if let Ok(permit) = self.writer.try_reserve() {
-            permit.send(Message::Ping(Bytes::from_static(b"keepalive")));
+        if let Some(room) = self.room() {
+            self.queue(Message::Ping(Bytes::from_static(b"keepalive")), room);
             self.pong_due.get_or_insert(now + PONG_DEADLINE);
         }
     }
@@ -163,26 +191,24 @@ fn received(message: Option<Result<Message, tungstenite::Error>>) -> Result<Acti
     }
 }
 
-/// The websocket message of a session's frame: one unfragmented frame each.
-pub(super) fn message(frame: Frame) -> Message {
-    match frame {
-        Frame::Text(text) => Message::Text(Utf8Bytes::from(text)),
-        Frame::Binary(bytes) => Message::Binary(bytes),
-    }
+/// A message on its way to the network.
+struct Queued {
+    message: Message,
+    /// Free again once it is written.
+    _room: Option<OwnedSemaphorePermit>,
 }
 
 /// Writes frames, as many as wait with one flush.
 async fn write(
     mut sink: SplitSink<WebSocketStream<Socket>, Message>,
-    mut queue: mpsc::Receiver<Message>,
+    mut queue: mpsc::UnboundedReceiver<Queued>,
 ) -> Result<(), Lost> {
     while let Some(first) = queue.recv().await {
         let batch = async {
-            sink.feed(first).await?;
-            // At most what fits the queue: the deadline is for a stuck network, not for a busy one.
-            for _ in 1..FRAMES {
+            sink.feed(first.message).await?;
+            for _ in 1..BATCH {
                 let Ok(next) = queue.try_recv() else { break };
-                sink.feed(next).await?;
+                sink.feed(next.message).await?;
             }
             sink.flush().await
         };

@@ -26,7 +26,7 @@ use tracing::{debug, info, trace};
 use tunneld_wire::smux::StreamId;
 use tunneld_wire::ssm::{End, Session};
 
-use super::channel::{Activity, Channel, Lost, message};
+use super::channel::{Activity, Channel, Lost};
 use super::keeper::{Judgement, Report, Reporter, Seat};
 use super::renewal::Renewal;
 use super::resume::{FIRST_DELAY, LONGEST_DELAY, Resumed, Upstream};
@@ -197,9 +197,10 @@ impl Driver {
                 break false;
             };
             trace!(?frame, "send");
-            room.send(message(frame));
+            channel.send(frame, room);
         };
-        for (id, stream) in &mut self.streams {
+        let writing = self.streams.iter_mut();
+        for (id, stream) in writing.filter(|(_, stream)| !stream.held.is_empty()) {
             let pending = self.session.pending_writes(*id);
             while stream.held.len() > pending {
                 stream.held.pop_front();
@@ -334,7 +335,7 @@ impl Driver {
         self.session.attach(resumed.token.reveal(), now.into_std());
         self.phase = Phase::Attached {
             channel: Box::new(Channel::new(*resumed.socket)),
-            plan: Renewal::new(now),
+            plan: Renewal::new(self.upstream.renewals(), now),
             renewed: None,
         };
     }

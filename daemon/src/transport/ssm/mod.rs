@@ -34,6 +34,7 @@ use tunneld_wire::ssm::{PayloadProbe, SMALLEST_PAYLOAD};
 
 use self::destination::Directory;
 use self::keeper::Keeper;
+use self::renewal::{HOURLY, Schedule};
 use super::{Link, Shared, Transport};
 use crate::config::{AccountSpec, Instance, SsmSettings, TunnelSpec};
 use crate::failure::{Failure, Reason, Remedy};
@@ -52,6 +53,8 @@ struct Context {
     settings: SsmSettings,
     /// How large payloads may be on the way to this target, as the last session found out.
     payloads: Mutex<PayloadProbe>,
+    /// When websockets are replaced.
+    renewals: Schedule,
     shared: Arc<Shared>,
 }
 
@@ -65,6 +68,7 @@ impl Ssm {
             half_close_grace: spec.half_close_grace,
             settings,
             payloads: Mutex::new(payloads),
+            renewals: HOURLY,
             shared,
         }))
     }

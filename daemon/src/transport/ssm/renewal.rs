@@ -11,28 +11,42 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
-/// The age from which a websocket is replaced.
-const AGE: Duration = Duration::from_secs(50 * 60);
-/// The age from which it is left to AWS: a session that is never quiet is resumed like any other.
-const TOO_LATE: Duration = Duration::from_secs(58 * 60);
-/// Between two looks for a quiet moment.
-const LOOK: Duration = Duration::from_secs(5);
-/// Without a frame for this long it is quiet.
-const QUIET: Duration = Duration::from_secs(1);
+/// When websockets are replaced.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Schedule {
+    /// The age from which a websocket is replaced.
+    age: Duration,
+    /// The age from which it is left to AWS: a session that is never quiet is resumed like any other.
+    too_late: Duration,
+    /// Between two looks for a quiet moment.
+    look: Duration,
+    /// Without a frame for this long it is quiet.
+    quiet: Duration,
+}
+
+/// The schedule for AWS.
+pub(super) const HOURLY: Schedule = Schedule {
+    age: Duration::from_secs(50 * 60),
+    too_late: Duration::from_secs(58 * 60),
+    look: Duration::from_secs(5),
+    quiet: Duration::from_secs(1),
+};
 
 /// The plan for one websocket.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Renewal {
+    schedule: Schedule,
     next: Option<Instant>,
     too_late: Instant,
 }
 
 impl Renewal {
     /// The plan for a websocket that was opened now.
-    pub(super) fn new(now: Instant) -> Self {
+    pub(super) fn new(schedule: Schedule, now: Instant) -> Self {
         Self {
-            next: Some(now + AGE),
-            too_late: now + TOO_LATE,
+            schedule,
+            next: Some(now + schedule.age),
+            too_late: now + schedule.too_late,
         }
     }
 
@@ -46,8 +60,21 @@ impl Renewal {
         if self.next.is_none_or(|next| next > now) {
             return false;
         }
-        self.next = (now < self.too_late).then_some(now + LOOK);
-        now < self.too_late && is_drained && heard + QUIET <= now
+        self.next = (now < self.too_late).then_some(now + self.schedule.look);
+        now < self.too_late && is_drained && heard + self.schedule.quiet <= now
+    }
+}
+
+impl Schedule {
+    /// A schedule that a test can wait for.
+    #[cfg(test)]
+    pub(super) fn quick() -> Self {
+        Self {
+            age: Duration::from_millis(50),
+            too_late: Duration::from_secs(60),
+            look: Duration::from_millis(10),
+            quiet: Duration::from_millis(20),
+        }
     }
 }
 
@@ -58,21 +85,24 @@ mod tests {
     #[test]
     fn a_websocket_is_replaced_in_the_first_quiet_moment_of_its_last_minutes() {
         let opened = Instant::now();
-        let mut renewal = Renewal::new(opened);
-        assert!(!renewal.is_due(true, opened, opened + AGE - LOOK), "too young");
+        let mut renewal = Renewal::new(HOURLY, opened);
+        assert!(
+            !renewal.is_due(true, opened, opened + HOURLY.age - HOURLY.look),
+            "too young"
+        );
         let due = renewal.poll_timeout().unwrap();
-        assert_eq!(due, opened + AGE);
+        assert_eq!(due, opened + HOURLY.age);
         assert!(!renewal.is_due(false, opened, due), "something is under way");
         let due = renewal.poll_timeout().unwrap();
         assert!(!renewal.is_due(true, due, due), "a frame just came");
         let due = renewal.poll_timeout().unwrap();
-        assert!(renewal.is_due(true, due - QUIET, due));
+        assert!(renewal.is_due(true, due - HOURLY.quiet, due));
     }
 
     #[test]
     fn a_websocket_that_is_never_quiet_is_left_to_aws() {
         let opened = Instant::now();
-        let mut renewal = Renewal::new(opened);
+        let mut renewal = Renewal::new(HOURLY, opened);
         let mut looks = 0;
         while let Some(due) = renewal.poll_timeout() {
             assert!(!renewal.is_due(false, due, due));

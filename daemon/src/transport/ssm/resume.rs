@@ -11,6 +11,7 @@ use tunneld_wire::ssm::{End, HandshakeError, PayloadProbe};
 use super::Context;
 use super::keeper::{Judgement, Report, Reporter};
 use super::ledger::Orphan;
+use super::renewal::Schedule;
 use crate::aws::{SessionGrant, Token};
 use crate::config::AccountSpec;
 use crate::connector::Socket;
@@ -64,6 +65,10 @@ impl Upstream {
 
     pub(super) fn details(&self) -> &LinkDetails {
         &self.details
+    }
+
+    pub(super) fn renewals(&self) -> Schedule {
+        self.context.renewals
     }
 
     pub(super) fn stall_timeout(&self) -> Duration {

@@ -130,17 +130,23 @@ impl SsmStream {
                 None => {}
             }
             match ready!(self.incoming.poll_recv(context)) {
-                Some(Incoming::Data(bytes)) => {
-                    self.share.give_back(bytes.len() + PIECE);
-                    self.present = bytes;
-                }
-                Some(Incoming::End) => self.ended = Some(Ok(())),
-                Some(Incoming::Failed(failure)) => self.ended = Some(Err(failure)),
+                Some(incoming) => self.take(incoming),
                 // The driver always says how a stream ended; if it is gone without a word, this is no clean end.
                 None => return Poll::Ready(Err(io::ErrorKind::ConnectionReset.into())),
             }
         }
         Poll::Ready(Ok(()))
+    }
+
+    fn take(&mut self, incoming: Incoming) {
+        match incoming {
+            Incoming::Data(bytes) => {
+                self.share.give_back(bytes.len() + PIECE);
+                self.present = bytes;
+            }
+            Incoming::End => self.ended = Some(Ok(())),
+            Incoming::Failed(failure) => self.ended = Some(Err(failure)),
+        }
     }
 }
 
@@ -151,9 +157,18 @@ impl AsyncRead for SsmStream {
         buffer: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
         ready!(self.poll_incoming(context))?;
-        let length = self.present.len().min(buffer.remaining());
-        buffer.put_slice(&self.present.split_to(length));
-        Poll::Ready(Ok(()))
+        // The agent sends a KiB at a time: what has come together leaves together.
+        loop {
+            let length = self.present.len().min(buffer.remaining());
+            buffer.put_slice(&self.present.split_to(length));
+            if buffer.remaining() == 0 || self.ended.is_some() {
+                return Poll::Ready(Ok(()));
+            }
+            match self.incoming.try_recv() {
+                Ok(incoming) => self.take(incoming),
+                Err(_) => return Poll::Ready(Ok(())),
+            }
+        }
     }
 }
 

@@ -165,6 +165,39 @@ async fn a_stream_that_fails_is_a_reset_and_never_a_clean_end() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_connection_that_carried_nothing_gets_another_stream_when_its_own_is_lost() {
+    let mut rig = Rig::new().await;
+    for _ in 0..2 {
+        let (near, target) = tokio::io::duplex(64);
+        let opening = rig.far.opening().await;
+        opening.accept_as(Failing(near, Arc::new(fake::lost())));
+        drop(target);
+    }
+    let mut target = rig.far.accept().await;
+    rig.client.write_all(b"hello").await.unwrap();
+    target.read_exact(&mut [0; 5]).await.unwrap();
+    drop(target);
+    assert_eq!(rig.client.read(&mut [0]).await.unwrap(), 0);
+    rig.client.shutdown().await.unwrap();
+    assert_eq!(rig.end().await, 0);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_connection_waits_for_the_next_link_when_its_stream_can_not_be_opened_at_the_moment() {
+    let mut rig = Rig::new().await;
+    let Slot::Linked(lease) = rig.slot.borrow().clone() else {
+        panic!("not linked")
+    };
+    let opening = rig.far.opening().await;
+    rig.slot.send_replace(Slot::Hold { cause: None });
+    opening.given_up().await;
+    rig.slot.send_replace(Slot::Linked(lease));
+    let mut target = rig.far.accept().await;
+    rig.client.write_all(b"hello").await.unwrap();
+    target.read_exact(&mut [0; 5]).await.unwrap();
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_client_that_was_reset_ends_its_stream() {
     let rig = Rig::new().await;
     let mut target = rig.far.accept().await;

@@ -131,6 +131,9 @@ fn does_not_exist(id: &str) -> Refusal {
 }
 
 fn ticket_json(call: &Call<'_>, session: &Session, ticket: &Ticket) -> Value {
+    if call.world.faults.strikes(Fault::TokenExpires) {
+        session.expire_ticket();
+    }
     json!({
         "SessionId": session.id,
         "TokenValue": ticket.token,

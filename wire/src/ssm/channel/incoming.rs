@@ -102,9 +102,12 @@ impl Incoming {
         self.acks.pop_front()
     }
 
-    /// Acknowledges the latest messages once more.
+    /// Acknowledges the latest messages once more, if that is what this side does with duplicates.
     pub(super) fn repeat_acks(&mut self) {
-        self.acks = self.recent_acks.clone();
+        match self.duplicates {
+            Duplicates::Acknowledged => self.acks = self.recent_acks.clone(),
+            Duplicates::Ignored => {}
+        }
     }
 
     /// Forgets what is still to be acknowledged; the peer will send it again.

@@ -111,10 +111,9 @@ impl Channel {
     }
 
     /// The other side is there, as the service says or a frame of it shows.
-    pub(crate) fn resume(&mut self, now: Instant) {
+    pub(crate) fn resume(&mut self) {
         if matches!(self.presence, Presence::Paused { .. }) {
             self.presence = Presence::Here;
-            self.outgoing.restart_waiting(now);
             if self.outgoing.resend() == Resend::All {
                 self.outgoing.send_all_again();
             }
@@ -123,10 +122,15 @@ impl Channel {
 
     /// The service says that the other side has just come: what it can't have is sent again at once.
     pub(crate) fn peer_is_back(&mut self, now: Instant) {
-        self.resume(now);
+        self.resume();
         if self.presence == Presence::Here && self.outgoing.resend() == Resend::All {
             self.outgoing.send_overdue_again(now);
         }
+    }
+
+    /// The other side was away until now: what is un-acknowledged has been waited for since now.
+    pub(crate) fn restart_waiting(&mut self, now: Instant) {
+        self.outgoing.restart_waiting(now);
     }
 
     /// Returns since when the channel has been paused.
@@ -184,6 +188,11 @@ impl Channel {
     /// is un-acknowledged.
     pub(crate) fn waiting_since(&self) -> Option<Instant> {
         self.outgoing.waiting_since().filter(|_| self.is_open())
+    }
+
+    /// Returns whether only a new message can show that the old ones arrived.
+    pub(crate) fn needs_witness(&self) -> bool {
+        self.is_open() && self.outgoing.needs_witness()
     }
 
     /// Returns the payloads of data messages that carry bytes of streams and are un-acknowledged.
@@ -274,7 +283,7 @@ impl Channel {
         self.incoming.poll_delivery()
     }
 
-    /// The peer has one of our messages. Numbers that are unknown, or known to have arrived, change nothing.
+    /// The peer has one of our messages. Numbers that are unknown, or known to have arrived, tell only that it reads.
     pub(crate) fn handle_ack(&mut self, sequence: u64, now: Instant) {
         self.outgoing.handle_ack(sequence, now);
     }

@@ -35,6 +35,11 @@ pub(super) struct Outgoing {
     /// Each sending with its time, oldest first; entries that a later sending or an acknowledgement made stale stay
     /// until they come to the front.
     flight: VecDeque<(Instant, u64)>,
+    /// Sendings whose time is over, lost or stuck in a queue: see [`Outgoing::ask`]. Stale entries stay here too.
+    overdue: BTreeSet<(Instant, u64)>,
+    asked: Option<Instant>,
+    /// The latest sending of which an acknowledgement is known to tell.
+    latest_arrived: Option<Instant>,
     again: BTreeSet<u64>,
     last_tick: Option<Instant>,
 }
@@ -60,6 +65,9 @@ impl Outgoing {
             waiting_since: None,
             highest_acknowledged: None,
             flight: VecDeque::new(),
+            overdue: BTreeSet::new(),
+            asked: None,
+            latest_arrived: None,
             again: BTreeSet::new(),
             last_tick: None,
         }
@@ -175,11 +183,15 @@ impl Outgoing {
         };
         self.again = (first..self.next_sequence).collect();
         self.flight.clear();
+        self.overdue.clear();
     }
 
     /// What can't have arrived, were it still under way, is to be sent again.
     pub(super) fn send_overdue_again(&mut self, now: Instant) {
         self.expire_flight(self.round_trip.smoothed(), now);
+        let overdue = std::mem::take(&mut self.overdue);
+        self.again
+            .extend(overdue.into_iter().map(|(_, sequence)| sequence));
     }
 
     /// The oldest un-acknowledged message is to be sent again.
@@ -196,8 +208,9 @@ impl Outgoing {
     pub(super) fn handle_timeout(&mut self, now: Instant) {
         match self.policy.resend {
             Resend::All => {
-                if self.expire_flight(self.round_trip.timeout(), now) {
-                    self.round_trip.back_off();
+                self.expire_flight(self.round_trip.timeout(), now);
+                if self.ask_at().is_some_and(|due| due <= now) {
+                    self.ask(now);
                 }
             }
             Resend::Oldest => {
@@ -212,16 +225,22 @@ impl Outgoing {
     /// Returns when [`Outgoing::handle_timeout`] wants to be called.
     pub(super) fn poll_timeout(&self) -> Option<Instant> {
         match self.policy.resend {
-            Resend::All => self
-                .flight
-                .front()
-                .map(|(sent, _)| *sent + self.round_trip.timeout()),
+            Resend::All => {
+                let oldest = self.flight.front();
+                let due = oldest.map(|(sent, _)| *sent + self.round_trip.timeout());
+                due.into_iter().chain(self.ask_at()).min()
+            }
             Resend::Oldest => self.next_tick(),
         }
     }
 
-    /// The peer has one of our messages. Numbers that are unknown, or known to have arrived, change nothing.
+    /// The peer has one of our messages. Numbers that are unknown, or known to have arrived, tell only that it reads.
     pub(super) fn handle_ack(&mut self, sequence: u64, now: Instant) {
+        self.acknowledge(sequence, now);
+        self.restart_waiting(now);
+    }
+
+    fn acknowledge(&mut self, sequence: u64, now: Instant) {
         let Some(index) = self
             .first_sequence()
             .and_then(|first| sequence.checked_sub(first))
@@ -234,7 +253,13 @@ impl Outgoing {
         };
         sent.acknowledged = true;
         let (sent_at, length) = (sent.last_sent, sent.length);
-        if sent.times_sent == 1 {
+        let sent_once = sent.times_sent == 1;
+        // What comes this soon after a repeat tells of an earlier sending.
+        let plausible = now.saturating_duration_since(sent_at) >= self.round_trip.smoothed() / 2;
+        if sent_once || plausible {
+            self.handle_arrival(sent_at);
+        }
+        if sent_once {
             let round_trip = now.saturating_duration_since(sent_at);
             self.round_trip.sample(round_trip);
             self.policy.window.sample(round_trip, now);
@@ -246,18 +271,19 @@ impl Outgoing {
             self.notice_overtaken(index, sent_at);
         }
         self.drop_acknowledged();
-        self.restart_waiting(now);
     }
 
     fn has_room(&self) -> bool {
         let next = self.unacknowledged.saturating_add(self.policy.probe.size());
-        let fits = next <= self.policy.window.limit() && self.sent.len() < MOST_SENT;
+        // However large it is, one message is always under way.
+        let fits = self.unacknowledged == 0 || next <= self.policy.window.limit();
+        let fits = fits && self.sent.len() < MOST_SENT;
         self.again.is_empty() && (fits || self.needs_witness())
     }
 
-    /// Returns whether only a new message can show that the old ones arrived: a cut swallowed the acknowledgements of
-    /// a whole window, and the peer doesn't repeat them.
-    fn needs_witness(&self) -> bool {
+    /// Returns whether only a new message can show that the old ones arrived: their acknowledgements were lost, and the
+    /// peer doesn't repeat them.
+    pub(super) fn needs_witness(&self) -> bool {
         self.silent_on_duplicates
             && self
                 .sent
@@ -285,28 +311,73 @@ impl Outgoing {
         Some(frame)
     }
 
-    /// Marks what was sent `timeout` ago or earlier to be sent again; returns whether there was any.
-    fn expire_flight(&mut self, timeout: Duration, now: Instant) -> bool {
-        let mut expired = false;
+    /// Finds what was sent `timeout` ago or earlier. What was sent before something that arrived is lost, and to be sent
+    /// again.
+    fn expire_flight(&mut self, timeout: Duration, now: Instant) {
         while let Some((sent_at, sequence)) = self.flight.front().copied() {
-            let live = self
-                .sent_mut(sequence)
-                .is_some_and(|sent| sent.last_sent == sent_at);
+            let live = self.is_latest(sent_at, sequence);
             if live && sent_at + timeout > now {
                 break;
             }
             self.flight.pop_front();
-            if live && !self.believe(sequence) {
+            if !live || self.believe(sequence, now) {
+                continue;
+            }
+            if self.latest_arrived.is_some_and(|arrived| sent_at < arrived) {
                 self.again.insert(sequence);
-                expired = true;
+            } else {
+                self.overdue.insert((sent_at, sequence));
             }
         }
-        expired
+    }
+
+    /// Returns when [`Outgoing::ask`] is due.
+    fn ask_at(&self) -> Option<Instant> {
+        let (oldest, _) = self.overdue.first()?;
+        Some(
+            self.asked
+                .map_or(*oldest, |asked| asked + self.round_trip.timeout()),
+        )
+    }
+
+    /// Sends one overdue message again, whose acknowledgement tells that the others are lost. Were all of them sent at
+    /// once while they only stand in a queue before a slow uplink, they would make it longer each time.
+    fn ask(&mut self, now: Instant) {
+        while let Some((sent_at, sequence)) = self.overdue.pop_first() {
+            if self.is_latest(sent_at, sequence) {
+                self.again.insert(sequence);
+                self.asked = Some(now);
+                self.round_trip.back_off();
+                // A peer that is silent on duplicates can't be asked.
+                if !self.silent_on_duplicates {
+                    return;
+                }
+            }
+        }
+    }
+
+    /// A sending of that time has arrived: what was sent before it and is overdue is lost.
+    fn handle_arrival(&mut self, sent_at: Instant) {
+        self.latest_arrived = self.latest_arrived.max(Some(sent_at));
+        while self
+            .overdue
+            .first()
+            .is_some_and(|(overdue, _)| *overdue < sent_at)
+        {
+            self.again
+                .extend(self.overdue.pop_first().map(|(_, sequence)| sequence));
+        }
+    }
+
+    /// Returns whether a message is un-acknowledged and was sent then for the last time.
+    fn is_latest(&mut self, sent_at: Instant, sequence: u64) -> bool {
+        self.sent_mut(sequence)
+            .is_some_and(|sent| sent.last_sent == sent_at)
     }
 
     /// With an agent that never acknowledges twice, a message sent often while later ones were acknowledged must have
     /// arrived: only its acknowledgement was lost.
-    fn believe(&mut self, sequence: u64) -> bool {
+    fn believe(&mut self, sequence: u64, now: Instant) -> bool {
         let overtaken = self
             .highest_acknowledged
             .is_some_and(|highest| highest > sequence);
@@ -323,6 +394,7 @@ impl Outgoing {
         let length = sent.length;
         self.unacknowledged -= length;
         self.drop_acknowledged();
+        self.restart_waiting(now);
         true
     }
 
@@ -348,6 +420,7 @@ impl Outgoing {
         }
         if self.sent.is_empty() {
             self.flight.clear();
+            self.overdue.clear();
         }
     }
 
@@ -415,16 +488,43 @@ mod tests {
     }
 
     #[test]
-    fn each_message_has_its_own_timer_and_each_timeout_doubles_the_next() {
-        let (mut outgoing, now) = sent(2);
+    fn one_overdue_message_asks_for_all_and_each_timeout_doubles_the_next() {
+        let (mut outgoing, now) = sent(3);
         let first = outgoing.poll_timeout().unwrap();
-        assert_eq!(first, now - MILLISECOND + Duration::from_millis(300));
+        assert_eq!(first, now - MILLISECOND * 2 + Duration::from_millis(300));
         outgoing.handle_timeout(first);
         assert_eq!(again(&mut outgoing, first), [0]);
-        let second = outgoing.poll_timeout().unwrap();
-        assert_eq!(second, now + Duration::from_millis(600));
+        let second = first + Duration::from_millis(600);
+        while let Some(due) = outgoing.poll_timeout().filter(|due| *due < second) {
+            outgoing.handle_timeout(due);
+            assert!(again(&mut outgoing, due).is_empty());
+        }
+        assert_eq!(outgoing.poll_timeout(), Some(second));
         outgoing.handle_timeout(second);
         assert_eq!(again(&mut outgoing, second), [1], "0 was sent again after 1");
+    }
+
+    #[test]
+    fn what_is_overdue_is_lost_when_something_sent_later_arrives() {
+        let (mut outgoing, _) = sent(5);
+        let mut now = outgoing.poll_timeout().unwrap();
+        outgoing.handle_timeout(now);
+        assert_eq!(again(&mut outgoing, now), [0]);
+        // All of them are overdue; the acknowledgement is one of the first sending, and tells of none.
+        now += Duration::from_millis(40);
+        for _ in 0..10 {
+            outgoing.handle_timeout(outgoing.poll_timeout().unwrap().min(now));
+        }
+        outgoing.handle_ack(1, now);
+        assert!(again(&mut outgoing, now).is_empty());
+        // That of the repeat does.
+        now += Duration::from_millis(600);
+        outgoing.handle_timeout(now);
+        let asked = again(&mut outgoing, now);
+        assert_eq!(asked, [2]);
+        now += Duration::from_millis(100);
+        outgoing.handle_ack(2, now);
+        assert_eq!(again(&mut outgoing, now), [0, 3, 4]);
     }
 
     #[test]

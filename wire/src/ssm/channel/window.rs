@@ -3,13 +3,23 @@
 //! A fixed window is either too small for a long path or a queue of seconds before a slow uplink, in which another
 //! stream's few bytes stand last. So it grows while it is what holds sending back, and shrinks when even the quickest
 //! round trip of a round shows a queue (as LEDBAT does, RFC 6817).
+//!
+//! ```text
+//!   growing twofold ── a queue ──► as large as the path ── a minute without a round trip as quick as the quickest ──┐
+//!                                     growing by an eighth   ▲                                                      │
+//!                                                            └── its round trip is the quickest ◄── draining ◄──────┘
+//! ```
+//!
+//! Draining tells a longer path from a queue that never empties: without it, the queue would pass for the path.
 
 use std::time::{Duration, Instant};
 
 /// How much longer than the quickest round trip one may take before it counts as a queue: several times the jitter of
 /// a Wi-Fi, and what a person at a prompt does not feel.
 const QUEUE: Duration = Duration::from_millis(30);
-/// How long the quickest round trip is believed: the path may have become longer.
+/// The most of it, however long the path.
+const LONGEST_QUEUE: Duration = Duration::from_millis(150);
+/// How long the quickest round trip is believed without another like it: the path may have become longer.
 const BELIEVED: Duration = Duration::from_secs(60);
 
 /// The window of one side.
@@ -18,12 +28,20 @@ pub(crate) struct Window {
     limit: usize,
     smallest: usize,
     largest: usize,
-    /// Of this and the last [`BELIEVED`].
+    /// The quickest round trip of all since the path was last drained.
     quickest: Option<Duration>,
-    quickest_before: Option<Duration>,
-    believed_until: Option<Instant>,
+    belief: Option<Belief>,
+    /// What is sent from then on finds the path drained.
+    drained: Option<Instant>,
     growth: Growth,
     round: Option<Round>,
+}
+
+/// A look at whether round trips are as quick as they were.
+#[derive(Debug, Clone)]
+struct Belief {
+    ends: Instant,
+    quickest: Duration,
 }
 
 /// How a window grows that holds sending back.
@@ -57,8 +75,8 @@ impl Window {
             smallest,
             largest,
             quickest: None,
-            quickest_before: None,
-            believed_until: None,
+            belief: None,
+            drained: None,
             growth: Growth::Quick,
             round: None,
         }
@@ -66,7 +84,12 @@ impl Window {
 
     /// Returns how many bytes may be un-acknowledged.
     pub(crate) fn limit(&self) -> usize {
-        self.limit
+        if self.drained.is_some() {
+            // A message or two, so that the path is as good as empty.
+            self.smallest / 4
+        } else {
+            self.limit
+        }
     }
 
     /// The window holds sending back.
@@ -81,14 +104,31 @@ impl Window {
         if self.smallest == self.largest {
             return;
         }
-        if self.believed_until.is_none_or(|until| until <= now) {
-            self.believed_until = Some(now + BELIEVED);
-            self.quickest_before = self.quickest.take();
+        if let Some(drained) = self.drained {
+            if now.checked_sub(round_trip).is_some_and(|sent| sent >= drained) {
+                self.drained = None;
+                self.quickest = Some(round_trip);
+                self.belief = None;
+            }
+            return;
         }
-        self.quickest = Some(
-            self.quickest
-                .map_or(round_trip, |quickest| quickest.min(round_trip)),
-        );
+        let quickest = self
+            .quickest
+            .map_or(round_trip, |quickest| quickest.min(round_trip));
+        self.quickest = Some(quickest);
+        let belief = self.belief.get_or_insert(Belief {
+            ends: now + BELIEVED,
+            quickest: round_trip,
+        });
+        belief.quickest = belief.quickest.min(round_trip);
+        if belief.ends <= now {
+            if belief.quickest > quickest + QUEUE {
+                self.drained = Some(now + round_trip);
+                self.round = None;
+            }
+            self.belief = None;
+            return;
+        }
         let Some(round) = &mut self.round else {
             self.round = Some(Round::new(round_trip, now, false));
             return;
@@ -97,13 +137,13 @@ impl Window {
         if round.ends > now {
             return;
         }
-        let base = self.quickest.into_iter().chain(self.quickest_before).min();
-        let base = base.unwrap_or(round_trip);
         let before = self.limit;
         if !round.settling {
-            if round.quickest > base + base.max(QUEUE) {
+            let longest = quickest + quickest.clamp(QUEUE, LONGEST_QUEUE);
+            if round.quickest > longest {
                 self.growth = Growth::Careful;
-                self.limit = (self.limit / 4 * 3).max(self.smallest);
+                let share = longest.as_secs_f64() / round.quickest.as_secs_f64();
+                self.limit = ((self.limit as f64 * share.min(0.75)) as usize).max(self.smallest);
             } else if round.limited {
                 let more = match self.growth {
                     Growth::Quick => self.limit,
@@ -141,6 +181,8 @@ mod tests {
     use super::*;
 
     const PIECE: usize = 4_096;
+    const SMALLEST: usize = 64 << 10;
+    const LARGEST: usize = 4 << 20;
 
     #[expect(clippy::disallowed_methods, reason = "an origin for invented time")]
     fn origin() -> Instant {
@@ -148,16 +190,16 @@ mod tests {
     }
 
     /// Sends as much as the window lets through a path of that many bytes a second; returns the bytes of the last two
-    /// of ten seconds, and the longest that one waited in the queue then.
-    fn carried(rate: usize, delay: Duration) -> (usize, Duration) {
+    /// seconds, and the longest that one waited in the queue then.
+    fn carried(rate: usize, delay: Duration, time: Duration) -> (usize, Duration) {
         let start = origin();
-        let mut window = Window::between(64 << 10, 256 << 10, 4 << 20);
+        let mut window = Window::between(SMALLEST, 256 << 10, LARGEST);
         let mut now = start;
         // When each piece leaves the bottleneck, and when it was sent.
         let mut under_way: VecDeque<(Instant, Instant)> = VecDeque::new();
         let (mut free, mut late, mut longest) = (start, 0, Duration::ZERO);
-        while now < start + Duration::from_secs(10) {
-            while (under_way.len() + 1) * PIECE <= window.limit() {
+        while now < start + time {
+            while under_way.is_empty() || (under_way.len() + 1) * PIECE <= window.limit() {
                 free = free.max(now) + Duration::from_secs_f64(PIECE as f64 / rate as f64);
                 under_way.push_back((free, now));
             }
@@ -165,7 +207,7 @@ mod tests {
             let (left, sent) = under_way.pop_front().unwrap();
             now = now.max(left + delay);
             window.sample(now - sent, now);
-            if now > start + Duration::from_secs(8) {
+            if now + Duration::from_secs(2) > start + time {
                 late += PIECE;
                 longest = longest.max(now - sent - delay);
             }
@@ -177,11 +219,43 @@ mod tests {
     fn the_path_is_filled_and_no_queue_stands_on_it() {
         for (rate, delay) in [(1 << 20, 20), (10 << 20, 20), (10 << 20, 100), (1 << 20, 200)] {
             let delay = Duration::from_millis(delay);
-            let (bytes, waited) = carried(rate, delay);
+            let (bytes, waited) = carried(rate, delay, Duration::from_secs(10));
             assert!(bytes > rate * 2 * 85 / 100, "{rate}, {delay:?}: {bytes}");
             let most = delay.max(QUEUE) * 2 + Duration::from_millis(40);
             assert!(waited < most, "{rate}, {delay:?}: waited {waited:?}");
         }
+    }
+
+    #[test]
+    fn no_queue_grows_in_the_course_of_a_long_transfer() {
+        for (rate, delay) in [(1 << 16, 20), (1 << 17, 100), (1 << 20, 20), (10 << 20, 100)] {
+            let delay = Duration::from_millis(delay);
+            for minutes in [1, 2, 30] {
+                let (bytes, waited) = carried(rate, delay, Duration::from_secs(60) * minutes);
+                assert!(bytes > rate * 2 * 85 / 100, "{rate}, {minutes} minutes: {bytes}");
+                let smallest = Duration::from_secs_f64(SMALLEST as f64 / rate as f64);
+                let most = smallest.max(LONGEST_QUEUE + Duration::from_millis(40));
+                assert!(waited <= most, "{rate}, {minutes} minutes: waited {waited:?}");
+            }
+        }
+    }
+
+    #[test]
+    fn a_path_that_has_become_longer_is_believed_within_two_minutes() {
+        let mut now = origin();
+        let mut window = Window::between(SMALLEST, SMALLEST, LARGEST);
+        let mut sample = |round_trip: u64, times: usize| {
+            for _ in 0..times {
+                let round_trip = Duration::from_millis(round_trip);
+                now += round_trip;
+                window.limits();
+                window.sample(round_trip, now);
+            }
+            window.limit()
+        };
+        assert_eq!(sample(20, 1_000), LARGEST);
+        assert_eq!(sample(200, 200), SMALLEST, "it may be a queue");
+        assert_eq!(sample(200, 400), LARGEST);
     }
 
     #[test]

@@ -24,17 +24,18 @@ impl Carrier {
         Self::Basic(Basic::new(side, grace))
     }
 
-    /// Sends a sign of life that often from now on; basic mode has none.
+    /// Sends a sign of life that often from now on; agents in basic mode want none.
     pub(super) fn keep_alive(&mut self, interval: Duration, now: Instant) {
         if let Self::Mux(mux) = self {
             mux.keep_alive(interval, now);
         }
     }
 
-    /// Sends a sign of life as soon as there is room; basic mode has none.
+    /// Sends something that changes nothing as soon as there is room, to be acknowledged.
     pub(super) fn sign_of_life(&mut self) {
-        if let Self::Mux(mux) = self {
-            mux.sign_of_life();
+        match self {
+            Self::Mux(mux) => mux.sign_of_life(),
+            Self::Basic(basic) => basic.sign_of_life(),
         }
     }
 

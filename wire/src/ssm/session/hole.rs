@@ -12,33 +12,53 @@ const FEW: u64 = 300;
 const LOOK: Duration = Duration::from_secs(3);
 /// The longest that filling may take.
 const LONGEST_WAIT: Duration = Duration::from_secs(30);
+/// Silence of this long has another reason than the agent's rate: it sends again after a second at most.
+const SILENCE: Duration = Duration::from_secs(2);
 
 #[derive(Debug, Default)]
 pub(super) struct Hole {
-    /// When a large hole was first seen, and the number expected then.
-    began: Option<(Instant, u64)>,
+    watched: Option<Watched>,
+}
+
+#[derive(Debug, Clone, Copy)]
+struct Watched {
+    /// Since when, and the number expected then.
+    began: Instant,
+    first: u64,
+    last_look: Instant,
 }
 
 impl Hole {
+    /// The agent could not be heard until now.
+    pub(super) fn restart(&mut self) {
+        self.watched = None;
+    }
+
     /// Looks at how many messages are `missing` and which is `expected` next; returns whether to give up.
     pub(super) fn is_hopeless(&mut self, missing: u64, expected: u64, now: Instant) -> bool {
         if missing <= FEW {
-            self.began = None;
+            self.watched = None;
             return false;
         }
-        let (began, first) = *self.began.get_or_insert((now, expected));
-        let watched = now.saturating_duration_since(began);
-        if watched < LOOK {
+        let anew = Watched {
+            began: now,
+            first: expected,
+            last_look: now,
+        };
+        let watched = self.watched.get_or_insert(anew);
+        if now.saturating_duration_since(watched.last_look) >= SILENCE {
+            *watched = anew;
+        }
+        watched.last_look = now;
+        let time = now.saturating_duration_since(watched.began);
+        if time < LOOK {
             return false;
         }
-        let filled = expected.saturating_sub(first).max(1);
-        let wait = watched.as_secs_f64() * missing as f64 / filled as f64;
-        if wait > LONGEST_WAIT.as_secs_f64() {
-            return true;
-        }
-        // Good enough so far; the next look has a rate of its own.
-        self.began = Some((now, expected));
-        false
+        let filled = expected.saturating_sub(watched.first).max(1);
+        // Where it is good enough so far, the next look has a rate of its own.
+        self.watched = None;
+        let wait = time.as_secs_f64() * missing as f64 / filled as f64;
+        wait > LONGEST_WAIT.as_secs_f64()
     }
 }
 
@@ -67,6 +87,23 @@ mod tests {
         assert!(!given_up(FEW, 1), "a few are always waited for");
         assert!(!given_up(320, 10));
         assert!(!given_up(10_000, 1_000));
+    }
+
+    #[test]
+    fn silence_says_nothing_of_the_rate() {
+        let start = origin();
+        let mut hole = Hole::default();
+        for second in 0..100 {
+            let now = start + SILENCE * second;
+            assert!(!hole.is_hopeless(1_000, 10, now));
+        }
+        let mut hole = Hole::default();
+        for tenth in 0..300 {
+            if tenth % 20 == 0 {
+                hole.restart();
+            }
+            assert!(!hole.is_hopeless(1_000, 10, start + Duration::from_millis(100 * tenth)));
+        }
     }
 
     #[test]

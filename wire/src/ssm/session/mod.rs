@@ -173,6 +173,12 @@ impl Session {
         self.channel.set_pace(pace);
     }
 
+    /// Agent: sends a data message that belongs to no stream. Newer agents may have payload types and flags that clients
+    /// don't know.
+    pub fn say(&mut self, payload_type: PayloadType, payload: Bytes) {
+        self.steering.push_back((payload_type, payload));
+    }
+
     /// Takes one binary websocket message. An error means that this message was of no use, and nothing more: it was
     /// not acknowledged, so its sender will send it again.
     pub fn handle_frame(&mut self, frame: Bytes, now: Instant) -> Result<(), Malformed> {
@@ -195,7 +201,10 @@ impl Session {
                     self.notice_life();
                 }
             }
-            Kind::ChannelClosed => self.end(End::ChannelClosed(payload::closing_words(&message.payload))),
+            Kind::ChannelClosed => {
+                self.can_terminate = false;
+                self.end(End::ChannelClosed(payload::closing_words(&message.payload)));
+            }
             Kind::StartPublication => {
                 self.heard(now);
                 self.channel.peer_is_back(now);
@@ -228,7 +237,7 @@ impl Session {
         if self.silent_until.is_some_and(|until| until <= now) {
             self.silent_until = None;
         }
-        let waiting = self.channel.waiting_since();
+        let waiting = self.waiting_since();
         let stalled = self.stall.as_mut();
         let notice = stalled.and_then(|stall| stall.handle_timeout(waiting, now));
         self.notice_stall(notice);
@@ -238,6 +247,9 @@ impl Session {
             && let Stage::Running(carrier) = &mut self.stage
         {
             carrier.handle_timeout(now);
+            if self.channel.needs_witness() {
+                carrier.sign_of_life();
+            }
             self.notice_streams();
         }
     }
@@ -248,8 +260,8 @@ impl Session {
         self.notice_stall(notice);
     }
 
-    /// Client: asks the agent to end the session; `false` where it would not understand, or was asked before (a second
-    /// flag blocks the official agent's reader, ssm.md trap 38).
+    /// Client: asks the agent to end the session; `false` where it would not understand, has ended it, or was asked
+    /// before (a second flag blocks the official agent's reader, ssm.md trap 38).
     pub fn terminate(&mut self) -> bool {
         if !std::mem::take(&mut self.can_terminate) {
             return false;
@@ -311,7 +323,7 @@ impl Session {
                 .and_then(Carrier::poll_timeout),
             self.stall
                 .as_ref()
-                .and_then(|stall| stall.poll_timeout(self.channel.waiting_since())),
+                .and_then(|stall| stall.poll_timeout(self.waiting_since())),
             pace,
         ];
         times.into_iter().flatten().min()
@@ -328,6 +340,7 @@ impl Session {
             self.deadline = Some(now + HANDSHAKE_DEADLINE);
         }
         self.doubted = false;
+        self.hole.restart();
         self.channel.attach(now);
         self.restart_grace(now);
         // Whether the agent is back shows only where it has something to answer.

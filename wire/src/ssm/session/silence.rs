@@ -21,11 +21,17 @@ impl Session {
     pub(super) fn heard(&mut self, now: Instant) {
         let was_away = std::mem::take(&mut self.away);
         if was_away || self.channel.paused_since().is_some() {
-            self.channel.resume(now);
+            self.channel.resume();
+            self.channel.restart_waiting(now);
             self.restart_grace(now);
             self.doubted = false;
             self.events.push_back(Event::Resumed);
         }
+    }
+
+    /// Returns since when nothing has been acknowledged by an agent that is there, as far as is known.
+    pub(super) fn waiting_since(&self) -> Option<Instant> {
+        self.channel.waiting_since().filter(|_| !self.away)
     }
 
     /// An acknowledgement came, or there is nobody to wait for one from.

@@ -1,4 +1,4 @@
-//! One direction of the line: a delay that keeps order, and noise.
+//! The line between a client and the service: in each direction a delay that keeps order, and noise.
 //!
 //! ```text
 //!   push ─► dropped
@@ -16,7 +16,7 @@ use std::time::{Duration, Instant};
 use bytes::{Bytes, BytesMut};
 
 use super::sketch::{self, Sort};
-use crate::conditions::Noise;
+use crate::conditions::{LineConditions, Noise};
 
 /// Most bytes under way: 300 MB/s at 100 ms, more than loopback carries.
 const UNDER_WAY: usize = 32 << 20;
@@ -24,6 +24,49 @@ const UNDER_WAY: usize = 32 << 20;
 const LONGEST_HOLD: Duration = Duration::from_millis(10);
 /// Where a frame's digest is.
 const DIGEST: usize = 80;
+
+/// A session's line, both ways.
+pub(super) struct Line {
+    /// From the client.
+    pub(super) up: Lane,
+    /// To the client.
+    pub(super) down: Lane,
+    /// The number of the session.
+    number: u64,
+    /// What the noise is drawn from, if that is fixed.
+    seed: Option<u64>,
+}
+
+impl Line {
+    pub(super) fn new(number: u64) -> Self {
+        Self {
+            up: Lane::new(fastrand::u64(..)),
+            down: Lane::new(fastrand::u64(..)),
+            number,
+            seed: None,
+        }
+    }
+
+    /// Changes what happens to later frames.
+    pub(super) fn set(&mut self, conditions: &LineConditions) {
+        let LineConditions {
+            delay,
+            seed,
+            up,
+            down,
+            junk,
+        } = conditions;
+        self.up.set(*delay, up.clone(), 0.0);
+        self.down.set(*delay, down.clone(), *junk);
+        if *seed != self.seed {
+            self.seed = *seed;
+            // Each session and each direction has noise of its own.
+            let drawn = seed.map_or_else(|| fastrand::u64(..), |seed| seed ^ self.number.rotate_left(32));
+            self.up.reseed(drawn);
+            self.down.reseed(!drawn);
+        }
+    }
+}
 
 /// One direction of a session's line.
 pub(super) struct Lane {
@@ -42,7 +85,7 @@ pub(super) struct Lane {
 
 impl Lane {
     /// A lane without delay and noise. The same seed gives the same noise.
-    pub(super) fn new(seed: u64) -> Self {
+    fn new(seed: u64) -> Self {
         Self {
             random: fastrand::Rng::with_seed(seed),
             delay: Duration::ZERO,
@@ -62,8 +105,7 @@ impl Lane {
         self.junk = junk;
     }
 
-    /// Draws the noise from another seed.
-    pub(super) fn reseed(&mut self, seed: u64) {
+    fn reseed(&mut self, seed: u64) {
         self.random = fastrand::Rng::with_seed(seed);
     }
 

@@ -1,0 +1,323 @@
+//! What is measured, one function a case: it starts fresh clients, so that no case feels what an earlier one did to
+//! them, and puts its figures down, or why there are none.
+
+use std::net::SocketAddr;
+use std::thread;
+use std::time::{Duration, Instant};
+
+use anyhow::Context;
+
+use crate::client::{Client, Payload, Place, Who};
+use crate::emulator::Agent;
+use crate::figures::{Company, Figures, Holding, Outcome, Quantity, Setting, Share};
+use crate::load::{self, Bulk, Direction, Echo};
+use crate::pace;
+use crate::statistics::percentile;
+
+/// How thoroughly to measure.
+pub(crate) struct Effort {
+    /// Added round trips, in milliseconds.
+    pub(crate) round_trips: &'static [u32],
+    /// Of a bulk transfer, whose median counts.
+    pub(crate) runs: usize,
+    /// How long each of them should take.
+    pub(crate) run: Duration,
+    /// How long pings are counted.
+    pub(crate) pings: Duration,
+    /// How long a reader has been stalled when others' pings are counted.
+    pub(crate) stalled: Duration,
+    /// Of a tunnel's way up, and of its first byte.
+    pub(crate) starts: usize,
+    pub(crate) outages: usize,
+    /// In seconds.
+    pub(crate) longest_outage: f64,
+}
+
+impl Effort {
+    /// Enough for figures that one may publish; some 20 minutes.
+    pub(crate) const FULL: Self = Self {
+        round_trips: &[0, 20, 100],
+        runs: 3,
+        run: Duration::from_secs(3),
+        pings: Duration::from_secs(4),
+        // The agent's pace fills what the official client holds, 12.4 MB, in 15 s.
+        stalled: Duration::from_secs(20),
+        starts: 5,
+        outages: 9,
+        longest_outage: 8.0,
+    };
+
+    /// Enough to see where one stands during work; a few minutes.
+    pub(crate) const QUICK: Self = Self {
+        round_trips: &[0],
+        runs: 1,
+        run: Duration::from_secs(1),
+        pings: Duration::from_secs(1),
+        stalled: Duration::from_secs(3),
+        starts: 3,
+        outages: 3,
+        longest_outage: 3.0,
+    };
+}
+
+/// Bytes that a tunnel moves before it is measured, so that payloads have grown and its speed is known.
+const WARM_UP: u64 = 128 << 10;
+/// How long a warm-up must take for its speed to be believed.
+const BELIEVABLE: f64 = 0.4;
+/// The most that one run moves, whatever the speed.
+const LONGEST: u64 = 1 << 30;
+const GIBIBYTE: f64 = (1 << 30) as f64;
+
+/// One run of the bench.
+pub(crate) struct Bench<'a> {
+    pub(crate) place: Place<'a>,
+    pub(crate) effort: &'a Effort,
+    pub(crate) figures: Figures,
+}
+
+impl Bench<'_> {
+    fn start(&self, who: Who, agent: Agent, tunnels: usize) -> anyhow::Result<Client> {
+        // Where nothing but the agent paces, both send as large a payload.
+        let payload = match agent {
+            Agent::Stock => Payload::Default,
+            Agent::Unpaced | Agent::Fast => Payload::AsOurs,
+        };
+        Client::start(&self.place, who, agent, payload, tunnels)
+    }
+
+    /// Puts down the same figures for both clients; the last of `quantities` is all that a failure loses.
+    fn for_both<const N: usize>(
+        &mut self,
+        setting: Setting,
+        quantities: [Quantity; N],
+        measure: impl Fn(&Self, Who) -> anyhow::Result<[Vec<f64>; N]>,
+    ) {
+        for who in Who::BOTH {
+            let outcomes = match measure(self, who) {
+                Ok(runs) => runs.map(Outcome::Runs),
+                Err(error) => std::array::from_fn(|_| Outcome::Failed(format!("{error:#}"))),
+            };
+            for (quantity, outcome) in quantities.into_iter().zip(outcomes) {
+                self.figures.add(setting, quantity, who, outcome);
+            }
+        }
+    }
+
+    /// Bulk transfers, and the CPU time they cost.
+    pub(crate) fn bulk(&mut self, setting: Setting, direction: Direction, connections: u32) {
+        let quantities = [
+            Quantity::Rate {
+                direction,
+                connections,
+            },
+            Quantity::Cpu {
+                direction,
+                connections,
+            },
+        ];
+        self.for_both(setting, quantities, |bench, who| {
+            let client = bench.start(who, setting.agent, 1)?;
+            let length = bench.length(client.address(), direction, connections)?;
+            let (mut rates, mut costs) = (Vec::new(), Vec::new());
+            for _ in 0..bench.effort.runs {
+                let before = client.process.cpu()?;
+                let rate = load::rate(client.address(), direction, connections, length)?;
+                let spent = client.process.cpu()? - before;
+                rates.push(rate / 1e6);
+                costs.push(spent / (length as f64 * f64::from(connections)) * GIBIBYTE);
+            }
+            Ok([rates, costs])
+        });
+    }
+
+    /// Returns how many bytes each connection should move for a run to take as long as it should.
+    fn length(&self, address: SocketAddr, direction: Direction, connections: u32) -> anyhow::Result<u64> {
+        let mut length = WARM_UP;
+        loop {
+            let began = Instant::now();
+            let rate = load::rate(address, direction, connections, length).context("while warming up")?;
+            if began.elapsed().as_secs_f64() > BELIEVABLE || length > LONGEST {
+                let bytes = rate * self.effort.run.as_secs_f64() / f64::from(connections);
+                return Ok((bytes as u64).clamp(WARM_UP, LONGEST));
+            }
+            length *= 2;
+        }
+    }
+
+    /// From opening a download to its first byte.
+    pub(crate) fn first_byte(&mut self, setting: Setting) {
+        self.for_both(setting, [Quantity::FirstByte], |bench, who| {
+            let client = bench.start(who, setting.agent, 1)?;
+            let times = (0..bench.effort.starts).map(|_| load::time_to_first_byte(client.address()).map(ms));
+            Ok([times.collect::<anyhow::Result<_>>()?])
+        });
+    }
+
+    /// From the wish for a tunnel until it is up.
+    pub(crate) fn connecting(&mut self, setting: Setting) {
+        self.for_both(setting, [Quantity::Connecting], |bench, who| {
+            let times =
+                (0..bench.effort.starts).map(|_| Ok(ms(bench.start(who, setting.agent, 1)?.connecting)));
+            Ok([times.collect::<anyhow::Result<_>>()?])
+        });
+    }
+
+    /// Ping-pong in some company.
+    pub(crate) fn ping(&mut self, setting: Setting, company: Company) {
+        let quantities = [Share::P50, Share::P99].map(|share| Quantity::Ping { company, share });
+        self.for_both(setting, quantities, |bench, who| {
+            let client = bench.start(who, setting.agent, 1)?;
+            let times = bench.pings(client.address(), company)?;
+            let of = |share| percentile(&times, share).context("no ping came back");
+            Ok([vec![of(0.5)?], vec![of(0.99)?]])
+        });
+    }
+
+    fn pings(&self, address: SocketAddr, company: Company) -> anyhow::Result<Vec<f64>> {
+        /// As many sessions as a tunnel may have unless it is configured otherwise.
+        const MOST_SESSIONS: usize = 4;
+        let duration = self.effort.pings;
+        match company {
+            Company::None => Ok(Echo::open(address)?.pings(duration)?),
+            Company::Before(direction) => {
+                let mut echo = Echo::open(address)?;
+                beside(address, &[direction], || Ok(echo.pings(duration)?))
+            }
+            Company::After(direction) => {
+                beside(
+                    address,
+                    &[direction],
+                    || Ok(Echo::open(address)?.pings(duration)?),
+                )
+            }
+            Company::Crowd => beside(address, &[Direction::Down; MOST_SESSIONS], || {
+                Ok(Echo::open(address)?.pings(duration)?)
+            }),
+            Company::StalledReader => {
+                let mut echo = Echo::open(address)?;
+                let stalled = load::connect(address, load::ENDLESS)?;
+                let began = Instant::now();
+                while began.elapsed() < self.effort.stalled {
+                    echo.ping().context("while the other reader was stalled")?;
+                }
+                let times = echo.pings(duration)?;
+                drop(stalled);
+                Ok(times)
+            }
+        }
+    }
+
+    /// Resident memory after start, with tunnels, and with connections.
+    pub(crate) fn memory(&mut self, setting: Setting) {
+        const TUNNELS: u32 = 10;
+        const CONNECTIONS: u32 = 100;
+        // The peer is its sessions: it has nothing that runs without any.
+        let started = Client::start(&self.place, Who::Ours, setting.agent, Payload::Default, 0)
+            .and_then(|client| client.process.resident());
+        let started = started.map_or_else(
+            |error| Outcome::Failed(format!("{error:#}")),
+            |resident| Outcome::Runs(vec![resident]),
+        );
+        let after_start = Quantity::Memory(Holding::Nothing);
+        self.figures.add(setting, after_start, Who::Ours, started);
+        for tunnels in [1, TUNNELS] {
+            let quantity = Quantity::Memory(Holding::Tunnels(tunnels));
+            self.for_both(setting, [quantity], |bench, who| {
+                let client = bench.start(who, setting.agent, tunnels as usize)?;
+                for address in client.addresses() {
+                    Echo::open(*address)?;
+                }
+                Ok([vec![client.process.resident()?]])
+            });
+        }
+        let quantity = Quantity::Memory(Holding::Connections(CONNECTIONS));
+        self.for_both(setting, [quantity], |bench, who| {
+            let client = bench.start(who, setting.agent, 1)?;
+            let mut open = Vec::new();
+            for _ in 0..CONNECTIONS {
+                open.push(Echo::open(client.address())?);
+            }
+            Ok([vec![client.process.resident()?]])
+        });
+    }
+
+    /// From the network's return until a download flows again, whose every byte is checked.
+    pub(crate) fn outage(&mut self, setting: Setting) {
+        let outcome = self
+            .outages(setting)
+            .map_or_else(|error| Outcome::Failed(format!("{error:#}")), Outcome::Runs);
+        self.figures.add(setting, Quantity::Recovery, Who::Ours, outcome);
+    }
+
+    fn outages(&self, setting: Setting) -> anyhow::Result<Vec<f64>> {
+        let client = self.start(Who::Ours, setting.agent, 1)?;
+        let emulator = self.place.emulator;
+        // The lengths are the same in every run, and unrelated to any timer of the daemon.
+        let mut lengths = fastrand::Rng::with_seed(1);
+        with_bulk(client.address(), &[Direction::Down], |bulks| {
+            (0..self.effort.outages)
+                .map(|_| {
+                    let length = 1.0 + lengths.f64() * (self.effort.longest_outage - 1.0);
+                    emulator.begin_outage()?;
+                    thread::sleep(Duration::from_secs_f64(length));
+                    let before = bulks[0].moved();
+                    emulator.end_outage()?;
+                    let returned = Instant::now();
+                    bulks[0].wait_beyond(before)?;
+                    let took = returned.elapsed();
+                    bulks[0].wait_until_it_flows()?;
+                    Ok(ms(took))
+                })
+                .collect()
+        })
+    }
+
+    /// The agent's pace without any client.
+    pub(crate) fn pace(&mut self, setting: Setting) {
+        let pace = pace::of_the_stock_agent(self.effort.run);
+        let outcome = pace.map_or_else(
+            |error| Outcome::Failed(format!("{error:#}")),
+            |pace| Outcome::Runs(vec![pace / 1e6]),
+        );
+        self.figures.add(setting, Quantity::AgentPace, Who::Ours, outcome);
+    }
+}
+
+/// Does something while bulk transfers flow.
+fn beside<T>(
+    address: SocketAddr,
+    directions: &[Direction],
+    act: impl FnOnce() -> anyhow::Result<T>,
+) -> anyhow::Result<T> {
+    with_bulk(address, directions, |bulks| {
+        let acted = act()?;
+        for bulk in bulks {
+            bulk.must_flow()?;
+        }
+        Ok(acted)
+    })
+}
+
+/// Starts bulk transfers, waits until they flow, and stops them afterwards.
+fn with_bulk<T>(
+    address: SocketAddr,
+    directions: &[Direction],
+    act: impl FnOnce(&[Bulk]) -> anyhow::Result<T>,
+) -> anyhow::Result<T> {
+    let bulks: Vec<Bulk> = directions.iter().map(|_| Bulk::default()).collect();
+    thread::scope(|scope| {
+        for (bulk, direction) in bulks.iter().zip(directions) {
+            scope.spawn(|| bulk.run(address, *direction));
+        }
+        let flowing = bulks.iter().try_for_each(Bulk::wait_until_it_flows);
+        let acted = flowing.and_then(|()| act(&bulks));
+        for bulk in &bulks {
+            bulk.stop();
+        }
+        acted
+    })
+}
+
+fn ms(duration: Duration) -> f64 {
+    duration.as_secs_f64() * 1e3
+}

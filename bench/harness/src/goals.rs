@@ -1,0 +1,355 @@
+//! What the figures must come to, as ratios within one run wherever there is something to compare with.
+
+use std::fmt;
+
+use crate::client::{OUR_PAYLOAD, OUR_RATE, Who};
+use crate::emulator::Agent;
+use crate::figures::{Company, Figures, Holding, Quantity, Setting, Share};
+use crate::load::Direction;
+
+/// A value that is held against a bound.
+#[derive(Debug)]
+pub(crate) struct Goal {
+    pub(crate) name: String,
+    pub(crate) bound: Bound,
+    pub(crate) value: Result<f64, Lack>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub(crate) enum Bound {
+    AtLeast(f64),
+    AtMost(f64),
+}
+
+/// Why a value is lacking.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum Lack {
+    /// The case was not chosen.
+    NotMeasured,
+    /// Our client failed.
+    WeFailed,
+    /// The peer failed, so there is nothing to compare with.
+    PeerFailed,
+}
+
+/// What came of a goal.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Verdict {
+    Met,
+    Missed,
+    /// There is nothing to judge by.
+    Open,
+}
+
+impl Goal {
+    pub(crate) fn verdict(&self) -> Verdict {
+        let value = match &self.value {
+            Ok(value) => *value,
+            Err(Lack::WeFailed) => return Verdict::Missed,
+            Err(Lack::NotMeasured | Lack::PeerFailed) => return Verdict::Open,
+        };
+        let met = match self.bound {
+            Bound::AtLeast(bound) => value >= bound,
+            Bound::AtMost(bound) => value <= bound,
+        };
+        if met { Verdict::Met } else { Verdict::Missed }
+    }
+}
+
+/// Holds the figures against every goal.
+pub(crate) fn judge(figures: &Figures, round_trips: &[u32]) -> Vec<Goal> {
+    let judge = Judge { figures };
+    let mut goals = Vec::new();
+    for round_trip in round_trips {
+        for agent in [Agent::Unpaced, Agent::Fast] {
+            let setting = Setting {
+                agent,
+                round_trip: *round_trip,
+            };
+            goals.extend(judge.unpaced_bulk(setting));
+        }
+        let setting = Setting {
+            agent: Agent::Stock,
+            round_trip: *round_trip,
+        };
+        goals.extend(judge.paced_bulk(setting));
+        goals.push(judge.ping(setting));
+        goals.extend(judge.ping_in_company(setting));
+    }
+    goals.extend(judge.once());
+    goals
+}
+
+struct Judge<'a> {
+    figures: &'a Figures,
+}
+
+impl Judge<'_> {
+    fn unpaced_bulk(&self, setting: Setting) -> Vec<Goal> {
+        let mut goals = Vec::new();
+        for direction in [Direction::Down, Direction::Up] {
+            // Uploads are acknowledged alike by both: one of them will do.
+            if (setting.agent, direction) == (Agent::Fast, Direction::Up) {
+                continue;
+            }
+            for connections in [1, 4] {
+                let rate = Quantity::Rate {
+                    direction,
+                    connections,
+                };
+                let cpu = Quantity::Cpu {
+                    direction,
+                    connections,
+                };
+                goals.push(Goal {
+                    name: format!("{setting}: {rate}, of the peer's"),
+                    bound: Bound::AtLeast(1.5),
+                    value: self.of_the_peers(setting, rate),
+                });
+                goals.push(Goal {
+                    name: format!("{setting}: {cpu}, of the peer's"),
+                    bound: Bound::AtMost(0.5),
+                    value: self.of_the_peers(setting, cpu),
+                });
+            }
+        }
+        goals
+    }
+
+    fn paced_bulk(&self, setting: Setting) -> Vec<Goal> {
+        let rate = |direction, connections| {
+            self.value(
+                setting,
+                Quantity::Rate {
+                    direction,
+                    connections,
+                },
+                Who::Ours,
+            )
+        };
+        // The pace is the agent's alone, and measured once.
+        let at_home = Setting {
+            agent: Agent::Stock,
+            round_trip: 0,
+        };
+        let pace = self.value(at_home, Quantity::AgentPace, Who::Ours);
+        // What a message carries besides one smux header.
+        let our_pace = f64::from(OUR_RATE) * f64::from(OUR_PAYLOAD - 8) / 1e6;
+        vec![
+            Goal {
+                name: format!("{setting}: single download, of the agent's own pace"),
+                bound: Bound::AtLeast(0.95),
+                value: quotient(rate(Direction::Down, 1), pace),
+            },
+            Goal {
+                name: format!("{setting}: download of 4 connections, of one session's"),
+                bound: Bound::AtLeast(3.5),
+                value: quotient(rate(Direction::Down, 4), rate(Direction::Down, 1)),
+            },
+            Goal {
+                // The warm-up is not perfect, and the last receipt takes a round trip.
+                name: format!("{setting}: single upload, of {OUR_RATE} full messages a second"),
+                bound: Bound::AtLeast(0.9),
+                value: rate(Direction::Up, 1).map(|rate| rate / our_pace),
+            },
+        ]
+    }
+
+    fn ping(&self, setting: Setting) -> Goal {
+        let above = |who| {
+            let quantity = Quantity::Ping {
+                company: Company::None,
+                share: Share::P50,
+            };
+            let round_trip = f64::from(setting.round_trip);
+            self.value(setting, quantity, who).map(|value| value - round_trip)
+        };
+        Goal {
+            name: format!("{setting}: ping-pong p50 above the round trip, of the peer's"),
+            bound: Bound::AtMost(0.1),
+            value: quotient(above(Who::Ours), above(Who::Peer)),
+        }
+    }
+
+    fn ping_in_company(&self, setting: Setting) -> Vec<Goal> {
+        let beside_bulk = [Direction::Down, Direction::Up]
+            .into_iter()
+            .flat_map(|direction| [Company::After(direction), Company::Before(direction)])
+            .map(|company| (company, Share::P50));
+        beside_bulk
+            .chain([(Company::StalledReader, Share::P99)])
+            .map(|(company, share)| {
+                let value = |company| self.value(setting, Quantity::Ping { company, share }, Who::Ours);
+                Goal {
+                    name: format!(
+                        "{setting}: {}, of its quiet value",
+                        Quantity::Ping { company, share }
+                    ),
+                    bound: Bound::AtMost(3.0),
+                    value: quotient(value(company), value(Company::None)),
+                }
+            })
+            .collect()
+    }
+
+    /// What is measured without any added round trip alone.
+    fn once(&self) -> Vec<Goal> {
+        let setting = Setting {
+            agent: Agent::Stock,
+            round_trip: 0,
+        };
+        let memory = Quantity::Memory(Holding::Tunnels(10));
+        vec![
+            Goal {
+                name: format!("{memory}, in MiB"),
+                bound: Bound::AtMost(40.0),
+                value: self.value(setting, memory, Who::Ours),
+            },
+            Goal {
+                name: format!("{}, in ms", Quantity::Recovery),
+                bound: Bound::AtMost(1_000.0),
+                value: self.value(setting, Quantity::Recovery, Who::Ours),
+            },
+        ]
+    }
+
+    fn of_the_peers(&self, setting: Setting, quantity: Quantity) -> Result<f64, Lack> {
+        let value = |who| self.value(setting, quantity, who);
+        quotient(value(Who::Ours), value(Who::Peer))
+    }
+
+    fn value(&self, setting: Setting, quantity: Quantity, who: Who) -> Result<f64, Lack> {
+        let outcome = self
+            .figures
+            .get(setting, quantity, who)
+            .ok_or(Lack::NotMeasured)?;
+        outcome.value().ok_or(match who {
+            Who::Ours => Lack::WeFailed,
+            Who::Peer => Lack::PeerFailed,
+        })
+    }
+}
+
+/// Our failure weighs more than that there is nothing to compare with.
+fn quotient(ours: Result<f64, Lack>, other: Result<f64, Lack>) -> Result<f64, Lack> {
+    let ours = ours?;
+    Ok(ours / other?)
+}
+
+impl fmt::Display for Bound {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::AtLeast(bound) => write!(f, "at least {bound}"),
+            Self::AtMost(bound) => write!(f, "at most {bound}"),
+        }
+    }
+}
+
+impl fmt::Display for Lack {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::NotMeasured => "not measured",
+            Self::WeFailed => "tunneld failed",
+            Self::PeerFailed => "the peer failed",
+        })
+    }
+}
+
+impl fmt::Display for Verdict {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(match self {
+            Self::Met => "met",
+            Self::Missed => "missed",
+            Self::Open => "open",
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::figures::Outcome;
+
+    const STOCK: Setting = Setting {
+        agent: Agent::Stock,
+        round_trip: 20,
+    };
+    const UNPACED: Setting = Setting {
+        agent: Agent::Unpaced,
+        round_trip: 0,
+    };
+    const DOWNLOAD: Quantity = Quantity::Rate {
+        direction: Direction::Down,
+        connections: 1,
+    };
+    const PING: Quantity = Quantity::Ping {
+        company: Company::None,
+        share: Share::P50,
+    };
+
+    fn with(entries: &[(Setting, Quantity, Who, Option<f64>)]) -> Figures {
+        let mut figures = Figures::default();
+        for (setting, quantity, who, value) in entries {
+            let outcome = value.map_or(Outcome::Failed("no".to_owned()), |value| {
+                Outcome::Runs(vec![value])
+            });
+            figures.add(*setting, *quantity, *who, outcome);
+        }
+        figures
+    }
+
+    /// The verdict on the one goal of this name.
+    fn verdict(figures: &Figures, name: &str) -> Verdict {
+        let goals = judge(figures, &[0, 20]);
+        let mut named = goals.iter().filter(|goal| goal.name == name);
+        let goal = named.next().unwrap_or_else(|| panic!("no goal `{name}`"));
+        assert!(named.next().is_none());
+        goal.verdict()
+    }
+
+    #[test]
+    fn an_unpaced_download_must_be_half_as_fast_again_as_the_peers() {
+        let name = "agent unpaced, 0 ms added round trip: download, 1 connection, of the peer's";
+        for (ours, wanted) in [(150.0, Verdict::Met), (149.0, Verdict::Missed)] {
+            let figures = with(&[
+                (UNPACED, DOWNLOAD, Who::Ours, Some(ours)),
+                (UNPACED, DOWNLOAD, Who::Peer, Some(100.0)),
+            ]);
+            assert_eq!(verdict(&figures, name), wanted, "{ours}");
+        }
+    }
+
+    #[test]
+    fn our_failure_is_a_miss_and_the_peers_leaves_it_open() {
+        let name = "agent unpaced, 0 ms added round trip: download, 1 connection, of the peer's";
+        let verdict_of = |ours, peer| {
+            let figures = with(&[
+                (UNPACED, DOWNLOAD, Who::Ours, ours),
+                (UNPACED, DOWNLOAD, Who::Peer, peer),
+            ]);
+            verdict(&figures, name)
+        };
+        assert_eq!(verdict_of(None, Some(1.0)), Verdict::Missed);
+        assert_eq!(verdict_of(None, None), Verdict::Missed);
+        assert_eq!(verdict_of(Some(1.0), None), Verdict::Open);
+        assert_eq!(verdict(&Figures::default(), name), Verdict::Open);
+    }
+
+    #[test]
+    fn pings_are_compared_above_the_round_trip_that_both_must_pay() {
+        let name = "agent stock, 20 ms added round trip: ping-pong p50 above the round trip, of the peer's";
+        let figures = with(&[
+            (STOCK, PING, Who::Ours, Some(24.0)),
+            (STOCK, PING, Who::Peer, Some(60.0)),
+        ]);
+        assert_eq!(verdict(&figures, name), Verdict::Met);
+    }
+
+    #[test]
+    fn every_goal_of_the_issue_is_there() {
+        let goals = judge(&Figures::default(), &[0, 20, 100]);
+        // Per round trip: 12 of unpaced bulk, 3 of paced bulk, 6 of pings; and 2 once.
+        assert_eq!(goals.len(), 3 * (12 + 3 + 6) + 2);
+        assert!(goals.iter().all(|goal| goal.verdict() == Verdict::Open));
+    }
+}

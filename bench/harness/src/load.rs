@@ -1,0 +1,213 @@
+//! What a client of a tunnel does: bulk transfers and ping-pongs through a local address.
+
+use std::io::{self, Read, Write};
+use std::net::{SocketAddr, TcpStream};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Barrier, OnceLock};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, bail};
+
+use crate::target::{self, RECEIPT, Wish};
+
+/// How long a connection may be without a byte: longer than any outage here, and than anybody would wait.
+const PATIENCE: Duration = Duration::from_secs(20);
+/// Between two looks at something that another thread does.
+const LOOK: Duration = Duration::from_millis(1);
+
+/// Which way the bytes of a bulk transfer go.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) enum Direction {
+    Down,
+    Up,
+}
+
+/// Connects to a tunnel and tells the target what to be.
+pub(crate) fn connect(address: SocketAddr, wish: Wish) -> io::Result<TcpStream> {
+    let mut socket = TcpStream::connect(address)?;
+    socket.set_nodelay(true)?;
+    socket.set_read_timeout(Some(PATIENCE))?;
+    socket.set_write_timeout(Some(PATIENCE))?;
+    socket.write_all(&wish.encode())?;
+    Ok(socket)
+}
+
+/// When a transfer was asked for, and when its bytes came.
+struct Times {
+    asked: Instant,
+    first: Instant,
+    last: Instant,
+}
+
+/// Moves `length` bytes and checks them at the far end.
+fn transfer(
+    address: SocketAddr,
+    direction: Direction,
+    length: u64,
+    start: &Barrier,
+) -> anyhow::Result<Times> {
+    start.wait();
+    let asked = Instant::now();
+    let first = match direction {
+        Direction::Down => {
+            let mut socket = connect(address, Wish::Download(length))?;
+            // Looks without taking: the bytes are checked all together.
+            socket.peek(&mut [0])?;
+            let first = Instant::now();
+            target::receive(&mut socket, length, |_| true)?;
+            first
+        }
+        Direction::Up => {
+            let mut socket = connect(address, Wish::Upload(length))?;
+            target::send(&mut socket, length, |_| true)?;
+            let mut receipt = [0];
+            socket.read_exact(&mut receipt).context("no receipt came")?;
+            if receipt != RECEIPT {
+                bail!("the target did not get what was sent");
+            }
+            asked
+        }
+    };
+    Ok(Times {
+        asked,
+        first,
+        last: Instant::now(),
+    })
+}
+
+/// Moves `length` bytes over each of several connections that are opened together; returns the bytes per second of
+/// all of them. A download's clock starts at its first byte, whose time is a figure of its own; an upload's stops at
+/// the target's receipt.
+pub(crate) fn rate(
+    address: SocketAddr,
+    direction: Direction,
+    connections: u32,
+    length: u64,
+) -> anyhow::Result<f64> {
+    let start = Barrier::new(connections as usize);
+    let times = thread::scope(|scope| {
+        let transfers: Vec<_> = (0..connections)
+            .map(|_| scope.spawn(|| transfer(address, direction, length, &start)))
+            .collect();
+        transfers
+            .into_iter()
+            .map(|transfer| {
+                transfer
+                    .join()
+                    .unwrap_or_else(|panic| std::panic::resume_unwind(panic))
+            })
+            .collect::<anyhow::Result<Vec<Times>>>()
+    })?;
+    let first = times.iter().map(|times| times.first).min();
+    let last = times.iter().map(|times| times.last).max();
+    let (first, last) = first.zip(last).context("no connection was asked for")?;
+    let bytes = length as f64 * f64::from(connections);
+    Ok(bytes / (last - first).as_secs_f64())
+}
+
+/// Returns how long after its connection the first byte of a download came.
+pub(crate) fn time_to_first_byte(address: SocketAddr) -> anyhow::Result<Duration> {
+    // More than is ever in flight: the bulk of a large answer, not a small one.
+    let times = transfer(address, Direction::Down, 256 << 10, &Barrier::new(1))?;
+    Ok(times.first - times.asked)
+}
+
+/// A connection whose far end sends back what it gets.
+pub(crate) struct Echo(TcpStream);
+
+/// The bytes of a ping.
+const PING: usize = 64;
+
+impl Echo {
+    pub(crate) fn open(address: SocketAddr) -> io::Result<Self> {
+        let mut echo = Self(connect(address, Wish::Echo)?);
+        echo.ping()?;
+        Ok(echo)
+    }
+
+    /// Sends a ping and waits until it is back.
+    pub(crate) fn ping(&mut self) -> io::Result<Duration> {
+        let began = Instant::now();
+        self.0.write_all(&[7; PING])?;
+        self.0.read_exact(&mut [0; PING])?;
+        Ok(began.elapsed())
+    }
+
+    /// Pings for this long, and at least as often as a percentile needs; returns milliseconds.
+    pub(crate) fn pings(&mut self, duration: Duration) -> io::Result<Vec<f64>> {
+        /// The 99th percentile of fewer is their maximum.
+        const FEWEST: usize = 25;
+        let began = Instant::now();
+        let mut times = Vec::new();
+        while began.elapsed() < duration || times.len() < FEWEST {
+            times.push(self.ping()?.as_secs_f64() * 1e3);
+        }
+        Ok(times)
+    }
+}
+
+/// A download that nobody will see the end of.
+pub(crate) const ENDLESS: Wish = Wish::Download(u64::MAX);
+
+/// A bulk transfer that goes on until it is stopped, for others to be measured beside.
+#[derive(Default)]
+pub(crate) struct Bulk {
+    moved: AtomicU64,
+    stopped: AtomicBool,
+    failure: OnceLock<String>,
+}
+
+impl Bulk {
+    /// Moves bytes until [`Bulk::stop`]; those that come are checked.
+    pub(crate) fn run(&self, address: SocketAddr, direction: Direction) {
+        let progress = |moved| {
+            self.moved.store(moved, Ordering::Relaxed);
+            !self.stopped.load(Ordering::Relaxed)
+        };
+        let outcome = match direction {
+            Direction::Down => connect(address, ENDLESS)
+                .and_then(|mut socket| target::receive(&mut socket, u64::MAX, progress)),
+            Direction::Up => connect(address, Wish::Upload(u64::MAX))
+                .and_then(|mut socket| target::send(&mut socket, u64::MAX, progress)),
+        };
+        if let Err(error) = outcome {
+            // This is the only place that sets it.
+            let _ = self.failure.set(error.to_string());
+        }
+    }
+
+    /// Waits until the transfer flows, and then for as long as queues take to fill.
+    pub(crate) fn wait_until_it_flows(&self) -> anyhow::Result<()> {
+        /// What waits in sockets and queues at the official agent's pace, see observed.md: 208 KB, or 270 ms.
+        const FILLING: Duration = Duration::from_secs(1);
+        self.wait_beyond(0)?;
+        thread::sleep(FILLING);
+        self.must_flow()
+    }
+
+    /// Waits until more than this many bytes have moved.
+    pub(crate) fn wait_beyond(&self, bytes: u64) -> anyhow::Result<()> {
+        while self.moved() <= bytes {
+            self.must_flow()?;
+            thread::sleep(LOOK);
+        }
+        Ok(())
+    }
+
+    pub(crate) fn must_flow(&self) -> anyhow::Result<()> {
+        match self.failure.get() {
+            Some(failure) => bail!("the bulk transfer failed: {failure}"),
+            None => Ok(()),
+        }
+    }
+
+    /// Returns how many bytes have moved.
+    pub(crate) fn moved(&self) -> u64 {
+        self.moved.load(Ordering::Relaxed)
+    }
+
+    pub(crate) fn stop(&self) {
+        self.stopped.store(true, Ordering::Relaxed);
+    }
+}

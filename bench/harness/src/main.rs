@@ -1,0 +1,230 @@
+//! `make bench`: tunneld and the crate `aws-ssm-bridge` against the same emulator in one run.
+//!
+//! ```text
+//!   load ──TCP──► tunneld ───────┐                        ┌──TCP──► target
+//!                                ├══ws══► tunneld-emulator ┤        (source, sink, echo)
+//!   load ──TCP──► bench-peer ────┘      delay line, agents └──TCP──► target
+//! ```
+//!
+//! Load and target are threads of this process; the others are its children, one client at a time. Everything is on
+//! loopback and without TLS. Prints a table, writes JSON, and fails when a goal is missed.
+
+mod cases;
+mod client;
+mod emulator;
+mod figures;
+mod goals;
+mod load;
+mod pace;
+mod pattern;
+mod process;
+mod report;
+mod statistics;
+mod target;
+
+use std::io::{Write, stderr, stdout};
+use std::path::PathBuf;
+use std::process::ExitCode;
+use std::thread::available_parallelism;
+use std::time::{Duration, Instant};
+
+use anyhow::Context;
+use clap::{Parser, ValueEnum};
+use serde_json::json;
+
+use crate::cases::{Bench, Effort};
+use crate::client::Place;
+use crate::emulator::{Agent, Emulator};
+use crate::figures::{Company, Figures, Setting};
+use crate::goals::Verdict;
+use crate::load::Direction;
+
+/// Measure tunneld and a peer against the same emulator
+#[derive(Parser)]
+struct Arguments {
+    /// What to measure; everything, unless named
+    #[arg(value_name = "CASE")]
+    cases: Vec<Case>,
+
+    /// Measure roughly: few and short runs, without added round trips
+    #[arg(long)]
+    quick: bool,
+
+    /// Write all figures to this file
+    #[arg(long, value_name = "FILE")]
+    json: PathBuf,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+enum Case {
+    /// Bulk downloads, and what they cost
+    Download,
+    /// Bulk uploads, and what they cost
+    Upload,
+    /// The first byte of a download
+    FirstByte,
+    /// The way up of a tunnel
+    Connecting,
+    /// Ping-pong alone
+    Ping,
+    /// Ping-pong beside bulk transfers
+    Beside,
+    /// Ping-pong beside as many downloads as there are sessions
+    Crowd,
+    /// Ping-pong beside a reader that has stopped
+    Stall,
+    /// Resident memory
+    Memory,
+    /// The way back after an outage
+    Outage,
+}
+
+fn main() -> anyhow::Result<ExitCode> {
+    let arguments = Arguments::parse();
+    let effort = if arguments.quick {
+        &Effort::QUICK
+    } else {
+        &Effort::FULL
+    };
+    let cases = if arguments.cases.is_empty() {
+        Case::value_variants()
+    } else {
+        &arguments.cases
+    };
+    let began = Instant::now();
+    let figures = measure(effort, cases)?;
+    let goals = goals::judge(&figures, effort.round_trips);
+
+    let conditions = json!({
+        "quick": arguments.quick,
+        "cases": cases.iter().map(|case| name(*case)).collect::<Vec<_>>(),
+        "cores": available_parallelism()?.get(),
+        "seconds": began.elapsed().as_secs(),
+    });
+    let json = report::json(&figures, &goals, &conditions);
+    std::fs::write(&arguments.json, format!("{json:#}\n"))
+        .with_context(|| format!("cannot write `{}`", arguments.json.display()))?;
+    writeln!(
+        stdout(),
+        "{}\n\n{}",
+        report::table(&figures),
+        report::goals(&goals)
+    )?;
+    let missed = goals
+        .iter()
+        .filter(|goal| goal.verdict() == Verdict::Missed)
+        .count();
+    if missed > 0 {
+        writeln!(stderr(), "{missed} of {} goals are missed", goals.len())?;
+        return Ok(ExitCode::FAILURE);
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+fn measure(effort: &Effort, cases: &[Case]) -> anyhow::Result<Figures> {
+    let program = std::env::current_exe()?;
+    let programs = program.parent().context("this program is in no folder")?;
+    for name in ["tunneld", "tunnelctl", "tunneld-emulator", "bench-peer"] {
+        let path = programs.join(name);
+        anyhow::ensure!(path.exists(), "{} is not built: run `make bench`", path.display());
+    }
+    let folder = tempfile::tempdir()?;
+    let target = target::start()?;
+    let emulator = Emulator::start(programs, folder.path(), target)?;
+    let mut bench = Bench {
+        place: Place {
+            programs,
+            folder: folder.path(),
+            emulator: &emulator,
+        },
+        effort,
+        figures: Figures::default(),
+    };
+    for case in cases {
+        for round_trip in round_trips(*case, effort) {
+            emulator.set_round_trip(Duration::from_millis(u64::from(*round_trip)))?;
+            for agent in agents(*case) {
+                let setting = Setting {
+                    agent: *agent,
+                    round_trip: *round_trip,
+                };
+                writeln!(stderr(), "measuring {}: {setting}", name(*case))?;
+                run(&mut bench, *case, setting);
+            }
+        }
+    }
+    Ok(bench.figures)
+}
+
+fn run(bench: &mut Bench<'_>, case: Case, setting: Setting) {
+    const CONNECTIONS: [u32; 2] = [1, 4];
+    const AT_HOME: Setting = Setting {
+        agent: Agent::Stock,
+        round_trip: 0,
+    };
+    match case {
+        Case::Download => {
+            if setting == AT_HOME {
+                bench.pace(setting);
+            }
+            for connections in CONNECTIONS {
+                bench.bulk(setting, Direction::Down, connections);
+            }
+        }
+        Case::Upload => {
+            for connections in CONNECTIONS {
+                bench.bulk(setting, Direction::Up, connections);
+            }
+        }
+        Case::FirstByte => bench.first_byte(setting),
+        Case::Connecting => bench.connecting(setting),
+        Case::Ping => bench.ping(setting, Company::None),
+        Case::Beside => {
+            for direction in [Direction::Down, Direction::Up] {
+                bench.ping(setting, Company::After(direction));
+                bench.ping(setting, Company::Before(direction));
+            }
+        }
+        Case::Crowd => bench.ping(setting, Company::Crowd),
+        Case::Stall => bench.ping(setting, Company::StalledReader),
+        Case::Memory => bench.memory(setting),
+        Case::Outage => bench.outage(setting),
+    }
+}
+
+/// The agents that make a difference to a case.
+fn agents(case: Case) -> &'static [Agent] {
+    match case {
+        Case::Download => &[Agent::Stock, Agent::Unpaced, Agent::Fast],
+        // What the agent paces is the other direction; what differs here is the peer's payload.
+        Case::Upload => &[Agent::Stock, Agent::Unpaced],
+        Case::FirstByte
+        | Case::Connecting
+        | Case::Ping
+        | Case::Beside
+        | Case::Crowd
+        | Case::Stall
+        | Case::Memory
+        | Case::Outage => &[Agent::Stock],
+    }
+}
+
+/// The added round trips that make a difference to a case.
+fn round_trips(case: Case, effort: &Effort) -> &'static [u32] {
+    match case {
+        Case::Download
+        | Case::Upload
+        | Case::FirstByte
+        | Case::Connecting
+        | Case::Ping
+        | Case::Beside
+        | Case::Crowd
+        | Case::Stall => effort.round_trips,
+        Case::Memory | Case::Outage => &[0],
+    }
+}
+
+fn name(case: Case) -> String {
+    case.to_possible_value()
+        .map_or_else(String::new, |value| value.get_name().to_owned())
+}
