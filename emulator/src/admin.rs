@@ -16,6 +16,7 @@
 //! POST   /_emulator/agent-outage?for=2s     the agents lose their own websockets for that long
 //! POST   /_emulator/restart-agents[?for=1s] ends every session; no agent is online for that long
 //! POST   /_emulator/rotate-credentials      replaces the long-term key; the one before has expired
+//! POST   /_emulator/tasks/ID/stop           stops an ECS task, whose sessions end
 //! GET    /_emulator/calls                   how often each operation was called
 //! ```
 
@@ -45,6 +46,18 @@ pub(crate) fn answer(world: &World, request: &Parts, body: &[u8]) -> Response<Fu
     let name = path
         .strip_prefix("faults/")
         .map(|name| percent_decode_str(name).decode_utf8_lossy());
+    let task = path
+        .strip_prefix("tasks/")
+        .and_then(|rest| rest.strip_suffix("/stop"));
+    if let (&Method::POST, Some(id)) = (&request.method, task) {
+        return match world.stop_task(id) {
+            Some(ended) => respond(StatusCode::OK, &json!({ "ended": ended })),
+            None => {
+                let error = format!("there is no task `{id}`");
+                respond(StatusCode::NOT_FOUND, &json!({ "error": error }))
+            }
+        };
+    }
     match (&request.method, path, name) {
         (&Method::PUT, _, Some(name)) => {
             let count = parameter(request, "count");

@@ -4,12 +4,17 @@
 //! is checked once, all problems together, so that a built `Config` is a good one.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::fmt;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 
-use serde::{Deserialize, Serialize};
+use serde::Deserialize;
 use thiserror::Error;
+
+mod credentials;
+mod tasks;
+
+pub use credentials::Credentials;
+pub(crate) use tasks::{ExecAgent, Task, TaskStatus};
 
 /// A fake AWS account: who may call, and what there is to find.
 #[derive(Debug, Clone, Deserialize)]
@@ -30,21 +35,11 @@ pub struct Config {
     #[serde(default)]
     pub(crate) instances: Vec<Instance>,
     #[serde(default)]
+    pub(crate) tasks: Vec<Task>,
+    #[serde(default)]
     pub(crate) databases: Vec<Database>,
     #[serde(default)]
     pub(crate) hosts: Vec<Host>,
-}
-
-/// The long-term key that signs requests. With a session token it plays a temporary one.
-#[derive(Clone, Deserialize, Serialize)]
-#[serde(deny_unknown_fields)]
-pub struct Credentials {
-    /// Names the key.
-    pub access_key_id: String,
-    /// What signs.
-    pub secret_access_key: String,
-    /// What goes with every request, if there is one.
-    pub session_token: Option<String>,
 }
 
 /// What happens to a websocket upgrade without a signature; a wrong one is always refused.
@@ -199,6 +194,13 @@ impl Config {
             .filter(move |instance| self.region_of(instance.region.as_deref()) == region)
     }
 
+    /// Returns the ECS tasks of a region.
+    pub(crate) fn tasks_in<'a>(&'a self, region: &'a str) -> impl Iterator<Item = &'a Task> {
+        self.tasks
+            .iter()
+            .filter(move |task| self.region_of(task.region.as_deref()) == region)
+    }
+
     /// Returns the databases of one kind in a region.
     pub(crate) fn databases_in<'a>(
         &'a self,
@@ -211,10 +213,15 @@ impl Config {
             .filter(move |database| self.region_of(database.region.as_deref()) == region)
     }
 
-    /// Returns where `host:port`, as seen from an instance, really is.
-    pub(crate) fn address_of(&self, seen_from: &Instance, host: &str, port: u16) -> Option<SocketAddr> {
+    /// Returns where `host:port` really is, as seen from a place with these ports of its own.
+    pub(crate) fn address_of(
+        &self,
+        own_ports: &BTreeMap<u16, SocketAddr>,
+        host: &str,
+        port: u16,
+    ) -> Option<SocketAddr> {
         if host == "localhost" || host == "127.0.0.1" {
-            return seen_from.ports.get(&port).copied();
+            return own_ports.get(&port).copied();
         }
         let listed = self
             .hosts
@@ -268,11 +275,23 @@ impl Config {
                 ));
             }
             if let Some(agent) = &instance.ssm {
-                agent.check(id, &mut problems);
+                agent.check(&format!("instance `{id}`"), &mut problems);
             }
             self.check_region(
                 &format!("instance `{id}`"),
                 instance.region.as_deref(),
+                &mut problems,
+            );
+        }
+        let mut seen = BTreeSet::new();
+        for task in &self.tasks {
+            if !seen.insert(&task.id) {
+                problems.push(format!("task `{}` is there twice", task.id));
+            }
+            task.check(&mut problems);
+            self.check_region(
+                &format!("task `{}`", task.id),
+                task.region.as_deref(),
                 &mut problems,
             );
         }
@@ -322,10 +341,10 @@ impl Instance {
 }
 
 impl Agent {
-    fn check(&self, id: &str, problems: &mut Vec<String>) {
+    fn check(&self, whose: &str, problems: &mut Vec<String>) {
         if self.version.split('.').any(|part| part.parse::<u32>().is_err()) {
             problems.push(format!(
-                "instance `{id}`: agent version `{}` is not like `3.3.1142.0`",
+                "{whose}: agent version `{}` is not like `3.3.1142.0`",
                 self.version
             ));
         }
@@ -333,7 +352,7 @@ impl Agent {
             && humantime::parse_rfc3339_weak(last_ping).is_err()
         {
             problems.push(format!(
-                "instance `{id}`: last_ping `{last_ping}` is not like `2025-06-01T12:00:00Z`"
+                "{whose}: last_ping `{last_ping}` is not like `2025-06-01T12:00:00Z`"
             ));
         }
     }
@@ -361,24 +380,6 @@ impl InstanceState {
     }
 }
 
-impl Default for Credentials {
-    fn default() -> Self {
-        Self {
-            access_key_id: "AKIAEMULATOR0000000".to_owned(),
-            secret_access_key: "emulator/Secret+Key/0000000000000000000".to_owned(),
-            session_token: None,
-        }
-    }
-}
-
-impl fmt::Debug for Credentials {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Credentials")
-            .field("access_key_id", &self.access_key_id)
-            .finish_non_exhaustive()
-    }
-}
-
 fn default_account() -> String {
     "123456789012".to_owned()
 }
@@ -403,6 +404,7 @@ mod tests {
     fn the_example_file_is_a_good_configuration() {
         let config = Config::parse(include_str!("../example.toml")).expect("example.toml parses");
         assert!(!config.instances.is_empty() && !config.databases.is_empty() && !config.hosts.is_empty());
+        assert!(!config.tasks.is_empty());
     }
 
     #[test]
@@ -433,13 +435,19 @@ mod tests {
             [[instances]]
             id = "i-1"
             region = "mars-1"
+            [[tasks]]
+            cluster = "main"
+            service = "api"
+            id = "0123abcd"
+            started = "yesterday"
+            containers = []
             "#,
         )
-        .expect_err("four problems");
+        .expect_err("six problems");
         let ConfigError::Invalid(problems) = error else {
             panic!("expected problems, got {error}")
         };
-        assert_eq!(problems.len(), 4, "{problems:?}");
+        assert_eq!(problems.len(), 6, "{problems:?}");
     }
 
     #[test]
@@ -465,7 +473,7 @@ mod tests {
             "#,
         )
         .expect("a good configuration");
-        let from = &config.instances[0];
+        let from = &config.instances[0].ports;
         let port_of = |host, port| config.address_of(from, host, port).map(|address| address.port());
         assert_eq!(port_of("localhost", 3389), Some(1));
         assert_eq!(port_of("10.0.0.1", 3389), Some(1));

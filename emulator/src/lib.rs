@@ -1,5 +1,5 @@
-//! A small fake AWS on one loopback port: what our calls need of SSM, EC2, RDS and STS, and the SSM data channel
-//! with an agent behind it.
+//! A small fake AWS on one loopback port: what our calls need of SSM, EC2, ECS, RDS and STS, and the SSM data
+//! channel with an agent behind it.
 //!
 //! Every request's signature is verified against the emulator's own fake keys; wire formats and errors are those of
 //! AWS. It never listens beyond loopback, because whoever reaches it reaches every port that it is told of.
@@ -243,6 +243,11 @@ impl Emulator {
     /// Replaces the long-term key; whoever signs with the one before is told that it has expired.
     pub fn rotate_credentials(&self) -> Credentials {
         self.world.rotate_credentials()
+    }
+
+    /// Stops an ECS task, and ends its sessions; returns how many those are. `None`: there is no such task.
+    pub fn stop_task(&self, id: &str) -> Option<usize> {
+        self.world.stop_task(id)
     }
 
     /// Returns how often each operation was called, by names such as `ssm:StartSession`; websocket upgrades are

@@ -117,7 +117,7 @@ fn print_notes(emulator: &Emulator) -> io::Result<()> {
     writeln!(
         talk,
         "\
-serving SSM, EC2, RDS, STS and SSM data channels on {plain} and {encrypted}
+serving SSM, EC2, ECS, RDS, STS and SSM data channels on {plain} and {encrypted}
 faults, conditions, sessions and calls: {plain}/_emulator/faults, …/conditions, …/sessions, …/calls
 to do at once: POST …/cut, …/recycle, …/freeze, …/outage (DELETE ends it), …/agent-outage?for=2s, …/restart-agents,
 …/rotate-credentials

@@ -37,7 +37,7 @@ const MOST_ENDED: usize = 1000;
 pub struct SessionSummary {
     /// Its id.
     pub id: String,
-    /// The instance.
+    /// The instance, or the container of an ECS task.
     pub target: String,
     /// The document it runs.
     pub document: String,

@@ -1,5 +1,6 @@
 //! What every request can see.
 
+use std::collections::BTreeSet;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use tokio::sync::watch;
@@ -8,7 +9,7 @@ use tokio_util::task::TaskTracker;
 
 use crate::calls::Calls;
 use crate::conditions::Conditions;
-use crate::config::Config;
+use crate::config::{Config, Task, TaskStatus};
 use crate::faults::Faults;
 use crate::keys::Keys;
 use crate::network::Network;
@@ -25,6 +26,8 @@ pub(crate) struct World {
     pub(crate) sessions: Sessions,
     /// Until when every agent is away.
     agents_back: Mutex<Option<Instant>>,
+    /// The ids of the ECS tasks that were stopped.
+    stopped: Mutex<BTreeSet<String>>,
     /// Every task of the emulator but its accept loop; `Emulator::shutdown` waits for them.
     pub(crate) tasks: TaskTracker,
 }
@@ -43,6 +46,7 @@ impl World {
             sessions: Sessions::new(tasks.clone(), conditions.subscribe()),
             conditions,
             agents_back: Mutex::default(),
+            stopped: Mutex::default(),
             tasks,
         }
     }
@@ -56,5 +60,30 @@ impl World {
     pub(crate) fn are_agents_away(&self) -> bool {
         let back = *self.agents_back.lock().unwrap_or_else(PoisonError::into_inner);
         back.is_some_and(|back| back > Instant::now())
+    }
+
+    /// Returns how an ECS task is at this moment.
+    pub(crate) fn status_of(&self, task: &Task) -> TaskStatus {
+        let stopped = self.stopped.lock().unwrap_or_else(PoisonError::into_inner);
+        if stopped.contains(&task.id) {
+            TaskStatus::Stopped
+        } else {
+            task.status
+        }
+    }
+
+    /// Stops an ECS task, and ends its sessions; returns how many those are. `None`: there is no such task.
+    pub(crate) fn stop_task(&self, id: &str) -> Option<usize> {
+        let task = self.config.tasks.iter().find(|task| task.id == id)?;
+        self.stopped
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .insert(task.id.clone());
+        let mut open = self.sessions.all();
+        open.retain(|session| session.ended().is_none() && task.container_of(&session.target).is_some());
+        for session in &open {
+            session.terminate("its task was stopped");
+        }
+        Some(open.len())
     }
 }

@@ -100,6 +100,37 @@ async fn describe_db_instances_and_clusters_print_the_databases() {
 }
 
 #[tokio::test]
+async fn list_tasks_and_describe_tasks_print_the_tasks() {
+    let emulator = example().await;
+    let aws = Aws::new(emulator.environment());
+    let listed = aws
+        .json(&[
+            "ecs",
+            "list-tasks",
+            "--cluster",
+            "main",
+            "--service-name",
+            "api",
+            "--desired-status",
+            "RUNNING",
+        ])
+        .await;
+    let arn = "arn:aws:ecs:ap-northeast-1:123456789012:task/main/0123456789abcdef0123456789abcdef";
+    assert_eq!(listed, json!({ "taskArns": [arn] }));
+    let described = aws
+        .json(&["ecs", "describe-tasks", "--cluster", "main", "--tasks", arn])
+        .await;
+    let task = &described["tasks"][0];
+    assert_eq!(task["enableExecuteCommand"], true);
+    assert_eq!(
+        task["containers"][0]["managedAgents"][0]["name"],
+        "ExecuteCommandAgent"
+    );
+    let talk = aws.failure(&["ecs", "list-tasks", "--cluster", "other"]).await;
+    assert!(talk.contains("(ClusterNotFoundException)"), "{talk}");
+}
+
+#[tokio::test]
 async fn get_caller_identity_prints_the_caller_over_tls_too() {
     let emulator = example().await;
     let expected = json!({

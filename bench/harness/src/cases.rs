@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::Context;
 
-use crate::client::{Client, Payload, Place, Who};
+use crate::client::{Client, Place, Who};
 use crate::emulator::Agent;
 use crate::figures::{Company, Figures, Holding, Outcome, Quantity, Setting, Share};
 use crate::load::{self, Bulk, Direction, Echo};
@@ -77,15 +77,22 @@ pub(crate) struct Bench<'a> {
 
 impl Bench<'_> {
     fn start(&self, who: Who, agent: Agent, tunnels: usize) -> anyhow::Result<Client> {
-        // Where nothing but the agent paces, both send as large a payload.
-        let payload = match agent {
-            Agent::Stock => Payload::Default,
-            Agent::Unpaced | Agent::Fast => Payload::AsOurs,
-        };
-        Client::start(&self.place, who, agent, payload, tunnels)
+        Client::start(&self.place, who, agent, tunnels)
     }
 
-    /// Puts down the same figures for both clients; the last of `quantities` is all that a failure loses.
+    /// Measures a client that was started for it; an error is told with the client's last words.
+    fn with<T>(
+        &self,
+        who: Who,
+        agent: Agent,
+        tunnels: usize,
+        measure: impl FnOnce(&Client) -> anyhow::Result<T>,
+    ) -> anyhow::Result<T> {
+        let client = self.start(who, agent, tunnels)?;
+        measure(&client).with_context(|| format!("`{}`", client.process.last_words()))
+    }
+
+    /// Puts down the same figures for both clients, which a failure loses together.
     fn for_both<const N: usize>(
         &mut self,
         setting: Setting,
@@ -116,17 +123,18 @@ impl Bench<'_> {
             },
         ];
         self.for_both(setting, quantities, |bench, who| {
-            let client = bench.start(who, setting.agent, 1)?;
-            let length = bench.length(client.address(), direction, connections)?;
-            let (mut rates, mut costs) = (Vec::new(), Vec::new());
-            for _ in 0..bench.effort.runs {
-                let before = client.process.cpu()?;
-                let rate = load::rate(client.address(), direction, connections, length)?;
-                let spent = client.process.cpu()? - before;
-                rates.push(rate / 1e6);
-                costs.push(spent / (length as f64 * f64::from(connections)) * GIBIBYTE);
-            }
-            Ok([rates, costs])
+            bench.with(who, setting.agent, 1, |client| {
+                let length = bench.length(client.address(), direction, connections)?;
+                let (mut rates, mut costs) = (Vec::new(), Vec::new());
+                for _ in 0..bench.effort.runs {
+                    let before = client.process.cpu()?;
+                    let rate = load::rate(client.address(), direction, connections, length)?;
+                    let spent = client.process.cpu()? - before;
+                    rates.push(rate / 1e6);
+                    costs.push(spent / (length as f64 * f64::from(connections)) * GIBIBYTE);
+                }
+                Ok([rates, costs])
+            })
         });
     }
 
@@ -147,9 +155,11 @@ impl Bench<'_> {
     /// From opening a download to its first byte.
     pub(crate) fn first_byte(&mut self, setting: Setting) {
         self.for_both(setting, [Quantity::FirstByte], |bench, who| {
-            let client = bench.start(who, setting.agent, 1)?;
-            let times = (0..bench.effort.starts).map(|_| load::time_to_first_byte(client.address()).map(ms));
-            Ok([times.collect::<anyhow::Result<_>>()?])
+            bench.with(who, setting.agent, 1, |client| {
+                let times =
+                    (0..bench.effort.starts).map(|_| load::time_to_first_byte(client.address()).map(ms));
+                Ok([times.collect::<anyhow::Result<_>>()?])
+            })
         });
     }
 
@@ -166,8 +176,9 @@ impl Bench<'_> {
     pub(crate) fn ping(&mut self, setting: Setting, company: Company) {
         let quantities = [Share::P50, Share::P99].map(|share| Quantity::Ping { company, share });
         self.for_both(setting, quantities, |bench, who| {
-            let client = bench.start(who, setting.agent, 1)?;
-            let times = bench.pings(client.address(), company)?;
+            let times = bench.with(who, setting.agent, 1, |client| {
+                bench.pings(client.address(), company)
+            })?;
             let of = |share| percentile(&times, share).context("no ping came back");
             Ok([vec![of(0.5)?], vec![of(0.99)?]])
         });
@@ -212,7 +223,8 @@ impl Bench<'_> {
         const TUNNELS: u32 = 10;
         const CONNECTIONS: u32 = 100;
         // The peer is its sessions: it has nothing that runs without any.
-        let started = Client::start(&self.place, Who::Ours, setting.agent, Payload::Default, 0)
+        let started = self
+            .start(Who::Ours, setting.agent, 0)
             .and_then(|client| client.process.resident());
         let started = started.map_or_else(
             |error| Outcome::Failed(format!("{error:#}")),
@@ -223,38 +235,41 @@ impl Bench<'_> {
         for tunnels in [1, TUNNELS] {
             let quantity = Quantity::Memory(Holding::Tunnels(tunnels));
             self.for_both(setting, [quantity], |bench, who| {
-                let client = bench.start(who, setting.agent, tunnels as usize)?;
-                for address in client.addresses() {
-                    Echo::open(*address)?;
-                }
-                Ok([vec![client.process.resident()?]])
+                bench.with(who, setting.agent, tunnels as usize, |client| {
+                    for address in client.addresses() {
+                        Echo::open(*address)?;
+                    }
+                    Ok([vec![client.process.resident()?]])
+                })
             });
         }
         let quantity = Quantity::Memory(Holding::Connections(CONNECTIONS));
         self.for_both(setting, [quantity], |bench, who| {
-            let client = bench.start(who, setting.agent, 1)?;
-            let mut open = Vec::new();
-            for _ in 0..CONNECTIONS {
-                open.push(Echo::open(client.address())?);
-            }
-            Ok([vec![client.process.resident()?]])
+            bench.with(who, setting.agent, 1, |client| {
+                let mut open = Vec::new();
+                for _ in 0..CONNECTIONS {
+                    open.push(Echo::open(client.address())?);
+                }
+                Ok([vec![client.process.resident()?]])
+            })
         });
     }
 
     /// From the network's return until a download flows again, whose every byte is checked.
     pub(crate) fn outage(&mut self, setting: Setting) {
         let outcome = self
-            .outages(setting)
+            .with(Who::Ours, setting.agent, 1, |client| {
+                self.outages(client.address())
+            })
             .map_or_else(|error| Outcome::Failed(format!("{error:#}")), Outcome::Runs);
         self.figures.add(setting, Quantity::Recovery, Who::Ours, outcome);
     }
 
-    fn outages(&self, setting: Setting) -> anyhow::Result<Vec<f64>> {
-        let client = self.start(Who::Ours, setting.agent, 1)?;
+    fn outages(&self, address: SocketAddr) -> anyhow::Result<Vec<f64>> {
         let emulator = self.place.emulator;
         // The lengths are the same in every run, and unrelated to any timer of the daemon.
         let mut lengths = fastrand::Rng::with_seed(1);
-        with_bulk(client.address(), &[Direction::Down], |bulks| {
+        with_bulk(address, &[Direction::Down], |bulks| {
             (0..self.effort.outages)
                 .map(|_| {
                     let length = 1.0 + lengths.f64() * (self.effort.longest_outage - 1.0);

@@ -31,18 +31,7 @@ impl fmt::Display for Who {
     }
 }
 
-/// Bytes per message from the peer; ours finds out by itself what the path takes.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Payload {
-    /// What it thinks best.
-    Default,
-    /// As much as ours comes to.
-    AsOurs,
-}
-
-/// The largest payload that tunneld sends.
-pub(crate) const OUR_PAYLOAD: u32 = 16_384;
-/// How many messages a second it sends at most.
+/// How many messages a second a session of tunneld sends, unless it is told otherwise.
 pub(crate) const OUR_RATE: u32 = 900;
 /// How long a daemon may take until it answers.
 const STARTING: Duration = Duration::from_secs(10);
@@ -66,16 +55,10 @@ pub(crate) struct Client {
 
 impl Client {
     /// Starts a client and brings that many tunnels up, all through the one instance with such an agent.
-    pub(crate) fn start(
-        place: &Place<'_>,
-        who: Who,
-        agent: Agent,
-        payload: Payload,
-        tunnels: usize,
-    ) -> anyhow::Result<Self> {
+    pub(crate) fn start(place: &Place<'_>, who: Who, agent: Agent, tunnels: usize) -> anyhow::Result<Self> {
         match who {
             Who::Ours => start_ours(place, agent, tunnels),
-            Who::Peer => start_peer(place, agent, payload, tunnels),
+            Who::Peer => start_peer(place, agent, tunnels),
         }
     }
 
@@ -137,6 +120,12 @@ fn start_ours(place: &Place<'_>, agent: Agent, tunnels: usize) -> anyhow::Result
 }
 
 fn configuration(agent: Agent, addresses: &[SocketAddr]) -> String {
+    let pace = agent.unpaced().map_or_else(String::new, |payload| {
+        format!(
+            "[defaults]\nmessage_rate = \"unlimited\"\nlargest_payload = \"{}KiB\"\n",
+            payload.bytes() / 1_024
+        )
+    });
     let tunnel = |(at, address): (usize, &SocketAddr)| {
         format!(
             "[tunnels.bench-{at}]\nlisten = \"{address}\"\ntarget = \"{HOST}:{PORT}\"\n\
@@ -144,11 +133,15 @@ fn configuration(agent: Agent, addresses: &[SocketAddr]) -> String {
             agent.instance()
         )
     };
-    addresses.iter().enumerate().map(tunnel).collect()
+    addresses
+        .iter()
+        .enumerate()
+        .map(tunnel)
+        .fold(pace, |text, tunnel| text + &tunnel)
 }
 
 /// Starts the peer. Its time to come up is that of the process, which makes its sessions first of all.
-fn start_peer(place: &Place<'_>, agent: Agent, payload: Payload, tunnels: usize) -> anyhow::Result<Client> {
+fn start_peer(place: &Place<'_>, agent: Agent, tunnels: usize) -> anyhow::Result<Client> {
     let mut command = Command::new(place.programs.join("bench-peer"));
     command
         .env_clear()
@@ -156,11 +149,8 @@ fn start_peer(place: &Place<'_>, agent: Agent, payload: Payload, tunnels: usize)
         .env("HOME", place.folder)
         .args(["--instance", agent.instance(), "--host", HOST])
         .args(["--port", &PORT.to_string(), "--sessions", &tunnels.to_string()]);
-    match payload {
-        Payload::Default => {}
-        Payload::AsOurs => {
-            command.args(["--payload", &OUR_PAYLOAD.to_string()]);
-        }
+    if let Some(payload) = agent.unpaced() {
+        command.args(["--payload", &payload.bytes().to_string()]);
     }
     let began = Instant::now();
     let mut process = Process::start(&mut command, "peer", place.folder)?;
@@ -193,5 +183,7 @@ mod tests {
             assert!(text.contains(&format!("[tunnels.bench-{at}]\nlisten = \"{address}\"\n")));
         }
         assert!(text.contains(Agent::Fast.instance()));
+        assert!(text.contains("largest_payload = \"16KiB\""));
+        assert!(!configuration(Agent::Stock, &addresses).contains("defaults"));
     }
 }

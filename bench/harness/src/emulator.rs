@@ -28,6 +28,24 @@ pub(crate) enum Agent {
     Fast,
 }
 
+/// Bytes that a message carries.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Payload {
+    /// As the official client and agent.
+    Small,
+    /// The most that tunneld sends.
+    Large,
+}
+
+impl Payload {
+    pub(crate) fn bytes(self) -> u32 {
+        match self {
+            Self::Small => 1_024,
+            Self::Large => 16_384,
+        }
+    }
+}
+
 impl Agent {
     pub(crate) const ALL: [Self; 3] = [Self::Stock, Self::Unpaced, Self::Fast];
 
@@ -37,6 +55,16 @@ impl Agent {
             Self::Stock => "i-00000000000000001",
             Self::Unpaced => "i-00000000000000002",
             Self::Fast => "i-00000000000000003",
+        }
+    }
+
+    /// Returns the payload of both directions where nobody but the machine sets the pace; `None`: each client sends as
+    /// large a payload and as often as it does unless it is told otherwise.
+    pub(crate) fn unpaced(self) -> Option<Payload> {
+        match self {
+            Self::Stock => None,
+            Self::Unpaced => Some(Payload::Small),
+            Self::Fast => Some(Payload::Large),
         }
     }
 }

@@ -2,8 +2,8 @@
 
 use std::fmt;
 
-use crate::client::{OUR_PAYLOAD, OUR_RATE, Who};
-use crate::emulator::Agent;
+use crate::client::{OUR_RATE, Who};
+use crate::emulator::{Agent, Payload};
 use crate::figures::{Company, Figures, Holding, Quantity, Setting, Share};
 use crate::load::Direction;
 
@@ -88,10 +88,6 @@ impl Judge<'_> {
     fn unpaced_bulk(&self, setting: Setting) -> Vec<Goal> {
         let mut goals = Vec::new();
         for direction in [Direction::Down, Direction::Up] {
-            // Uploads are acknowledged alike by both: one of them will do.
-            if (setting.agent, direction) == (Agent::Fast, Direction::Up) {
-                continue;
-            }
             for connections in [1, 4] {
                 let rate = Quantity::Rate {
                     direction,
@@ -134,7 +130,7 @@ impl Judge<'_> {
         };
         let pace = self.value(at_home, Quantity::AgentPace, Who::Ours);
         // What a message carries besides one smux header.
-        let our_pace = f64::from(OUR_RATE) * f64::from(OUR_PAYLOAD - 8) / 1e6;
+        let our_pace = f64::from(OUR_RATE) * f64::from(Payload::Large.bytes() - 8) / 1e6;
         vec![
             Goal {
                 name: format!("{setting}: single download, of the agent's own pace"),
@@ -348,8 +344,8 @@ mod tests {
     #[test]
     fn every_goal_of_the_issue_is_there() {
         let goals = judge(&Figures::default(), &[0, 20, 100]);
-        // Per round trip: 12 of unpaced bulk, 3 of paced bulk, 6 of pings; and 2 once.
-        assert_eq!(goals.len(), 3 * (12 + 3 + 6) + 2);
+        // Per round trip: 16 of unpaced bulk, 3 of paced bulk, 6 of pings; and 2 once.
+        assert_eq!(goals.len(), 3 * (16 + 3 + 6) + 2);
         assert!(goals.iter().all(|goal| goal.verdict() == Verdict::Open));
     }
 }

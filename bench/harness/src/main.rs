@@ -195,9 +195,7 @@ fn run(bench: &mut Bench<'_>, case: Case, setting: Setting) {
 /// The agents that make a difference to a case.
 fn agents(case: Case) -> &'static [Agent] {
     match case {
-        Case::Download => &[Agent::Stock, Agent::Unpaced, Agent::Fast],
-        // What the agent paces is the other direction; what differs here is the peer's payload.
-        Case::Upload => &[Agent::Stock, Agent::Unpaced],
+        Case::Download | Case::Upload => &Agent::ALL,
         Case::FirstByte
         | Case::Connecting
         | Case::Ping

@@ -11,7 +11,7 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 use anyhow::{Context, bail};
 use bytes::Bytes;
 use tunneld_wire::smux::{Framing, StreamId};
-use tunneld_wire::ssm::{AgentOptions, Event, Frame, Origin, Policy, Session};
+use tunneld_wire::ssm::{AgentOptions, ClientOptions, Event, Frame, Origin, Policy, Session};
 
 /// What the agent's target has ready: as much as one of the agent's reads takes.
 const READ: usize = 32_768;
@@ -24,23 +24,13 @@ pub(crate) fn of_the_stock_agent(duration: Duration) -> anyhow::Result<f64> {
     loop {
         let now = Instant::now();
         for event in pair.exchange(now)? {
-            match event {
-                Event::Ready { .. } => {
-                    pair.client.open(now).context("the session takes no stream")?;
-                }
-                Event::Data(_, data) => {
-                    began.get_or_insert(now);
-                    bytes += data.len() as u64;
-                }
-                Event::Ended(end) => bail!("the session ended: {end}"),
-                Event::Opened(_)
-                | Event::Finished(_)
-                | Event::Abandoned(_)
-                | Event::Refused(_)
-                | Event::Paused
-                | Event::Resumed
-                | Event::Doubtful
-                | Event::Terminate => {}
+            if matches!(event, Event::Ready { .. }) {
+                pair.client.open(now).context("the session takes no stream")?;
+            } else if let Event::Data(_, data) = event {
+                began.get_or_insert(now);
+                bytes += data.len() as u64;
+            } else if let Event::Ended(end) = event {
+                bail!("the session ended: {end}");
             }
         }
         if let Some(began) = began
@@ -80,7 +70,12 @@ impl Pair {
             },
             origin,
         );
-        let mut client = Session::client(Policy::client(), origin);
+        let options = ClientOptions {
+            policy: Policy::client(),
+            keep_alive: None,
+            stall_timeout: Duration::MAX,
+        };
+        let mut client = Session::client(options, origin);
         client.attach("", now);
         agent.attach_agent(now);
         Self {

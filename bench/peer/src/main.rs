@@ -1,4 +1,4 @@
-//! Forwards local ports by the crate `aws-ssm-bridge`, until it is killed.
+//! Forwards local ports by the crate `aws-ssm-bridge`, until SIGTERM or until a session ends.
 //!
 //! ```text
 //!   client ──TCP──► forwarder ──► session (aws-ssm-bridge) ══websocket══► emulator
@@ -12,10 +12,10 @@ use std::io::Write;
 use std::net::{Ipv4Addr, SocketAddr};
 use std::sync::Arc;
 
-use anyhow::Context;
 use aws_ssm_bridge::documents::PortForwardingToRemoteHost;
 use aws_ssm_bridge::{
     EndpointPolicy, PortForwardConfig, PortForwarder, SessionBuilder, SessionManager, ShutdownSignal,
+    install_signal_handlers,
 };
 use clap::Parser;
 use tokio::task::JoinSet;
@@ -52,8 +52,15 @@ struct Arguments {
 #[tokio::main]
 async fn main() -> anyhow::Result<()> {
     let arguments = Arguments::parse();
+    tracing_subscriber::fmt()
+        .with_writer(std::io::stderr)
+        .with_max_level(tracing_subscriber::filter::LevelFilter::WARN)
+        .with_ansi(false)
+        .init();
+    let shutdown = ShutdownSignal::new();
+    install_signal_handlers(shutdown.clone());
     let manager = SessionManager::new().await?;
-    let mut forwarding = JoinSet::new();
+    let (mut sessions, mut forwarding) = (Vec::new(), JoinSet::new());
     for _ in 0..arguments.sessions {
         let mut builder = SessionBuilder::new(&arguments.instance)
             .document(PortForwardingToRemoteHost::new(&arguments.host, arguments.port))
@@ -70,9 +77,18 @@ async fn main() -> anyhow::Result<()> {
         })
         .await?;
         writeln!(std::io::stdout(), "{}", forwarder.local_addr())?;
-        forwarding.spawn(forwarder.forward(session, ShutdownSignal::new()));
+        forwarding.spawn(forwarder.forward(Arc::clone(&session), shutdown.clone()));
+        sessions.push(session);
     }
-    let first = forwarding.join_next().await.context("no session was asked for")?;
-    first?.context("a forwarder failed")?;
-    anyhow::bail!("a session ended")
+    // All of them end with the first: the crate's forwarder gives the signal when its session is gone.
+    while let Some(forwarded) = forwarding.join_next().await {
+        forwarded??;
+    }
+    for session in sessions {
+        if let Some(reason) = session.close_reason() {
+            writeln!(std::io::stderr(), "a session ended: {reason}")?;
+        }
+        session.terminate().await?;
+    }
+    Ok(())
 }

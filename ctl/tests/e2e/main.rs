@@ -4,8 +4,11 @@
 #![expect(clippy::unwrap_used, reason = "a step of a story that fails ends it")]
 
 mod database;
+mod ecs;
 mod failures;
 mod lifecycle;
+mod managed;
+mod on_demand;
 mod postgres;
 mod readme;
 mod world;

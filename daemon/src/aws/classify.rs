@@ -43,7 +43,7 @@ enum Verdict {
     Unreachable,
 }
 
-/// AWS's codes as EC2, RDS, SSM, STS and SSO send them; a `*` at the end stands for any rest. The first match counts.
+/// AWS's codes as EC2, ECS, RDS, SSM, STS and SSO send them; a `*` at the end stands for any rest. The first match counts.
 const VERDICTS: &[(&str, Verdict)] = &[
     ("ExpiredToken*", Verdict::Login),
     ("RequestExpired", Verdict::Login),
@@ -65,6 +65,8 @@ const VERDICTS: &[(&str, Verdict)] = &[
     ("InvalidTarget", Verdict::NotFound),
     ("DBInstanceNotFound*", Verdict::NotFound),
     ("DBClusterNotFound*", Verdict::NotFound),
+    ("ClusterNotFound*", Verdict::NotFound),
+    ("ServiceNotFound*", Verdict::NotFound),
     ("DoesNotExistException", Verdict::NotFound),
     ("Throttling*", Verdict::Throttled),
     ("RequestLimitExceeded", Verdict::Throttled),
@@ -379,6 +381,8 @@ mod tests {
             ("InvalidTarget", Reason::NotFound, Remedy::Fix),
             ("DBInstanceNotFound", Reason::NotFound, Remedy::Fix),
             ("DBClusterNotFoundFault", Reason::NotFound, Remedy::Fix),
+            ("ClusterNotFoundException", Reason::NotFound, Remedy::Fix),
+            ("ServiceNotFoundException", Reason::NotFound, Remedy::Fix),
             ("DoesNotExistException", Reason::NotFound, Remedy::Fix),
             ("Throttling", Reason::Throttled, Remedy::Retry),
             ("ThrottlingException", Reason::Throttled, Remedy::Retry),

@@ -2,7 +2,7 @@
 //!
 //! ```text
 //!   Aws ──account(profile, region)──► Account ──► sessions   start, resume, terminate
-//!    │                                   │   ├──► targets    instance, database, agent
+//!    │                                   │   ├──► targets    instance, task, database, agent
 //!    │                                   │   └──► upgrades   signed websocket requests
 //!    └─ Connector, Environment           └─ credentials: kept here alone, lent for one call
 //! ```
@@ -15,10 +15,12 @@
 
 mod classify;
 mod credentials;
+mod database;
 mod http;
 mod session;
 mod sign;
 mod target;
+mod task;
 mod throttle;
 
 use std::collections::HashMap;
@@ -42,9 +44,11 @@ use aws_types::service_config::{LoadServiceConfig, ServiceConfigKey};
 use tokio::time::timeout;
 
 use self::credentials::{Identity, Login, ProfileFiles};
+pub use self::database::DatabaseEndpoint;
 use self::http::Http;
 pub use self::session::{Document, SessionGrant, StreamUrl, Token};
-pub use self::target::{AgentStatus, DatabaseEndpoint, FoundInstance};
+pub use self::target::{AgentStatus, FoundInstance};
+pub use self::task::FoundTask;
 use self::throttle::Throttle;
 use crate::config::AccountSpec;
 use crate::connector::{Connector, Environment};
@@ -150,6 +154,7 @@ impl Aws {
         Ok(Account {
             ssm: aws_sdk_ssm::Client::new(&config),
             ec2: aws_sdk_ec2::Client::new(&config),
+            ecs: aws_sdk_ecs::Client::new(&config),
             rds: aws_sdk_rds::Client::new(&config),
             stream_endpoint: self
                 .environment
@@ -175,6 +180,7 @@ impl fmt::Debug for Aws {
 pub struct Account {
     ssm: aws_sdk_ssm::Client,
     ec2: aws_sdk_ec2::Client,
+    ecs: aws_sdk_ecs::Client,
     rds: aws_sdk_rds::Client,
     stream_endpoint: Option<String>,
     region: String,

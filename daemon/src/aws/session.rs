@@ -115,7 +115,7 @@ impl Account {
         let started = self
             .ssm
             .start_session()
-            .target(&instance.id)
+            .target(instance.id())
             .document_name(document.name())
             .set_parameters(Some(document.parameters()))
             .reason(REASON)
@@ -135,8 +135,12 @@ impl Account {
                 if failure.reason() != Reason::AgentOffline {
                     return Err(failure);
                 }
+                let id = match instance {
+                    FoundInstance::Machine { id, .. } => id,
+                    FoundInstance::Task(task) => return Err(self.task_offline(task, failure)),
+                };
                 // Whoever may start sessions may still not be allowed to ask for the agent: then the bare fact stays.
-                match self.agent_status(&instance.id).await {
+                match self.agent_status(id).await {
                     Ok(status) => Err(self.agent_offline(instance, status.as_ref(), failure)),
                     Err(_) => Err(failure),
                 }

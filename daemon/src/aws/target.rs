@@ -1,49 +1,60 @@
-//! Finding what a person named: an instance, a database, an agent.
+//! Finding what a person named as an instance, and its agent.
 
 use std::fmt;
 use std::time::SystemTime;
 
 use aws_sdk_ec2::types::{Filter, InstanceStateName, Tag};
-use aws_sdk_rds::types::{DbCluster, DbInstance};
 use aws_sdk_ssm::types::{InstanceInformation, InstanceInformationStringFilter, PingStatus};
 
+use super::task::FoundTask;
 use super::{Account, classify};
 use crate::config::Instance;
-use crate::connector::authority;
 use crate::failure::{Failure, Reason, Remedy};
 
-/// How far a name may be from a wrong one to be offered instead: two slips of the finger.
-const NEAR: usize = 2;
-
-/// An instance that exists.
+/// What a person named as an instance: it exists.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct FoundInstance {
-    /// `i-…` or `mi-…`.
-    pub id: String,
-    /// Its name, where it has one and we may know it.
-    pub name: Option<String>,
-    /// Its address inside its network, where we may know it.
-    pub private_address: Option<String>,
+pub enum FoundInstance {
+    /// A machine with an agent.
+    Machine {
+        /// `i-…` or `mi-…`.
+        id: String,
+        /// Its name, where it has one and we may know it.
+        name: Option<String>,
+        /// Its address inside its network, where we may know it.
+        private_address: Option<String>,
+    },
+    /// A container of a task of ECS.
+    Task(FoundTask),
 }
 
-impl fmt::Display for FoundInstance {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match &self.name {
-            Some(name) => write!(f, "`{name}` ({})", self.id),
-            None => write!(f, "`{}`", self.id),
+impl FoundInstance {
+    /// Returns what SSM knows it by.
+    pub fn id(&self) -> &str {
+        match self {
+            Self::Machine { id, .. } => id,
+            Self::Task(task) => &task.target,
+        }
+    }
+
+    /// Returns its address inside its network, where it is known.
+    pub fn private_address(&self) -> Option<&str> {
+        match self {
+            Self::Machine { private_address, .. } => private_address.as_deref(),
+            Self::Task(_) => None,
         }
     }
 }
 
-/// Where a database is reached.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct DatabaseEndpoint {
-    /// The name of its host; of the writer, for a cluster.
-    pub host: String,
-    /// The port.
-    pub port: u16,
-    /// The engine, as AWS calls it: `aurora-postgresql`.
-    pub engine: String,
+impl fmt::Display for FoundInstance {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Machine {
+                id, name: Some(name), ..
+            } => write!(f, "`{name}` ({id})"),
+            Self::Machine { id, name: None, .. } => write!(f, "`{id}`"),
+            Self::Task(task) => task.fmt(f),
+        }
+    }
 }
 
 /// What AWS knows of the SSM agent of an instance.
@@ -58,7 +69,7 @@ pub struct AgentStatus {
 }
 
 impl Account {
-    /// Finds an instance. By tag or name, the running one that was launched last.
+    /// Finds an instance. By tag or name, the running one that was launched last; of ECS, a task that runs.
     ///
     /// To look up an id is a courtesy: where that is not allowed, the id alone comes back.
     pub async fn find_instance(&self, instance: &Instance) -> Result<FoundInstance, Failure> {
@@ -67,11 +78,12 @@ impl Account {
             Instance::Id(id) => self.instance_by_id(id).await,
             Instance::Tag { key, value } => return self.instance_by_tag(key, value).await,
             Instance::Name(name) => return self.instance_by_tag("Name", name).await,
+            Instance::Task(task) => return self.find_task(task).await.map(FoundInstance::Task),
         };
         match (found, instance) {
             (Err(failure), Instance::Id(id)) if failure.reason() == Reason::Denied => {
                 tracing::debug!(instance = %id, "not allowed to look up the instance: {}", failure.in_one_line());
-                Ok(FoundInstance {
+                Ok(FoundInstance::Machine {
                     id: id.clone(),
                     name: None,
                     private_address: None,
@@ -154,7 +166,7 @@ impl Account {
             .name
             .or(information.computer_name)
             .filter(|name| !name.is_empty());
-        Ok(FoundInstance {
+        Ok(FoundInstance::Machine {
             id: id.to_owned(),
             name,
             private_address: information.ip_address,
@@ -201,93 +213,12 @@ impl Account {
         Ok(None)
     }
 
-    /// Finds a database: an instance of that name, else the writer of a cluster of that name.
-    pub async fn find_database(&self, id: &str) -> Result<DatabaseEndpoint, Failure> {
-        let doing = format!("cannot look up the database `{id}`");
-        let instance = match self
-            .rds
-            .describe_db_instances()
-            .db_instance_identifier(id)
-            .send()
-            .await
-        {
-            Ok(output) => output
-                .db_instances
-                .unwrap_or_default()
-                .into_iter()
-                .next()
-                .ok_or(None),
-            Err(error) if classify::has_code(&error, "DBInstanceNotFound") => Err(None),
-            Err(error) if classify::has_code(&error, "DBInstanceNotFoundFault") => Err(None),
-            Err(error) => Err(Some(self.failure(&doing, error))),
-        };
-        let obstacle = match instance {
-            Ok(instance) => return endpoint_of_instance(id, &instance),
-            // A policy may allow one of the two calls only.
-            Err(Some(failure)) if failure.reason() != Reason::Denied => return Err(failure),
-            Err(obstacle) => obstacle,
-        };
-        let cluster = match self
-            .rds
-            .describe_db_clusters()
-            .db_cluster_identifier(id)
-            .send()
-            .await
-        {
-            Ok(output) => output.db_clusters.unwrap_or_default().into_iter().next(),
-            Err(error) if classify::has_code(&error, "DBClusterNotFoundFault") => None,
-            Err(error) if classify::has_code(&error, "DBClusterNotFound") => None,
-            Err(error) => return Err(self.failure(&doing, error)),
-        };
-        match (cluster, obstacle) {
-            (Some(cluster), _) => endpoint_of_cluster(id, &cluster),
-            (None, Some(denied)) => Err(denied),
-            (None, None) => Err(self.no_database(id).await),
-        }
-    }
-
-    /// Offers the names that are near, as far as one page of each list tells.
-    async fn no_database(&self, id: &str) -> Failure {
-        let (instances, clusters) = tokio::join!(
-            self.rds.describe_db_instances().send(),
-            self.rds.describe_db_clusters().send()
-        );
-        let mut known: Vec<String> = Vec::new();
-        if let Ok(output) = instances {
-            known.extend(
-                output
-                    .db_instances()
-                    .iter()
-                    .filter_map(|found| Some(found.db_instance_identifier()?.into())),
-            );
-        }
-        if let Ok(output) = clusters {
-            known.extend(
-                output
-                    .db_clusters()
-                    .iter()
-                    .filter_map(|found| Some(found.db_cluster_identifier()?.into())),
-            );
-        }
-        let failure = self.not_found(format!("there is no database `{id}`"));
-        let near: Vec<_> = known
-            .iter()
-            .filter(|name| strsim::damerau_levenshtein(name, id) <= NEAR)
-            .map(|name| format!("`{name}`"))
-            .collect();
-        if near.is_empty() {
-            failure
-        } else {
-            failure.hint(format!("did you mean {}?", near.join(" or ")))
-        }
-    }
-
-    fn not_found(&self, doing: String) -> Failure {
+    pub(super) fn not_found(&self, doing: String) -> Failure {
         self.placed(Failure::new(Reason::NotFound, Remedy::Fix, doing))
     }
 
     /// Adds where it was looked for: a wrong profile or region is the usual cause of finding nothing.
-    fn placed(&self, failure: Failure) -> Failure {
+    pub(super) fn placed(&self, failure: Failure) -> Failure {
         if failure.reason() != Reason::NotFound {
             return failure;
         }
@@ -298,7 +229,8 @@ impl Account {
         ))
     }
 
-    fn arguments(&self) -> String {
+    /// The options that make a command of the AWS CLI look where this account does, each after a space.
+    pub(super) fn arguments(&self) -> String {
         let profile = self
             .login
             .profile
@@ -311,7 +243,7 @@ impl Account {
 
 fn found_instance(id: &str, instance: &aws_sdk_ec2::types::Instance) -> FoundInstance {
     let address = instance.private_ip_address().or(instance.ipv6_address());
-    FoundInstance {
+    FoundInstance::Machine {
         id: id.to_owned(),
         name: name_in(instance.tags()),
         private_address: address.map(str::to_owned),
@@ -330,48 +262,4 @@ fn filter(name: impl Into<String>, value: impl Into<String>) -> Filter {
 /// Escapes EC2's wildcards: a name means itself.
 fn literal(value: &str) -> String {
     value.replace('\\', r"\\").replace('*', r"\*").replace('?', r"\?")
-}
-
-fn endpoint_of_instance(id: &str, instance: &DbInstance) -> Result<DatabaseEndpoint, Failure> {
-    let endpoint = instance.endpoint();
-    let host = endpoint.and_then(|endpoint| endpoint.address());
-    let port = endpoint.and_then(|endpoint| endpoint.port());
-    database(id, host, port, instance.engine(), instance.db_instance_status())
-}
-
-fn endpoint_of_cluster(id: &str, cluster: &DbCluster) -> Result<DatabaseEndpoint, Failure> {
-    database(
-        id,
-        cluster.endpoint(),
-        cluster.port(),
-        cluster.engine(),
-        cluster.status(),
-    )
-}
-
-fn database(
-    id: &str,
-    host: Option<&str>,
-    port: Option<i32>,
-    engine: Option<&str>,
-    status: Option<&str>,
-) -> Result<DatabaseEndpoint, Failure> {
-    let port = port
-        .and_then(|port| u16::try_from(port).ok())
-        .filter(|port| *port != 0);
-    match (host, port) {
-        (Some(host), Some(port)) => {
-            tracing::debug!(database = %id, endpoint = %authority(host, port), "found");
-            Ok(DatabaseEndpoint {
-                host: host.to_owned(),
-                port,
-                engine: engine.unwrap_or_default().to_owned(),
-            })
-        }
-        _ => {
-            let status = status.unwrap_or("unknown");
-            let doing = format!("the database `{id}` has no endpoint yet (its status is {status})");
-            Err(Failure::new(Reason::Unreachable, Remedy::Retry, doing))
-        }
-    }
 }

@@ -11,7 +11,7 @@ use tokio::net::TcpListener;
 use tokio::task::JoinSet;
 
 use super::*;
-use crate::config::Instance;
+use crate::config::{EcsTask, Instance};
 
 type Answers = Arc<Mutex<HashMap<&'static str, VecDeque<(u16, String)>>>>;
 
@@ -156,7 +156,7 @@ fn instances(list: &[String], next: &str) -> String {
 }
 
 fn bastion() -> FoundInstance {
-    FoundInstance {
+    FoundInstance::Machine {
         id: "i-0abc".into(),
         name: Some("bastion".into()),
         private_address: Some("10.0.0.7".into()),
@@ -317,7 +317,7 @@ async fn a_name_means_the_running_instance_launched_last_on_any_page() {
         .await
         .unwrap();
     assert_eq!(found.to_string(), "`bastion` (i-new)");
-    assert_eq!(found.private_address.as_deref(), Some("10.0.0.7"));
+    assert_eq!(found.private_address(), Some("10.0.0.7"));
     let asked = fake.asked();
     assert_eq!(asked.len(), 2);
     for part in [
@@ -392,7 +392,7 @@ async fn who_may_not_look_up_an_instance_can_still_use_its_id_but_not_its_name()
         .unwrap();
     assert_eq!(
         found,
-        FoundInstance {
+        FoundInstance::Machine {
             id: "i-0abc".into(),
             name: None,
             private_address: None
@@ -406,6 +406,48 @@ async fn who_may_not_look_up_an_instance_can_still_use_its_id_but_not_its_name()
 }
 
 #[tokio::test]
+async fn who_may_not_look_for_tasks_is_told_the_action_and_the_service() {
+    let fake = FakeAws::start().await;
+    let denied = |action: &str| {
+        let message = format!("User: me is not authorized to perform: {action} on resource: *");
+        json_error("AccessDeniedException", &message)
+    };
+    fake.on("ListTasks", 400, denied("ecs:ListTasks"))
+        .on(
+            "ListTasks",
+            200,
+            r#"{"taskArns":["arn:aws:ecs:x:1:task/main/t1"]}"#,
+        )
+        .on("DescribeTasks", 400, denied("ecs:DescribeTasks"));
+    let account = fake.account().await;
+    let wanted = Instance::Task(EcsTask {
+        cluster: "main".into(),
+        service: "api".into(),
+        container: None,
+    });
+    for action in ["ecs:ListTasks", "ecs:DescribeTasks"] {
+        let failure = account.find_instance(&wanted).await.unwrap_err();
+        assert_eq!(
+            failure.to_string(),
+            "cannot look for a task of the service `api` in the cluster `main`"
+        );
+        assert_eq!(
+            (failure.reason(), failure.remedy()),
+            (Reason::Denied, &Remedy::Fix)
+        );
+        assert!(failure.hints()[0].contains(action), "{:?}", failure.hints());
+    }
+    assert_eq!(
+        fake.asked(),
+        [
+            r#"ListTasks {"cluster":"main","maxResults":100,"serviceName":"api","desiredStatus":"RUNNING"}"#,
+            r#"ListTasks {"cluster":"main","maxResults":100,"serviceName":"api","desiredStatus":"RUNNING"}"#,
+            r#"DescribeTasks {"cluster":"main","tasks":["arn:aws:ecs:x:1:task/main/t1"]}"#,
+        ]
+    );
+}
+
+#[tokio::test]
 async fn a_managed_instance_is_found_by_the_agents_word() {
     let fake = FakeAws::start().await;
     fake.on(
@@ -416,8 +458,8 @@ async fn a_managed_instance_is_found_by_the_agents_word() {
     let account = fake.account().await;
     let found = account.find_instance(&Instance::Id("mi-1".into())).await.unwrap();
     assert_eq!(
-        (found.to_string(), found.private_address.unwrap()),
-        ("`rack7` (mi-1)".into(), "10.9.9.9".into())
+        (found.to_string().as_str(), found.private_address()),
+        ("`rack7` (mi-1)", Some("10.9.9.9"))
     );
     let status = account.agent_status("mi-1").await.unwrap().unwrap();
     assert_eq!(

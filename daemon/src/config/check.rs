@@ -6,11 +6,13 @@ use std::io::{self, Read};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use super::file::{File, HALF_CLOSE_GRACE, HOLD, Settings, Tunnel};
+use super::file::{File, HALF_CLOSE_GRACE, HOLD, IDLE_AFTER, Settings, Tunnel};
+use super::grammar::{self, WrittenMode};
 use super::listen::Claims;
 use super::problem::{Findings, Problem, Problems, Refusal, shown};
 use super::{
-    AccountSpec, Config, Listen, Route, SsmSettings, Target, TunnelName, TunnelSpec, grammar, quantity, ssm,
+    AccountSpec, Config, Instance, Listen, Mode, Route, SsmSettings, Target, TunnelName, TunnelSpec,
+    quantity, ssm,
 };
 
 /// How long a connection waits for a link unless told otherwise: long enough for a resumed session and for most
@@ -29,6 +31,16 @@ const SHORTEST_HALF_CLOSE_GRACE: Duration = Duration::from_secs(1);
 
 /// The longest such grace: an hour covers a slow report, and ends what nobody comes back for.
 const LONGEST_HALF_CLOSE_GRACE: Duration = Duration::from_secs(3600);
+
+/// How long an on-demand tunnel keeps a link without a connection, unless told otherwise: a person who comes back to a
+/// query finds the link, and AWS ends sessions that are idle for longer by itself, after 20 minutes unless told otherwise.
+const DEFAULT_IDLE_AFTER: Duration = Duration::from_secs(15 * 60);
+
+/// The shortest time without a connection: with less, a link would end between two connections of one program.
+const SHORTEST_IDLE_AFTER: Duration = Duration::from_secs(1);
+
+/// The longest such time: what is kept for longer than a day is not on demand.
+const LONGEST_IDLE_AFTER: Duration = Duration::from_secs(24 * 3600);
 
 /// The largest file that is read: a thousand tunnels take a tenth of it, and whatever is larger is not a configuration.
 const LARGEST_FILE: u64 = 1 << 20;
@@ -85,13 +97,21 @@ impl Check<'_> {
         let target = target.and_then(|text| findings.accept(text, Target::parse(text.get_ref())));
         let route = written.route.as_ref().and_then(|text| {
             let route = findings.accept(text, Route::parse(text.get_ref()))?;
-            if let Some(target) = &target {
-                findings.accept(text, refuse_dead_end(&route, target));
-            }
+            let Some(target) = &target else {
+                return Some(route);
+            };
+            let route = straight(route, target);
+            findings.accept(text, refuse_dead_end(&route, target));
             Some(route)
         });
-        if let Some(text) = &written.mode {
-            findings.accept(text, grammar::mode(text.get_ref()));
+        let mode = match &written.mode {
+            Some(text) => findings.accept(text, grammar::mode(text.get_ref())),
+            None => Some(WrittenMode::Always),
+        };
+        if let (Some(WrittenMode::Always), Some(text)) = (mode, &written.settings.idle_after) {
+            let message = "`idle_after` is for on-demand tunnels, and this one is connected while it is up";
+            let refusal = Refusal::new(message).instead("no `idle_after`, or `mode = \"on-demand\"` as well");
+            findings.push(text.span().start, refusal);
         }
         let (own, defaults) = (Checked::of(&written.settings, findings), &self.defaults);
         if let Some(route @ Route::Direct) = &route {
@@ -113,6 +133,15 @@ impl Check<'_> {
                 profile: own.profile.or_else(|| defaults.profile.clone()),
                 region: own.region.or_else(|| defaults.region.clone()),
             },
+            mode: match mode? {
+                WrittenMode::Always => Mode::Always,
+                WrittenMode::OnDemand => Mode::OnDemand {
+                    idle_after: own
+                        .idle_after
+                        .or(defaults.idle_after)
+                        .unwrap_or(DEFAULT_IDLE_AFTER),
+                },
+            },
             autostart: written
                 .autostart
                 .as_ref()
@@ -132,6 +161,7 @@ struct Checked {
     region: Option<String>,
     hold: Option<Duration>,
     half_close_grace: Option<Duration>,
+    idle_after: Option<Duration>,
     ssm: ssm::Checked,
 }
 
@@ -142,11 +172,16 @@ impl Checked {
             let range = SHORTEST_HALF_CLOSE_GRACE..=LONGEST_HALF_CLOSE_GRACE;
             quantity::duration(&HALF_CLOSE_GRACE, text, &range)
         };
+        let idle_after = |text: &str| {
+            let range = SHORTEST_IDLE_AFTER..=LONGEST_IDLE_AFTER;
+            quantity::duration(&IDLE_AFTER, text, &range)
+        };
         Self {
             profile: findings.read(written.profile.as_ref(), grammar::profile),
             region: findings.read(written.region.as_ref(), grammar::region),
             hold: findings.read(written.hold.as_ref(), hold),
             half_close_grace: findings.read(written.half_close_grace.as_ref(), half_close_grace),
+            idle_after: findings.read(written.idle_after.as_ref(), idle_after),
             ssm: ssm::Checked::of(&written.ssm, findings),
         }
     }
@@ -161,6 +196,17 @@ fn refuse_remote(listen: &Listen) -> Result<(), Refusal> {
     Err(Refusal::new(message).instead(hint))
 }
 
+/// Makes a route through the target itself the route straight to it: to look up a task twice could find two.
+fn straight(route: Route, target: &Target) -> Route {
+    if let Route::Ssm { via: Some(via) } = &route
+        && let Target::Instance { instance, .. } = target
+        && via == instance
+    {
+        return Route::Ssm { via: None };
+    }
+    route
+}
+
 /// Refuses a route that ends where the target is not.
 fn refuse_dead_end(route: &Route, target: &Target) -> Result<(), Refusal> {
     match (route, target) {
@@ -172,10 +218,23 @@ fn refuse_dead_end(route: &Route, target: &Target) -> Result<(), Refusal> {
             Err(Refusal::new(message)
                 .instead(r#"route = { ssm = "INSTANCE" }, an instance that can reach it"#))
         }
-        (Route::Ssm { via: None }, Target::Ec2 { .. })
+        (
+            Route::Ssm { via: Some(_) } | Route::Direct,
+            Target::Instance {
+                instance: Instance::Task(_),
+                ..
+            },
+        ) => {
+            let message = format!(
+                "this version reaches `{}` through the agent of the task itself alone",
+                shown(&target.to_string())
+            );
+            Err(Refusal::new(message).instead(r#"route = "ssm""#))
+        }
+        (Route::Ssm { via: None }, Target::Instance { .. })
         | (
             Route::Ssm { via: Some(_) } | Route::Direct,
-            Target::Rds { .. } | Target::Ec2 { .. } | Target::Host { .. },
+            Target::Rds { .. } | Target::Instance { .. } | Target::Host { .. },
         ) => Ok(()),
     }
 }

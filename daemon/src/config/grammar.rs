@@ -1,15 +1,19 @@
 //! The words of the configuration, read and written in this one place.
 //!
 //! ```text
-//! TARGET   = rds:ID | ec2:INSTANCE:PORT | HOST:PORT | [v6]:PORT        the port is after the last colon
+//! TARGET   = rds:ID | ec2:INSTANCE:PORT | TASK:PORT | HOST:PORT | [v6]:PORT      the port is after the last colon
 //! INSTANCE = i-… | mi-… | tag:KEY=VALUE | Name
-//! ROUTE    = "direct" | "ssm" | { ssm = INSTANCE }
+//! TASK     = ecs:CLUSTER/SERVICE[/CONTAINER]
+//! ROUTE    = "direct" | "ssm" | { ssm = INSTANCE } | { ssm = TASK }
+//! MODE     = "always" | "on-demand"
 //! NAME     = 1 to 63 of a-z A-Z 0-9 . _ -, a letter or digit first
 //! ```
 //!
-//! `rds:ID#…`, `ecs:…` and the routes `eice` and `ssh` belong to the grammar as well; they are recognised and refused,
-//! because this version cannot follow them. Local addresses are words too, with a file of their own: `listen`;
-//! so have numbers: `quantity`. `Display` writes a value in the form in which `parse` reads it; a route it writes in one line for people.
+//! `rds:ID#…` and the routes `eice` and `ssh` belong to the grammar as well; they are recognised and refused, because
+//! this version cannot follow them. Some words have files of their own: `instance` (INSTANCE and TASK), `listen`
+//! (local addresses) and `quantity` (numbers).
+//!
+//! `Display` writes a value in the form in which `parse` reads it; a route it writes in one line for people.
 
 use std::fmt;
 use std::net::{Ipv4Addr, Ipv6Addr};
@@ -19,13 +23,14 @@ use super::problem::{Refusal, nearest, quoted, shown};
 use super::{Instance, Route, Target, TunnelName};
 
 /// What a target may look like, for hints.
-pub(super) const TARGET_FORMS: &str = r#"target = "rds:ID", "ec2:INSTANCE:PORT" or "HOST:PORT""#;
+pub(super) const TARGET_FORMS: &str =
+    r#"target = "rds:ID", "ec2:INSTANCE:PORT", "ecs:CLUSTER/SERVICE:PORT" or "HOST:PORT""#;
 
 /// What a route may look like, for hints.
 pub(super) const ROUTE_FORMS: &str = r#"route = "ssm", route = { ssm = "INSTANCE" } or route = "direct""#;
 
-/// What names an instance, for hints.
-const INSTANCE_FORMS: &str = r#""i-…", "mi-…", "tag:KEY=VALUE" or the instance's Name"#;
+/// What a mode may be, for hints.
+pub(super) const MODE_FORMS: &str = r#"mode = "always" or mode = "on-demand""#;
 
 impl Target {
     pub(super) fn parse(text: &str) -> Result<Self, Refusal> {
@@ -33,20 +38,26 @@ impl Target {
             return database(text, id);
         }
         if let Some(rest) = text.strip_prefix("ec2:") {
+            if rest.starts_with("ecs:") {
+                let message = format!("{} is a task of ECS, not an instance of EC2", quoted(text));
+                return Err(Refusal::new(message).instead(format!(r#"target = "{}""#, shown(rest))));
+            }
             let Some((instance, port)) = split_port(rest) else {
                 return Err(no_port(text).instead(r#"target = "ec2:INSTANCE:PORT""#));
             };
-            return Ok(Self::Ec2 {
+            return Ok(Self::Instance {
                 instance: Instance::parse(instance)?,
                 port,
             });
         }
         if text.starts_with("ecs:") {
-            return Err(Refusal::new(format!(
-                "this version cannot reach ECS tasks such as {}",
-                quoted(text)
-            ))
-            .instead(TARGET_FORMS));
+            let Some((task, port)) = split_port(text) else {
+                return Err(no_port(text).instead(r#"target = "ecs:CLUSTER/SERVICE:PORT""#));
+            };
+            return Ok(Self::Instance {
+                instance: Instance::parse(task)?,
+                port,
+            });
         }
         let Some((host, port)) = split_port(text) else {
             return Err(no_port(text).instead(TARGET_FORMS));
@@ -62,7 +73,11 @@ impl fmt::Display for Target {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Rds { id } => write!(f, "rds:{id}"),
-            Self::Ec2 { instance, port } => write!(f, "ec2:{instance}:{port}"),
+            Self::Instance {
+                instance: instance @ Instance::Task(_),
+                port,
+            } => write!(f, "{instance}:{port}"),
+            Self::Instance { instance, port } => write!(f, "ec2:{instance}:{port}"),
             Self::Host { host, port } if host.contains(':') => write!(f, "[{host}]:{port}"),
             Self::Host { host, port } => write!(f, "{host}:{port}"),
         }
@@ -162,74 +177,6 @@ pub(super) fn port(text: &str) -> Option<u16> {
     text.parse().ok().filter(|port| digits_only && *port != 0)
 }
 
-/// The longest key of a tag (EC2 API, Tag).
-const LONGEST_TAG_KEY: usize = 128;
-
-/// The longest value of a tag, and so of a Name (EC2 API, Tag).
-const LONGEST_TAG_VALUE: usize = 256;
-
-impl Instance {
-    pub(super) fn parse(text: &str) -> Result<Self, Refusal> {
-        let refusal = |why: &str| Refusal::new(format!("{} {why}", quoted(text))).instead(INSTANCE_FORMS);
-        if text.is_empty() || text.trim() != text || text.contains(char::is_control) {
-            return Err(refusal("does not name an instance"));
-        }
-        if text.starts_with("i-") || text.starts_with("mi-") {
-            if !is_instance_id(text) {
-                return Err(refusal(
-                    "is not an instance id: 8 or 17 hexadecimal digits follow `i-`, 17 follow `mi-`",
-                )
-                .instead(format!(
-                    "\"tag:Name={}\" for an instance with that Name",
-                    shown(text)
-                )));
-            }
-            return Ok(Self::Id(text.to_owned()));
-        }
-        if let Some(tag) = text.strip_prefix("tag:") {
-            let Some((key, value)) = tag.split_once('=') else {
-                return Err(refusal("is a tag without a value"));
-            };
-            if key.is_empty() || longer(key, LONGEST_TAG_KEY) || longer(value, LONGEST_TAG_VALUE) {
-                return Err(refusal(
-                    "is not a tag: AWS has keys of 1 to 128 characters and values of up to 256",
-                ));
-            }
-            return Ok(Self::Tag {
-                key: key.to_owned(),
-                value: value.to_owned(),
-            });
-        }
-        if longer(text, LONGEST_TAG_VALUE) {
-            return Err(refusal("is longer than the 256 characters of an instance's Name"));
-        }
-        Ok(Self::Name(text.to_owned()))
-    }
-}
-
-impl fmt::Display for Instance {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Id(id) => f.write_str(id),
-            Self::Tag { key, value } => write!(f, "tag:{key}={value}"),
-            Self::Name(name) => f.write_str(name),
-        }
-    }
-}
-
-/// Whether text is an id as the SSM API documents it (StartSession, Target), with the digits that EC2 and SSM use.
-fn is_instance_id(text: &str) -> bool {
-    let (digits, lengths): (_, &[usize]) = match text.strip_prefix("mi-") {
-        Some(digits) => (digits, &[17]),
-        None => (text.strip_prefix("i-").unwrap_or_default(), &[8, 17]),
-    };
-    lengths.contains(&digits.len()) && digits.chars().all(|digit| digit.is_ascii_hexdigit())
-}
-
-fn longer(text: &str, most: usize) -> bool {
-    text.chars().nth(most).is_some()
-}
-
 impl Route {
     pub(super) fn parse(written: &WrittenRoute) -> Result<Self, Refusal> {
         match written {
@@ -298,17 +245,25 @@ impl TunnelName {
     }
 }
 
-/// Checks the way a tunnel comes up. `always` is the one this version has.
-pub(super) fn mode(text: &str) -> Result<(), Refusal> {
-    let message = match text {
-        "always" => return Ok(()),
-        "on-demand" => {
-            "this version has no `mode = \"on-demand\"`: a tunnel is connected for as long as it is up"
-                .to_owned()
-        }
-        _ => format!("unknown mode {}", quoted(text)),
+/// A mode as written, without what else belongs to it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum WrittenMode {
+    Always,
+    OnDemand,
+}
+
+/// Reads the mode of a tunnel.
+pub(super) fn mode(text: &str) -> Result<WrittenMode, Refusal> {
+    let near = match text {
+        "always" => return Ok(WrittenMode::Always),
+        "on-demand" => return Ok(WrittenMode::OnDemand),
+        _ => nearest(text, &["always", "on-demand"]),
     };
-    Err(Refusal::new(message).instead(r#"mode = "always""#))
+    let message = match near {
+        Some(near) => format!("unknown mode {}: did you mean `{near}`?", quoted(text)),
+        None => format!("unknown mode {}", quoted(text)),
+    };
+    Err(Refusal::new(message).instead(MODE_FORMS))
 }
 
 /// Reads the name of a profile, which may be any text that fits on a line.

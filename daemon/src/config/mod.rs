@@ -1,8 +1,8 @@
 //! The configuration: types in which nonsense cannot be written.
 //!
 //! ```text
-//!   text ──► file ────────────► check ──────────────────► Config
-//!            syntax, section:   grammar, listen, quantity:
+//!   text ──► file ────────────► check ────────────────────────────► Config
+//!            syntax, section:   grammar, instance, listen, quantity:
 //!            tables and keys    the words in them
 //!              ├── ssm: the keys ────┤
 //!              │   of one route      │
@@ -17,6 +17,7 @@
 mod check;
 mod file;
 mod grammar;
+mod instance;
 mod listen;
 mod problem;
 mod quantity;
@@ -86,6 +87,8 @@ pub struct TunnelSpec {
     pub route: Route,
     /// With whose credentials, and where.
     pub account: AccountSpec,
+    /// When it has a link.
+    pub mode: Mode,
     /// Whether it is wanted up when the daemon starts.
     pub autostart: bool,
     /// How long a new connection waits for a link.
@@ -94,6 +97,18 @@ pub struct TunnelSpec {
     pub half_close_grace: Duration,
     /// How sessions of the route `ssm` behave.
     pub ssm: SsmSettings,
+}
+
+/// When a tunnel that is up has a link.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Mode {
+    /// All the time.
+    Always,
+    /// From the first local connection until there has been none for a while.
+    OnDemand {
+        /// How long.
+        idle_after: Duration,
+    },
 }
 
 /// How sessions of the route `ssm` behave.
@@ -158,7 +173,7 @@ pub enum Target {
         id: String,
     },
     /// A port of an instance.
-    Ec2 {
+    Instance {
         /// The instance.
         instance: Instance,
         /// The port.
@@ -173,7 +188,7 @@ pub enum Target {
     },
 }
 
-/// An instance, as a person names it.
+/// What has an SSM agent, as a person names it: an instance, or a task of ECS, which stands wherever one can.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Instance {
     /// `i-…` or `mi-…`.
@@ -187,6 +202,19 @@ pub enum Instance {
     },
     /// The value of the tag `Name`.
     Name(String),
+    /// `ecs:CLUSTER/SERVICE[/CONTAINER]`.
+    Task(EcsTask),
+}
+
+/// A task of an ECS service, and a container of it: whichever task runs at the time.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct EcsTask {
+    /// The cluster's name.
+    pub cluster: String,
+    /// The service's name.
+    pub service: String,
+    /// The container's name; `None`: the only one.
+    pub container: Option<String>,
 }
 
 /// How to get to the target.

@@ -10,8 +10,8 @@ use proptest::prelude::*;
 
 use super::check::check;
 use super::{
-    AccountSpec, Config, Instance, Listen, Problems, Route, Sessions, SsmSettings, Target, TunnelName,
-    TunnelSpec, default_path,
+    AccountSpec, Config, EcsTask, Instance, Listen, Mode, Problems, Route, Sessions, SsmSettings, Target,
+    TunnelName, TunnelSpec, default_path,
 };
 
 const EXAMPLE: &str = r#"
@@ -69,6 +69,7 @@ fn spec(name: &str, listen: &[&str], target: Target, route: Route, profile: &str
             profile: Some(profile.to_owned()),
             region: Some("ap-northeast-1".to_owned()),
         },
+        mode: Mode::Always,
         autostart: true,
         hold: Duration::from_secs(30),
         half_close_grace: Duration::from_secs(30),
@@ -95,7 +96,7 @@ fn the_documented_example_says_what_it_means() {
             spec(
                 "web-rdp",
                 &["127.0.0.1:13389", "[::1]:13389"],
-                Target::Ec2 {
+                Target::Instance {
                     instance: win,
                     port: 3389,
                 },
@@ -235,13 +236,52 @@ fn the_settings_of_the_route_ssm_are_the_tunnels_or_the_defaults_or_those_unwrit
 }
 
 #[test]
+fn an_on_demand_tunnel_keeps_a_link_as_long_as_it_or_the_defaults_say() {
+    let mode = |defaults: &str, own: &str| {
+        let text = format!(
+            "[defaults]\n{defaults}\n[tunnels.a]\nlisten = 1\ntarget = \"a:1\"\nroute = \"direct\"\n{own}\n"
+        );
+        parse(&text).unwrap().tunnels.remove(0).mode
+    };
+    let on_demand = |seconds| Mode::OnDemand {
+        idle_after: Duration::from_secs(seconds),
+    };
+    assert_eq!(mode("", "mode = \"on-demand\""), on_demand(900));
+    assert_eq!(
+        mode("idle_after = \"24h\"", "mode = \"on-demand\""),
+        on_demand(86_400)
+    );
+    assert_eq!(
+        mode(
+            "idle_after = \"24h\"",
+            "mode = \"on-demand\"\nidle_after = \"1s\""
+        ),
+        on_demand(1)
+    );
+    for own in ["", "mode = \"always\""] {
+        assert_eq!(
+            mode("idle_after = \"24h\"", own),
+            Mode::Always,
+            "the defaults ask nothing of other tunnels"
+        );
+    }
+}
+
+#[test]
 fn targets_are_read_with_the_port_after_the_last_colon() {
     let id = |id: &str| Instance::Id(id.to_owned());
     let tag = |key: &str, value: &str| Instance::Tag {
         key: key.to_owned(),
         value: value.to_owned(),
     };
-    let ec2 = |instance, port| Target::Ec2 { instance, port };
+    let task = |service: &str, container: Option<&str>| {
+        Instance::Task(EcsTask {
+            cluster: "main_2".to_owned(),
+            service: service.to_owned(),
+            container: container.map(str::to_owned),
+        })
+    };
+    let at = |instance, port| Target::Instance { instance, port };
     let host = |host: &str, port| Target::Host {
         host: host.to_owned(),
         port,
@@ -253,19 +293,18 @@ fn targets_are_read_with_the_port_after_the_last_colon() {
                 id: "orders-1".to_owned(),
             },
         ),
-        ("ec2:web:1:3389", ec2(Instance::Name("web:1".to_owned()), 3389)),
-        (
-            "ec2:my server:22",
-            ec2(Instance::Name("my server".to_owned()), 22),
-        ),
-        ("ec2:i-0123456789abcdef0:22", ec2(id("i-0123456789abcdef0"), 22)),
-        ("ec2:i-0abc1234:22", ec2(id("i-0abc1234"), 22)),
+        ("ec2:web:1:3389", at(Instance::Name("web:1".to_owned()), 3389)),
+        ("ec2:my server:22", at(Instance::Name("my server".to_owned()), 22)),
+        ("ec2:i-0123456789abcdef0:22", at(id("i-0123456789abcdef0"), 22)),
+        ("ec2:i-0abc1234:22", at(id("i-0abc1234"), 22)),
         (
             "ec2:mi-0123456789abcdef0:65535",
-            ec2(id("mi-0123456789abcdef0"), 65535),
+            at(id("mi-0123456789abcdef0"), 65535),
         ),
-        ("ec2:tag:Role=db:main=1:5432", ec2(tag("Role", "db:main=1"), 5432)),
-        ("ec2:tag:Empty=:1", ec2(tag("Empty", ""), 1)),
+        ("ec2:tag:Role=db:main=1:5432", at(tag("Role", "db:main=1"), 5432)),
+        ("ec2:tag:Empty=:1", at(tag("Empty", ""), 1)),
+        ("ecs:main_2/api-1:80", at(task("api-1", None), 80)),
+        ("ecs:main_2/API/app:8080", at(task("API", Some("app")), 8080)),
         ("db.example.com:5432", host("db.example.com", 5432)),
         ("my_db:5432", host("my_db", 5432)),
         ("10.1.2.3:3306", host("10.1.2.3", 3306)),
@@ -285,6 +324,27 @@ fn values_print_as_status_shows_them() {
     assert_eq!(spec.route.to_string(), "ssm via tag:Role=bastion");
     assert_eq!(Route::Ssm { via: None }.to_string(), "ssm");
     assert_eq!(Route::Direct.to_string(), "direct");
+}
+
+#[test]
+fn a_route_through_the_target_itself_is_the_route_straight_to_it() {
+    for (target, via, expected) in [
+        ("ecs:main/api:80", "ecs:main/api", "ssm"),
+        ("ec2:web:80", "web", "ssm"),
+        ("ec2:web:80", "bastion", "ssm via bastion"),
+        ("ec2:web:80", "ecs:main/api", "ssm via ecs:main/api"),
+        ("rds:prod-db", "ecs:main/api/app", "ssm via ecs:main/api/app"),
+    ] {
+        let body = format!("listen = 1\ntarget = \"{target}\"\nroute = {{ ssm = \"{via}\" }}\n");
+        assert_eq!(tunnel(&body).route.to_string(), expected, "{target} {via}");
+    }
+}
+
+#[test]
+fn an_ecs_name_may_have_255_characters_and_no_more() {
+    let parse = |length| Instance::parse(&format!("ecs:main/{}", "s".repeat(length)));
+    assert!(parse(255).is_ok());
+    assert!(parse(256).is_err());
 }
 
 #[test]
@@ -438,7 +498,7 @@ hold = 3o
 [tunnels.c]
 listen = 15433
 route = "eice"
-mode = "on-demand"
+mode = "ondemand"
 
 [tunnel.d]
 listen = 1
@@ -453,17 +513,17 @@ listen = 1
 12: tunnels `bad name` and `b` both listen on 127.0.0.1:15433
   use: another `listen` for one of them
 13: unknown key `port` in `[tunnels.b]`
-  use: one of `listen`, `target`, `route`, `mode`, `autostart`, `allow_remote`, `profile`, `region`, `hold`, `half_close_grace`, `sessions`, `receive_buffer`, `stall_timeout`, `keep_alive`, `message_rate`, `largest_payload`
+  use: one of `listen`, `target`, `route`, `mode`, `autostart`, `allow_remote`, `profile`, `region`, `hold`, `half_close_grace`, `idle_after`, `sessions`, `receive_buffer`, `stall_timeout`, `keep_alive`, `message_rate`, `largest_payload`
 14: `db:0` does not end in a port (1 to 65535)
-  use: target = "rds:ID", "ec2:INSTANCE:PORT" or "HOST:PORT"
+  use: target = "rds:ID", "ec2:INSTANCE:PORT", "ecs:CLUSTER/SERVICE:PORT" or "HOST:PORT"
 15: `hold = 3o` lacks the quotes around text
   use: hold = "3o"
 18: tunnels `bad name` and `c` both listen on 127.0.0.1:15433
   use: another `listen` for one of them
 19: this version cannot follow a route by `eice`, only by `ssm` or `direct`
   use: route = "ssm", route = { ssm = "INSTANCE" } or route = "direct"
-20: this version has no `mode = "on-demand"`: a tunnel is connected for as long as it is up
-  use: mode = "always"
+20: unknown mode `ondemand`: did you mean `on-demand`?
+  use: mode = "always" or mode = "on-demand"
 22: unknown key `tunnel` at the top of the file: did you mean `tunnels`?
 12 problems"#;
     assert_eq!(told(text), expected);
@@ -547,13 +607,25 @@ fn a_large_file_of_nothing_but_problems_is_read_to_its_end() {
 
 fn instances() -> impl Strategy<Value = Instance> {
     let word = "[a-zA-Z0-9_.:/@+-]([a-zA-Z0-9 _.:/@+-]{0,20}[a-zA-Z0-9])?";
-    let is_name = |name: &String| !["i-", "mi-", "tag:"].iter().any(|start| name.starts_with(start));
+    let name = "[a-zA-Z0-9_-]{1,20}";
+    let is_name = |name: &String| {
+        !["i-", "mi-", "tag:", "ecs:"]
+            .iter()
+            .any(|start| name.starts_with(start))
+    };
     prop_oneof![
         "i-([0-9a-f]{8}|[0-9a-f]{17})".prop_map(Instance::Id),
         "mi-[0-9a-f]{17}".prop_map(Instance::Id),
         (word, word).prop_map(|(key, value)| Instance::Tag { key, value }),
-        word.prop_filter("reads as an id or a tag", is_name)
+        word.prop_filter("reads as an id, a tag or a task", is_name)
             .prop_map(Instance::Name),
+        (name, name, prop::option::of(name)).prop_map(|(cluster, service, container)| {
+            Instance::Task(EcsTask {
+                cluster,
+                service,
+                container,
+            })
+        }),
     ]
 }
 
@@ -565,7 +637,7 @@ fn targets() -> impl Strategy<Value = Target> {
     ];
     prop_oneof![
         "[a-zA-Z][a-zA-Z0-9-]{0,62}".prop_map(|id| Target::Rds { id }),
-        (instances(), 1..=u16::MAX).prop_map(|(instance, port)| Target::Ec2 { instance, port }),
+        (instances(), 1..=u16::MAX).prop_map(|(instance, port)| Target::Instance { instance, port }),
         (host, 1..=u16::MAX).prop_map(|(host, port)| Target::Host { host, port }),
     ]
 }
@@ -602,6 +674,7 @@ fn nearly_toml() -> impl Strategy<Value = String> {
             "\"[::]:1\"\n",
             "\"rds:a#b\"\n",
             "\"ec2:i-1:\"\n",
+            "\"ecs:a/b/:1\"\n",
             "\"tag:=\"\n",
             "99999999999999999999s",
             "0x1F\n",

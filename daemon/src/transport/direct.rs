@@ -36,19 +36,19 @@ impl Direct {
                 let database = self.aws.account(&self.account).await?.find_database(id).await?;
                 Ok((database.host, database.port, database.engine))
             }
-            Target::Ec2 { instance, port } => {
+            Target::Instance { instance, port } => {
                 let found = self
                     .aws
                     .account(&self.account)
                     .await?
                     .find_instance(instance)
                     .await?;
-                let Some(address) = found.private_address.clone() else {
+                let Some(address) = found.private_address() else {
                     let doing = format!("cannot find the private address of {found}");
                     return Err(Failure::new(Reason::NotFound, Remedy::Fix, doing)
                         .hint("give the tunnel a target HOST:PORT, or the route \"ssm\""));
                 };
-                Ok((address, *port, String::new()))
+                Ok((address.to_owned(), *port, String::new()))
             }
         }
     }

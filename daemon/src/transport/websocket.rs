@@ -24,6 +24,12 @@ const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(20);
 /// sense, and keeps a hostile far end from filling the memory.
 const MAX_MESSAGE_SIZE: usize = 4 << 20;
 
+/// What is read at once. The library clears a buffer of this size before each read, and most reads are acknowledgements.
+const READ_BUFFER: usize = 16 << 10;
+
+/// What is written without being asked to: more than whoever writes lets wait, so that flushing alone writes.
+const WRITE_BUFFER: usize = 256 << 10;
+
 /// The most of a refusal's body that is shown.
 const SHOWN_BODY: usize = 200;
 
@@ -56,6 +62,8 @@ async fn upgrade(
 
     let socket = connector.connect(request.uri()).await?;
     let config = WebSocketConfig::default()
+        .read_buffer_size(READ_BUFFER)
+        .write_buffer_size(WRITE_BUFFER)
         .max_message_size(Some(MAX_MESSAGE_SIZE))
         .max_frame_size(Some(MAX_MESSAGE_SIZE));
     match client_async_with_config(request, socket, Some(config)).await {

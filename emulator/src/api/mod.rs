@@ -1,7 +1,8 @@
 //! The AWS APIs, on `POST /`, each in its real wire format.
 //!
 //! ```text
-//! X-Amz-Target: AmazonSSM.…  ─► ssm   awsJson 1.1            {"__type":…}
+//! X-Amz-Target: AmazonSSM.…  ─► ssm ┐ awsJson 1.1            {"__type":…}
+//! X-Amz-Target: AmazonEC2C…  ─► ecs ┘
 //! Version=2016-11-15         ─► ec2   EC2 Query, XML         <Response><Errors>…
 //! Version=2014-10-31         ─► rds ┐ Query, XML             <ErrorResponse>…
 //! Version=2011-06-15         ─► sts ┘
@@ -11,7 +12,9 @@
 //! signature for the wrong one is told as such, in the words of the service that was called.
 
 mod ec2;
+mod ecs;
 mod form;
+mod json;
 mod page;
 mod rds;
 mod refusal;
@@ -62,6 +65,7 @@ impl Call<'_> {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Service {
     Ssm,
+    Ecs,
     Ec2,
     Rds,
     Sts,
@@ -71,6 +75,7 @@ impl Service {
     fn name(self) -> &'static str {
         match self {
             Self::Ssm => "ssm",
+            Self::Ecs => "ecs",
             Self::Ec2 => "ec2",
             Self::Rds => "rds",
             Self::Sts => "sts",
@@ -80,7 +85,7 @@ impl Service {
     /// The namespace of its XML; the JSON services have none.
     fn namespace(self) -> &'static str {
         match self {
-            Self::Ssm => "",
+            Self::Ssm | Self::Ecs => "",
             Self::Ec2 => "http://ec2.amazonaws.com/doc/2016-11-15/",
             Self::Rds => "http://rds.amazonaws.com/doc/2014-10-31/",
             Self::Sts => "https://sts.amazonaws.com/doc/2011-06-15/",
@@ -90,7 +95,7 @@ impl Service {
     /// Seen in the services' own messages: "… - 5 min." from the JSON services, "… - 15 min." from STS.
     fn skew(self) -> Duration {
         match self {
-            Self::Ssm | Self::Ec2 => Duration::from_secs(5 * 60),
+            Self::Ssm | Self::Ecs | Self::Ec2 => Duration::from_secs(5 * 60),
             Self::Rds | Self::Sts => Duration::from_secs(15 * 60),
         }
     }
@@ -110,10 +115,14 @@ impl Request {
             return None;
         }
         if let Some(target) = request.headers.get("x-amz-target") {
-            let operation = target.to_str().ok()?.strip_prefix("AmazonSSM.")?.to_owned();
+            let (service, operation) = match target.to_str().ok()?.split_once('.')? {
+                ("AmazonSSM", operation) => (Service::Ssm, operation),
+                ("AmazonEC2ContainerServiceV20141113", operation) => (Service::Ecs, operation),
+                _ => return None,
+            };
             return Some(Self {
-                service: Service::Ssm,
-                operation,
+                service,
+                operation: operation.to_owned(),
                 form: Form::default(),
             });
         }
@@ -140,6 +149,7 @@ impl Request {
         } = self;
         match service {
             Service::Ssm => ssm::answer(call, operation, body).map(|value| value.to_string()),
+            Service::Ecs => ecs::answer(call, operation, body).map(|value| value.to_string()),
             Service::Ec2 => ec2::answer(call, operation, form).map(|content| {
                 self.document(|xml| {
                     xml.text("requestId", &call.request_id);
@@ -268,7 +278,9 @@ fn websockets(headers: &HeaderMap, encrypted: bool) -> String {
 
 fn refused(service: Service, refusal: &Refusal, request_id: &str) -> Response<Full<Bytes>> {
     let body = match service {
-        Service::Ssm => json!({ "__type": refusal.code, "message": refusal.message }).to_string(),
+        Service::Ssm | Service::Ecs => {
+            json!({ "__type": refusal.code, "message": refusal.message }).to_string()
+        }
         Service::Ec2 => Xml::document("Response", None, |xml| {
             xml.element("Errors", |xml| {
                 xml.element("Error", |xml| {
@@ -297,7 +309,7 @@ fn refused(service: Service, refusal: &Refusal, request_id: &str) -> Response<Fu
 
 fn response(service: Service, status: StatusCode, body: String, request_id: &str) -> Response<Full<Bytes>> {
     let content_type = match service {
-        Service::Ssm => "application/x-amz-json-1.1",
+        Service::Ssm | Service::Ecs => "application/x-amz-json-1.1",
         Service::Ec2 => "text/xml;charset=UTF-8",
         Service::Rds | Service::Sts => "text/xml",
     };

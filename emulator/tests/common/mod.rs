@@ -88,12 +88,20 @@ impl Caller {
     }
 
     pub(crate) async fn ssm(&self, operation: &str, input: &Value) -> Answer {
-        let target = format!("AmazonSSM.{operation}");
+        self.json("ssm", &format!("AmazonSSM.{operation}"), input).await
+    }
+
+    pub(crate) async fn ecs(&self, operation: &str, input: &Value) -> Answer {
+        let target = format!("AmazonEC2ContainerServiceV20141113.{operation}");
+        self.json("ecs", &target, input).await
+    }
+
+    async fn json(&self, service: &str, target: &str, input: &Value) -> Answer {
         let headers = [
             ("content-type", "application/x-amz-json-1.1"),
-            ("x-amz-target", &target),
+            ("x-amz-target", target),
         ];
-        self.call("ssm", &headers, &input.to_string()).await
+        self.call(service, &headers, &input.to_string()).await
     }
 
     pub(crate) async fn ec2(&self, parameters: &str) -> Answer {

@@ -63,7 +63,7 @@ impl Directory {
 
     async fn look_up(&self, account: &Account) -> Result<Destination, Failure> {
         let target_instance = match &self.target {
-            Target::Ec2 { instance, .. } => Some(account.find_instance(instance).await?),
+            Target::Instance { instance, .. } => Some(account.find_instance(instance).await?),
             Target::Rds { .. } | Target::Host { .. } => None,
         };
         let via = match (&self.via, &target_instance) {
@@ -85,16 +85,19 @@ impl Directory {
             }
             (Target::Host { host, port }, _) => (Some(host.clone()), *port, String::new()),
             // The plain document where the target is the instance itself: policies often allow only one of the two.
-            (Target::Ec2 { port, .. }, Some(target)) if target.id == via.id => (None, *port, String::new()),
-            (Target::Ec2 { port, .. }, target) => {
-                let address = target.and_then(|target| target.private_address).ok_or_else(|| {
+            (Target::Instance { port, .. }, Some(target)) if target.id() == via.id() => {
+                (None, *port, String::new())
+            }
+            (Target::Instance { port, .. }, target) => {
+                let address = target.as_ref().and_then(FoundInstance::private_address);
+                let address = address.ok_or_else(|| {
                     Failure::new(
                         Reason::NotFound,
                         Remedy::Fix,
                         "the target instance has no private address",
                     )
                 })?;
-                (Some(address), *port, String::new())
+                (Some(address.to_owned()), *port, String::new())
             }
         };
         let details = LinkDetails {

@@ -188,16 +188,18 @@ impl Driver {
 
     /// Sends what the session has to send; returns whether the websocket's queue stopped it.
     pub(super) fn transmit(&mut self, now: std::time::Instant) -> bool {
-        let Phase::Attached { channel, .. } = &self.phase else {
+        let Phase::Attached { channel, .. } = &mut self.phase else {
             return false;
         };
         let full = loop {
-            let Some(room) = channel.room() else { break true };
+            if !channel.has_room() {
+                break true;
+            }
             let Some(frame) = self.session.poll_transmit(now) else {
                 break false;
             };
             trace!(?frame, "send");
-            channel.send(frame, room);
+            channel.send(frame);
         };
         let writing = self.streams.iter_mut();
         for (id, stream) in writing.filter(|(_, stream)| !stream.held.is_empty()) {

@@ -15,6 +15,8 @@ use super::keeper::{Judgement, Report};
 use crate::failure::{Failure, Reason, Remedy};
 use crate::transport::pool::Sharing;
 
+/// How long the agent may take to acknowledge what clients that left have sent, before it is asked to end the session.
+const LAST_BYTES: Duration = Duration::from_secs(2);
 /// How long the agent may take to end a session that was asked to end, before AWS is asked (it waits up to 2 s for
 /// its own un-acknowledged messages).
 const GOODBYE: Duration = Duration::from_secs(2);
@@ -134,16 +136,13 @@ impl Driver {
         }
     }
 
-    /// Ends everything in this order: streams end, the outside learns of it, the agent is asked to end the session,
-    /// AWS is asked where that may not have worked.
+    /// Ends everything in this order: the keeper learns of it, streams end, the agent is asked to end the session, AWS is
+    /// asked where that may not have worked.
     pub(super) async fn finish(mut self, stop: Stop) {
         // An attempt under way holds what ending the session needs, and is of no use any more.
         if matches!(self.phase, Phase::Resuming(_)) {
             self.phase = Phase::Over;
         }
-        // Whoever asks for a stream from here on looks for another session at once.
-        self.commands.close();
-        while self.commands.try_recv().is_ok() {}
         let ended = matches!(stop, Stop::Ended(_));
         let closed_at_aws = matches!(stop, Stop::Ended(End::ChannelClosed(_)) | Stop::Gone(_));
         let failure = Arc::new(match stop {
@@ -151,7 +150,15 @@ impl Driver {
             Stop::Ended(end) => self.upstream.ended(&end),
             Stop::Gone(failure) => failure,
         });
-        for (_, stream) in self.streams.drain() {
+        self.reporter.tell(match self.sharing {
+            Some(_) => Report::Ended(Arc::clone(&failure)),
+            None => Report::Failed(failure.again()),
+        });
+        // Whoever asks for a stream from here on looks for another session at once.
+        self.commands.close();
+        while self.commands.try_recv().is_ok() {}
+        for (id, stream) in self.streams.drain() {
+            self.session.reset(id);
             // An agent in basic mode ends the session where a target refuses, and says no more than that.
             if self.sharing == Some(Sharing::Single) && ended && !stream.heard {
                 let refused = self.upstream.refused().because(Arc::clone(&failure));
@@ -160,25 +167,25 @@ impl Driver {
                 stream.fail(Arc::clone(&failure));
             }
         }
-        self.reporter.tell(match self.sharing {
-            Some(_) => Report::Ended(failure),
-            None => Report::Failed(failure.again()),
-        });
         let closed_at_aws = closed_at_aws || (!ended && self.say_goodbye().await);
         self.upstream.settle(closed_at_aws).await;
     }
 
-    /// Asks the agent to end the session; returns whether AWS confirmed it.
+    /// Asks the agent to end the session, once it has what clients that left have sent; returns whether AWS confirmed it.
     async fn say_goodbye(&mut self) -> bool {
-        for id in self.session.streams() {
-            self.session.reset(id);
-        }
-        if !matches!(self.phase, Phase::Attached { .. }) || !self.session.terminate() {
-            return false;
-        }
-        let deadline = Instant::now() + GOODBYE;
+        let last_bytes_until = Instant::now() + LAST_BYTES;
+        let deadline = last_bytes_until + GOODBYE;
+        let mut asked = false;
         loop {
-            let full = self.transmit(Instant::now().into_std());
+            let now = Instant::now();
+            let has_all = self.session.streams().is_empty() && self.session.is_drained();
+            if !asked && (has_all || now >= last_bytes_until) {
+                asked = self.session.terminate();
+                if !asked {
+                    return false;
+                }
+            }
+            let full = self.transmit(now.into_std());
             while let Some(event) = self.session.poll_event() {
                 if matches!(event, Event::Ended(End::ChannelClosed(_))) {
                     return true;
@@ -187,10 +194,15 @@ impl Driver {
             let Phase::Attached { channel, .. } = &mut self.phase else {
                 return false;
             };
-            match timeout_at(deadline, channel.activity(full)).await {
+            let due = self.session.poll_timeout(now.into_std()).map(Instant::from_std);
+            let until = if asked { deadline } else { last_bytes_until };
+            let due = due.map_or(until, |due| due.min(until));
+            match timeout_at(due, channel.activity(full)).await {
                 Ok(Ok(Activity::Frame(frame))) => self.handle_frame(frame),
                 Ok(Ok(Activity::Nothing | Activity::Pong)) => {}
-                Ok(Err(_)) | Err(_) => return false,
+                Ok(Err(_)) => return false,
+                Err(_) if Instant::now() >= deadline => return false,
+                Err(_) => self.session.handle_timeout(Instant::now().into_std()),
             }
         }
     }

@@ -200,10 +200,12 @@ impl Keeper {
                 None => std::future::pending().await,
             }
         };
+        // What happened to sessions comes first: a request that waits may have met one that has just ended.
         tokio::select! {
+            biased;
             () = self.goodbye.cancelled() => Wake::Goodbye,
-            Some(request) = self.requests.recv() => Wake::Request(request),
             Some((member, report)) = self.reports.recv() => Wake::Report(member, report),
+            Some(request) = self.requests.recv() => Wake::Request(request),
             () = timer => Wake::Timeout,
         }
     }

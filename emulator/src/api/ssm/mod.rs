@@ -3,11 +3,9 @@
 mod inventory;
 mod sessions;
 
-use std::time::{Duration, SystemTime};
-
-use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
 
+use super::json::{epoch, input};
 use super::{Call, Refusal, page, unknown_operation};
 
 pub(super) fn answer(call: &Call<'_>, operation: &str, body: &[u8]) -> Result<Value, Refusal> {
@@ -19,10 +17,6 @@ pub(super) fn answer(call: &Call<'_>, operation: &str, body: &[u8]) -> Result<Va
         "DescribeInstanceInformation" => inventory::describe(call, input(body)?),
         _ => Err(unknown_operation()),
     }
-}
-
-fn input<T: DeserializeOwned>(body: &[u8]) -> Result<T, Refusal> {
-    serde_json::from_slice(body).map_err(|error| Refusal::new("SerializationException", error.to_string()))
 }
 
 fn required(value: Option<String>, name: &str) -> Result<String, Refusal> {
@@ -70,14 +64,6 @@ fn every<F>(filters: &[F], mut fits: impl FnMut(&F) -> Result<bool, Refusal>) ->
         all &= fits(filter)?;
     }
     Ok(all)
-}
-
-fn epoch(time: SystemTime) -> f64 {
-    let since = time
-        .duration_since(SystemTime::UNIX_EPOCH)
-        .unwrap_or(Duration::ZERO);
-    // The services give milliseconds.
-    (since.as_secs_f64() * 1000.0).floor() / 1000.0
 }
 
 /// Returns one page of a list, under the name that the operation gives it.

@@ -1,6 +1,7 @@
 //! StartSession and what follows it.
 
 use std::collections::BTreeMap;
+use std::net::SocketAddr;
 use std::sync::Arc;
 
 use http::StatusCode;
@@ -9,7 +10,7 @@ use serde_json::{Value, json};
 
 use super::inventory::is_online;
 use super::{Call, Refusal, epoch, every, invalid, paged, range, required};
-use crate::config::ResumeAfterEnd;
+use crate::config::{Agent, ExecAgent, ResumeAfterEnd, TaskStatus};
 use crate::documents::{self, DocumentError};
 use crate::faults::Fault;
 use crate::sessions::{Opening, Session, Ticket};
@@ -35,7 +36,7 @@ pub(super) fn start(call: &Call<'_>, input: StartSession) -> Result<Value, Refus
         return Err(Refusal::new("ThrottlingException", "Rate exceeded"));
     }
     if faults.strikes_subject(Fault::StartSessionDenied, &target) {
-        let resource = format!("arn:aws:ec2:{}:{}:instance/{target}", call.region, config.account);
+        let resource = resource(call, &target);
         return Err(Refusal::new(
             "AccessDeniedException",
             format!(
@@ -53,22 +54,13 @@ pub(super) fn start(call: &Call<'_>, input: StartSession) -> Result<Value, Refus
         ),
         DocumentError::Parameters(what) => Refusal::new("InvalidParameters", what),
     })?;
-    // An instance that does not exist, one without an agent and one whose agent is away are told alike.
-    let not_connected = || Refusal::new("TargetNotConnected", format!("{target} is not connected."));
-    let instance = config
-        .instances_in(call.region)
-        .find(|instance| instance.id == target)
-        .ok_or_else(not_connected)?;
-    let agent = instance
-        .ssm
-        .as_ref()
-        .filter(|agent| is_online(call, instance, agent))
-        .ok_or_else(not_connected)?;
+    let far_end = far_end(call, &target)
+        .ok_or_else(|| Refusal::new("TargetNotConnected", format!("{target} is not connected.")))?;
 
     let address = match &forward.host {
-        None => instance.ports.get(&forward.port).copied(),
+        None => far_end.ports.get(&forward.port).copied(),
         Some(_) if faults.strikes(Fault::UnknownHost) => None,
-        Some(host) => config.address_of(instance, host, forward.port),
+        Some(host) => config.address_of(far_end.ports, host, forward.port),
     };
     let (session, ticket) = call.world.sessions.start(Opening {
         target,
@@ -76,11 +68,57 @@ pub(super) fn start(call: &Call<'_>, input: StartSession) -> Result<Value, Refus
         region: call.region.to_owned(),
         owner: call.caller.arn.clone(),
         reason: input.reason,
-        agent,
+        agent: far_end.agent,
         forward,
         address,
     });
     Ok(ticket_json(call, &session, &ticket))
+}
+
+/// The agent that serves a session, and the ports of the machine or task that it runs in.
+struct FarEnd<'a> {
+    agent: &'a Agent,
+    ports: &'a BTreeMap<u16, SocketAddr>,
+}
+
+/// Finds the agent of a target. What does not exist, what has no agent and what has one that is away are told alike.
+fn far_end<'a>(call: &Call<'a>, target: &str) -> Option<FarEnd<'a>> {
+    let config = &call.world.config;
+    if let Some(instance) = config
+        .instances_in(call.region)
+        .find(|instance| instance.id == target)
+    {
+        let agent = instance.ssm.as_ref()?;
+        return is_online(call, instance, agent).then_some(FarEnd {
+            agent,
+            ports: &instance.ports,
+        });
+    }
+    let (task, container) = config
+        .tasks_in(call.region)
+        .find_map(|task| Some((task, task.container_of(target)?)))?;
+    let agent = task.ssm.as_ref()?;
+    let is_reached = agent.online
+        && call.world.status_of(task) == TaskStatus::Running
+        && container.exec_agent == ExecAgent::Running
+        && !call.world.faults.strikes_subject(Fault::AgentOffline, &task.id);
+    is_reached.then_some(FarEnd {
+        agent,
+        ports: &task.ports,
+    })
+}
+
+/// Returns the name of a session's target in policies.
+fn resource(call: &Call<'_>, target: &str) -> String {
+    let config = &call.world.config;
+    let place = format!("{}:{}", call.region, config.account);
+    match config
+        .tasks_in(call.region)
+        .find(|task| task.container_of(target).is_some())
+    {
+        Some(task) => format!("arn:aws:ecs:{place}:task/{}/{}", task.cluster, task.id),
+        None => format!("arn:aws:ec2:{place}:instance/{target}"),
+    }
 }
 
 #[derive(Deserialize)]

@@ -158,7 +158,7 @@ impl Channel {
 
     /// Returns how many bytes a new data message may carry now; `None` when none may be sent.
     pub(crate) fn room(&mut self, now: Instant) -> Option<usize> {
-        if self.presence == Presence::Here {
+        if self.takes_new() {
             self.outgoing.room(now)
         } else {
             None
@@ -167,10 +167,20 @@ impl Channel {
 
     /// Returns when pacing lets the next data message leave, if nothing else stands in its way.
     pub(crate) fn room_at(&self, now: Instant) -> Option<Instant> {
-        if self.presence == Presence::Here {
+        if self.takes_new() {
             self.outgoing.room_at(now)
         } else {
             None
+        }
+    }
+
+    /// Returns whether new data messages may be sent. While paused, one may where there is no other to ask with whether
+    /// the pause has ended.
+    fn takes_new(&self) -> bool {
+        match self.presence {
+            Presence::Away => false,
+            Presence::Here => true,
+            Presence::Paused { .. } => self.role == Role::Client && self.outgoing.is_drained(),
         }
     }
 
