@@ -4,6 +4,8 @@ use std::collections::HashMap;
 use std::fmt;
 use std::time::Duration;
 
+use aws_config::retry::RetryConfig;
+
 use super::target::{AgentStatus, FoundInstance};
 use super::{Account, classify, wall_clock};
 use crate::failure::{Failure, Reason, Remedy};
@@ -119,6 +121,8 @@ impl Account {
             .document_name(document.name())
             .set_parameters(Some(document.parameters()))
             .reason(REASON)
+            .customize()
+            .config_override(once())
             .send()
             .await;
         match started {
@@ -201,6 +205,12 @@ impl Account {
                 self.region
             ))
     }
+}
+
+/// One attempt, where the SDK makes several: a refusal for coming too fast is for all that wait for their turn, and an
+/// answer that was lost may have started a session that nobody would end.
+fn once() -> aws_sdk_ssm::config::Builder {
+    aws_sdk_ssm::Config::builder().retry_config(RetryConfig::disabled())
 }
 
 fn grant(id: Option<String>, token: Option<String>, url: Option<String>) -> Option<SessionGrant> {
