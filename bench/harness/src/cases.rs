@@ -62,9 +62,11 @@ impl Effort {
 
 /// Bytes that a tunnel moves before it is measured, so that payloads have grown and its speed is known.
 const WARM_UP: u64 = 128 << 10;
-/// How long a warm-up must take for its speed to be believed.
+/// How many seconds a warm-up must take for its speed to be believed.
 const BELIEVABLE: f64 = 0.4;
-/// The most that one run moves, whatever the speed.
+/// The share of its time that a run must have taken not to be followed by one more transfer.
+const MOST_OF_IT: f64 = 0.5;
+/// The most that a connection moves in one transfer, whatever the speed.
 const LONGEST: u64 = 1 << 30;
 const GIBIBYTE: f64 = (1 << 30) as f64;
 
@@ -92,7 +94,7 @@ impl Bench<'_> {
         measure(&client).with_context(|| format!("`{}`", client.process.last_words()))
     }
 
-    /// Puts down the same figures for both clients, which a failure loses together.
+    /// Puts down the same figures for both clients.
     fn for_both<const N: usize>(
         &mut self,
         setting: Setting,
@@ -100,56 +102,96 @@ impl Bench<'_> {
         measure: impl Fn(&Self, Who) -> anyhow::Result<[Vec<f64>; N]>,
     ) {
         for who in Who::BOTH {
-            let outcomes = match measure(self, who) {
-                Ok(runs) => runs.map(Outcome::Runs),
-                Err(error) => std::array::from_fn(|_| Outcome::Failed(format!("{error:#}"))),
-            };
-            for (quantity, outcome) in quantities.into_iter().zip(outcomes) {
-                self.figures.add(setting, quantity, who, outcome);
-            }
+            let measured = measure(self, who);
+            self.put(setting, quantities, who, measured);
         }
     }
 
-    /// Bulk transfers, and the CPU time they cost.
+    /// Puts down what came of a measurement; a failure loses all figures of it.
+    fn put<const N: usize>(
+        &mut self,
+        setting: Setting,
+        quantities: [Quantity; N],
+        who: Who,
+        measured: anyhow::Result<[Vec<f64>; N]>,
+    ) {
+        let outcomes = match measured {
+            Ok(runs) => runs.map(Outcome::Runs),
+            Err(error) => std::array::from_fn(|_| Outcome::Failed(format!("{error:#}"))),
+        };
+        for (quantity, outcome) in quantities.into_iter().zip(outcomes) {
+            self.figures.add(setting, quantity, who, outcome);
+        }
+    }
+
+    /// Bulk transfers, and the CPU time they cost. The peer, which loses long ones where the agent is not paced, is
+    /// measured by such as it carries.
     pub(crate) fn bulk(&mut self, setting: Setting, direction: Direction, connections: u32) {
-        let quantities = [
-            Quantity::Rate {
-                direction,
-                connections,
-            },
-            Quantity::Cpu {
-                direction,
-                connections,
-            },
-        ];
-        self.for_both(setting, quantities, |bench, who| {
-            bench.with(who, setting.agent, 1, |client| {
-                let length = bench.length(client.address(), direction, connections)?;
-                let (mut rates, mut costs) = (Vec::new(), Vec::new());
-                for _ in 0..bench.effort.runs {
-                    let before = client.process.cpu()?;
-                    let rate = load::rate(client.address(), direction, connections, length)?;
-                    let spent = client.process.cpu()? - before;
-                    rates.push(rate / 1e6);
-                    costs.push(spent / (length as f64 * f64::from(connections)) * GIBIBYTE);
+        let rate = Quantity::Rate {
+            direction,
+            connections,
+        };
+        let cpu = Quantity::Cpu {
+            direction,
+            connections,
+        };
+        for who in Who::BOTH {
+            let mut longest = LONGEST;
+            let measured = loop {
+                let mut length = WARM_UP;
+                let measured = self.with(who, setting.agent, 1, |client| {
+                    self.bulk_runs(client, direction, connections, longest, &mut length)
+                });
+                match who {
+                    Who::Peer if measured.is_err() && length > WARM_UP => longest = length / 2,
+                    Who::Ours | Who::Peer => break measured,
                 }
-                Ok([rates, costs])
-            })
-        });
+            };
+            if measured.is_ok() && longest < LONGEST {
+                self.figures.note(format!(
+                    "{who} failed with more than {} KiB a connection: {rate}, {setting}",
+                    longest >> 10
+                ));
+            }
+            self.put(setting, [rate, cpu], who, measured);
+        }
     }
 
-    /// Returns how many bytes each connection should move for a run to take as long as it should.
-    fn length(&self, address: SocketAddr, direction: Direction, connections: u32) -> anyhow::Result<u64> {
-        let mut length = WARM_UP;
+    /// Moves more and more bytes until a transfer takes long enough to tell how many take as long as a run should,
+    /// then makes the runs, of several transfers where one may not be that long. `length` is what each connection
+    /// moved last.
+    fn bulk_runs(
+        &self,
+        client: &Client,
+        direction: Direction,
+        connections: u32,
+        longest: u64,
+        length: &mut u64,
+    ) -> anyhow::Result<[Vec<f64>; 2]> {
+        let transfer = |length| load::transfer(client.address(), direction, connections, length);
+        let run = self.effort.run.as_secs_f64();
         loop {
-            let began = Instant::now();
-            let rate = load::rate(address, direction, connections, length).context("while warming up")?;
-            if began.elapsed().as_secs_f64() > BELIEVABLE || length > LONGEST {
-                let bytes = rate * self.effort.run.as_secs_f64() / f64::from(connections);
-                return Ok((bytes as u64).clamp(WARM_UP, LONGEST));
+            let took = transfer(*length)?.as_secs_f64();
+            if took > BELIEVABLE || *length >= longest {
+                let bytes = *length as f64 / took * run;
+                *length = (bytes as u64).clamp(WARM_UP, longest);
+                break;
             }
-            length *= 2;
+            *length = (*length * 2).min(longest);
         }
+        let (mut rates, mut costs) = (Vec::new(), Vec::new());
+        for _ in 0..self.effort.runs {
+            let before = client.process.cpu()?;
+            let (mut bytes, mut took) = (0.0, 0.0);
+            while took < MOST_OF_IT * run {
+                took += transfer(*length)?.as_secs_f64();
+                bytes += *length as f64 * f64::from(connections);
+            }
+            let spent = client.process.cpu()? - before;
+            rates.push(bytes / took / 1e6);
+            costs.push(spent / bytes * GIBIBYTE);
+        }
+        Ok([rates, costs])
     }
 
     /// From opening a download to its first byte.
@@ -157,7 +199,7 @@ impl Bench<'_> {
         self.for_both(setting, [Quantity::FirstByte], |bench, who| {
             bench.with(who, setting.agent, 1, |client| {
                 let times =
-                    (0..bench.effort.starts).map(|_| load::time_to_first_byte(client.address()).map(ms));
+                    (0..bench.effort.starts).map(|_| Ok(ms(load::time_to_first_byte(client.address())?)));
                 Ok([times.collect::<anyhow::Result<_>>()?])
             })
         });

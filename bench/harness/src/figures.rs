@@ -78,7 +78,10 @@ pub(crate) enum Outcome {
 
 /// All figures of a run.
 #[derive(Debug, Default)]
-pub(crate) struct Figures(BTreeMap<(Setting, Quantity, Who), Outcome>);
+pub(crate) struct Figures {
+    outcomes: BTreeMap<(Setting, Quantity, Who), Outcome>,
+    notes: Vec<String>,
+}
 
 impl Quantity {
     pub(crate) fn unit(self) -> &'static str {
@@ -103,15 +106,24 @@ impl Outcome {
 
 impl Figures {
     pub(crate) fn add(&mut self, setting: Setting, quantity: Quantity, who: Who, outcome: Outcome) {
-        self.0.insert((setting, quantity, who), outcome);
+        self.outcomes.insert((setting, quantity, who), outcome);
+    }
+
+    /// Puts down what a reader of the figures must know.
+    pub(crate) fn note(&mut self, note: String) {
+        self.notes.push(note);
+    }
+
+    pub(crate) fn notes(&self) -> &[String] {
+        &self.notes
     }
 
     pub(crate) fn get(&self, setting: Setting, quantity: Quantity, who: Who) -> Option<&Outcome> {
-        self.0.get(&(setting, quantity, who))
+        self.outcomes.get(&(setting, quantity, who))
     }
 
     pub(crate) fn iter(&self) -> impl Iterator<Item = (Setting, Quantity, Who, &Outcome)> {
-        self.0
+        self.outcomes
             .iter()
             .map(|((setting, quantity, who), outcome)| (*setting, *quantity, *who, outcome))
     }

@@ -11,8 +11,8 @@ use anyhow::{Context, bail};
 
 use crate::target::{self, RECEIPT, Wish};
 
-/// How long a connection may be without a byte: longer than any outage here, and than anybody would wait.
-const PATIENCE: Duration = Duration::from_secs(20);
+/// How long a connection may be without a byte: longer than any outage here.
+const PATIENCE: Duration = Duration::from_secs(12);
 /// Between two looks at something that another thread does.
 const LOOK: Duration = Duration::from_millis(1);
 
@@ -25,70 +25,43 @@ pub(crate) enum Direction {
 
 /// Connects to a tunnel and tells the target what to be.
 pub(crate) fn connect(address: SocketAddr, wish: Wish) -> io::Result<TcpStream> {
-    let mut socket = TcpStream::connect(address)?;
-    socket.set_nodelay(true)?;
-    socket.set_read_timeout(Some(PATIENCE))?;
-    socket.set_write_timeout(Some(PATIENCE))?;
+    let mut socket = open(address)?;
     socket.write_all(&wish.encode())?;
     Ok(socket)
 }
 
-/// When a transfer was asked for, and when its bytes came.
-struct Times {
-    asked: Instant,
-    first: Instant,
-    last: Instant,
+fn open(address: SocketAddr) -> io::Result<TcpStream> {
+    let socket = TcpStream::connect(address)?;
+    socket.set_nodelay(true)?;
+    socket.set_read_timeout(Some(PATIENCE))?;
+    socket.set_write_timeout(Some(PATIENCE))?;
+    Ok(socket)
 }
 
-/// Moves `length` bytes and checks them at the far end.
-fn transfer(
-    address: SocketAddr,
-    direction: Direction,
-    length: u64,
-    start: &Barrier,
-) -> anyhow::Result<Times> {
-    start.wait();
-    let asked = Instant::now();
-    let first = match direction {
-        Direction::Down => {
-            let mut socket = connect(address, Wish::Download(length))?;
-            // Looks without taking: the bytes are checked all together.
-            socket.peek(&mut [0])?;
-            let first = Instant::now();
-            target::receive(&mut socket, length, |_| true)?;
-            first
-        }
-        Direction::Up => {
-            let mut socket = connect(address, Wish::Upload(length))?;
-            target::send(&mut socket, length, |_| true)?;
-            let mut receipt = [0];
-            socket.read_exact(&mut receipt).context("no receipt came")?;
-            if receipt != RECEIPT {
-                bail!("the target did not get what was sent");
-            }
-            asked
-        }
-    };
-    Ok(Times {
-        asked,
-        first,
-        last: Instant::now(),
-    })
-}
-
-/// Moves `length` bytes over each of several connections that are opened together; returns the bytes per second of
-/// all of them. A download's clock starts at its first byte, whose time is a figure of its own; an upload's stops at
-/// the target's receipt.
-pub(crate) fn rate(
+/// Moves `length` bytes over each of several connections at once; returns how long all of them took. A download's clock
+/// starts at its first byte, whose time is a figure of its own; an upload's stops at the target's receipt.
+pub(crate) fn transfer(
     address: SocketAddr,
     direction: Direction,
     connections: u32,
     length: u64,
-) -> anyhow::Result<f64> {
-    let start = Barrier::new(connections as usize);
+) -> anyhow::Result<Duration> {
+    /// For the streams to be opened: the peer refuses one while another's bytes fill its queue.
+    const SETTLING: Duration = Duration::from_millis(100);
+    let sockets = (0..connections)
+        .map(|_| open(address))
+        .collect::<io::Result<Vec<_>>>()?;
+    thread::sleep(SETTLING);
+    let start = Barrier::new(sockets.len());
     let times = thread::scope(|scope| {
-        let transfers: Vec<_> = (0..connections)
-            .map(|_| scope.spawn(|| transfer(address, direction, length, &start)))
+        let transfers: Vec<_> = sockets
+            .into_iter()
+            .map(|socket| {
+                scope.spawn(|| {
+                    start.wait();
+                    transfer_over(socket, direction, length)
+                })
+            })
             .collect();
         transfers
             .into_iter()
@@ -97,20 +70,50 @@ pub(crate) fn rate(
                     .join()
                     .unwrap_or_else(|panic| std::panic::resume_unwind(panic))
             })
-            .collect::<anyhow::Result<Vec<Times>>>()
+            .collect::<anyhow::Result<Vec<(Instant, Instant)>>>()
     })?;
-    let first = times.iter().map(|times| times.first).min();
-    let last = times.iter().map(|times| times.last).max();
-    let (first, last) = first.zip(last).context("no connection was asked for")?;
-    let bytes = length as f64 * f64::from(connections);
-    Ok(bytes / (last - first).as_secs_f64())
+    let began = times.iter().map(|(began, _)| *began).min();
+    let ended = times.iter().map(|(_, ended)| *ended).max();
+    let (began, ended) = began.zip(ended).context("no connection was asked for")?;
+    Ok(ended - began)
 }
 
-/// Returns how long after its connection the first byte of a download came.
-pub(crate) fn time_to_first_byte(address: SocketAddr) -> anyhow::Result<Duration> {
-    // More than is ever in flight: the bulk of a large answer, not a small one.
-    let times = transfer(address, Direction::Down, 256 << 10, &Barrier::new(1))?;
-    Ok(times.first - times.asked)
+/// Moves `length` bytes, which their receiver checks; returns when that began and when it ended.
+fn transfer_over(
+    mut socket: TcpStream,
+    direction: Direction,
+    length: u64,
+) -> anyhow::Result<(Instant, Instant)> {
+    let began = match direction {
+        Direction::Down => {
+            socket.write_all(&Wish::Download(length).encode())?;
+            // Looks without taking: the bytes are checked all together.
+            socket.peek(&mut [0])?;
+            let began = Instant::now();
+            target::receive(&mut socket, length, |_| true)?;
+            began
+        }
+        Direction::Up => {
+            let began = Instant::now();
+            socket.write_all(&Wish::Upload(length).encode())?;
+            target::send(&mut socket, length, |_| true)?;
+            let mut receipt = [0];
+            socket.read_exact(&mut receipt).context("no receipt came")?;
+            if receipt != RECEIPT {
+                bail!("the target did not get what was sent");
+            }
+            began
+        }
+    };
+    Ok((began, Instant::now()))
+}
+
+/// Returns how long after its connection the first byte of a bulk download came.
+pub(crate) fn time_to_first_byte(address: SocketAddr) -> io::Result<Duration> {
+    let began = Instant::now();
+    let socket = connect(address, ENDLESS)?;
+    socket.peek(&mut [0])?;
+    Ok(began.elapsed())
 }
 
 /// A connection whose far end sends back what it gets.

@@ -56,6 +56,10 @@ pub(crate) fn table(figures: &Figures) -> String {
         // Writing to a string cannot fail.
         let _ = write!(text, "\n({number}) {why}");
     }
+    for note in figures.notes() {
+        // Writing to a string cannot fail.
+        let _ = write!(text, "\nnote: {note}");
+    }
     text
 }
 
@@ -80,7 +84,7 @@ pub(crate) fn goals(goals: &[Goal]) -> String {
 
 /// Returns everything, with the value of each run.
 pub(crate) fn json(figures: &Figures, goals: &[Goal], conditions: &Value) -> Value {
-    let figures: Vec<Value> = figures
+    let entries: Vec<Value> = figures
         .iter()
         .map(|(setting, quantity, who, outcome)| {
             let (runs, failure) = match outcome {
@@ -111,7 +115,7 @@ pub(crate) fn json(figures: &Figures, goals: &[Goal], conditions: &Value) -> Val
             })
         })
         .collect();
-    json!({ "schema": 1, "conditions": conditions, "figures": figures, "goals": goals })
+    json!({ "schema": 1, "conditions": conditions, "figures": entries, "notes": figures.notes(), "goals": goals })
 }
 
 fn line(text: &mut String, name: &str, unit: &str, ours: &str, peer: &str, ratio: &str) {
@@ -159,6 +163,7 @@ mod tests {
             Who::Peer,
             Outcome::Failed("the peer left".to_owned()),
         );
+        figures.note("rough".to_owned());
         figures
     }
 
@@ -178,6 +183,7 @@ mod tests {
                 "memory, 10 tunnels MiB 12.3 failed (1)",
                 "",
                 "(1) the peer left",
+                "note: rough",
             ]
         );
     }

@@ -5,6 +5,7 @@ use std::fmt;
 use std::time::Duration;
 
 use aws_config::retry::RetryConfig;
+use tokio::time::timeout;
 
 use super::target::{AgentStatus, FoundInstance};
 use super::{Account, classify, wall_clock};
@@ -12,6 +13,10 @@ use crate::failure::{Failure, Reason, Remedy};
 
 /// What AWS's session log shows as the reason of our sessions.
 const REASON: &str = "tunneld";
+
+/// How long AWS may take over the key to a session whose streams stand still. It takes a tenth of a second; a network
+/// that swallows the call may be back for the next one.
+const RESUME_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// Where a session's bytes go, seen from the instance. Each has a session document of its own, and an IAM policy may
 /// allow only one of the two.
@@ -152,10 +157,17 @@ impl Account {
         }
     }
 
-    /// Asks for a new key to a session whose websocket was lost; `None` when the session has ended.
+    /// Asks once, without the SDK's retries, for a new key to a session whose websocket was lost; `None` when the session
+    /// has ended.
     pub async fn resume_session(&self, session_id: &str) -> Result<Option<SessionGrant>, Failure> {
         let doing = || format!("cannot resume the session `{session_id}`");
-        match self.ssm.resume_session().session_id(session_id).send().await {
+        let asked = self.ssm.resume_session().session_id(session_id);
+        let Ok(answer) = timeout(RESUME_TIMEOUT, asked.customize().config_override(once()).send()).await
+        else {
+            let late = format!("no answer within {} s", RESUME_TIMEOUT.as_secs());
+            return Err(Failure::new(Reason::Unreachable, Remedy::Retry, doing()).because(late));
+        };
+        match answer {
             Ok(output) if output.token_value.as_deref().is_none_or(str::is_empty) => Ok(None),
             Ok(output) => {
                 let session_id = output.session_id.or_else(|| Some(session_id.to_owned()));
@@ -207,8 +219,8 @@ impl Account {
     }
 }
 
-/// One attempt, where the SDK makes several: a refusal for coming too fast is for all that wait for their turn, and an
-/// answer that was lost may have started a session that nobody would end.
+/// One attempt, where the SDK makes several. Whoever resumes has shorter pauses of its own; a start that came too fast
+/// is a pause for all that wait for their turn, and one whose answer was lost may have left a session that nobody ends.
 fn once() -> aws_sdk_ssm::config::Builder {
     aws_sdk_ssm::Config::builder().retry_config(RetryConfig::disabled())
 }

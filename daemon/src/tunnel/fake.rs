@@ -105,6 +105,7 @@ impl Attempt {
         };
         let health = watch::Sender::new(Health {
             impaired: None,
+            ended: None,
             details,
         });
         let link = Arc::new(FakeLink {
@@ -210,6 +211,13 @@ impl FakeFar {
     /// Lets the link carry bytes again.
     pub(crate) fn recover(&self) {
         self.link.health.send_modify(|health| health.impaired = None);
+    }
+
+    /// Ends a part of the link.
+    pub(crate) fn end_part(&self, failure: Failure) {
+        self.link
+            .health
+            .send_modify(|health| health.ended = Some(Arc::new(failure)));
     }
 
     /// Waits until the code under test has closed the link.

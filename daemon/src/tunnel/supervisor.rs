@@ -81,6 +81,8 @@ pub(crate) struct Supervisor {
     taken: Option<Taken>,
     /// Links made so far.
     links: u64,
+    /// What was shown last of a part of a link that ended.
+    ended: Option<Arc<Failure>>,
 }
 
 /// What ended a wait.
@@ -112,6 +114,7 @@ impl Supervisor {
             leaving: Vec::new(),
             taken: None,
             links: 0,
+            ended: None,
         }
     }
 
@@ -260,6 +263,16 @@ impl Supervisor {
 
     fn health_changed(&mut self, health: Health) {
         self.entry.link(Some(health.details));
+        if let Some(ended) = health.ended
+            && !self
+                .ended
+                .as_ref()
+                .is_some_and(|shown| Arc::ptr_eq(shown, &ended))
+        {
+            info!("a part of the link has ended: {}", ended.in_one_line());
+            self.entry.failed(&ended);
+            self.ended = Some(ended);
+        }
         match health.impaired {
             None => self.handle(Event::Recovered),
             Some(impaired) => self.handle(Event::Impaired(impaired.cause)),

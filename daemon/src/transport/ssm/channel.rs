@@ -26,6 +26,9 @@ const PING_INTERVAL: Duration = Duration::from_secs(20);
 const PONG_DEADLINE: Duration = Duration::from_secs(20);
 /// The same for a ping that was asked for, when there is reason for doubt.
 const PROBE_DEADLINE: Duration = Duration::from_secs(5);
+/// Without a frame for this long after one came, the far end is asked too, once: a transfer that stops in its midst may
+/// have lost its network, which the next ping would notice half a minute later.
+const LULL: Duration = Duration::from_secs(3);
 /// A write that takes longer than this is stuck.
 const WRITE_DEADLINE: Duration = Duration::from_secs(20);
 
@@ -38,6 +41,8 @@ pub(super) struct Channel {
     stuck_at: Option<Instant>,
     next_ping: Instant,
     pong_due: Option<Instant>,
+    /// When to ask after the last frame; `None` once that was done.
+    lull: Option<Instant>,
 }
 
 /// What came of waiting on a channel.
@@ -74,6 +79,7 @@ impl Channel {
             stuck_at: None,
             next_ping: Instant::now() + PING_INTERVAL,
             pong_due: None,
+            lull: None,
         }
     }
 
@@ -103,8 +109,7 @@ impl Channel {
     /// Returns a message that has come already.
     pub(super) fn next_at_once(&mut self) -> Option<Result<Activity, Lost>> {
         let message = self.socket.next().now_or_never()?;
-        self.pong_due = None;
-        Some(received(message))
+        Some(self.hear(message))
     }
 
     /// Writes what is queued and waits for something to happen; `full`: room for a frame is one of the things waited
@@ -113,8 +118,8 @@ impl Channel {
     /// What has come is read before a deadline is looked at: after a sleep both are there, and only one is true.
     pub(super) async fn activity(&mut self, full: bool) -> Result<Activity, Lost> {
         let wake = {
-            let deadlines = self.pong_due.into_iter().chain(self.stuck_at);
-            let first = deadlines.fold(self.next_ping, Instant::min);
+            let deadlines = [self.pong_due, self.stuck_at, self.lull];
+            let first = deadlines.into_iter().flatten().fold(self.next_ping, Instant::min);
             let mut timer = pin!(sleep_until(first));
             poll_fn(|context| {
                 if let Poll::Ready(wake) = self.poll_socket(full, context) {
@@ -125,10 +130,7 @@ impl Channel {
             .await
         };
         match wake {
-            Wake::Message(message) => {
-                self.pong_due = None;
-                received(message)
-            }
+            Wake::Message(message) => self.hear(message),
             Wake::Lost(error) => Err(Lost::Failed(Box::new(error))),
             Wake::Room => Ok(Activity::Nothing),
             Wake::Time => self.handle_time(Instant::now()),
@@ -159,6 +161,9 @@ impl Channel {
         if self.stuck_at.is_some_and(|at| at <= now) {
             return Err(Lost::Stuck);
         }
+        if self.lull.take_if(|lull| *lull <= now).is_some() {
+            self.probe();
+        }
         if self.next_ping <= now {
             self.next_ping = now + PING_INTERVAL;
             // Where no room is left the deadline of writing says whether it is stuck.
@@ -168,6 +173,14 @@ impl Channel {
             }
         }
         Ok(Activity::Nothing)
+    }
+
+    fn hear(&mut self, message: Option<Result<Message, tungstenite::Error>>) -> Result<Activity, Lost> {
+        self.pong_due = None;
+        if let Some(Ok(Message::Binary(_))) = &message {
+            self.lull = Some(Instant::now() + LULL);
+        }
+        received(message)
     }
 
     fn queue(&mut self, message: Message) {
@@ -197,5 +210,97 @@ fn received(message: Option<Result<Message, tungstenite::Error>>) -> Result<Acti
         Some(Ok(Message::Pong(_))) => Ok(Activity::Pong),
         Some(Ok(Message::Text(_) | Message::Ping(_) | Message::Frame(_))) => Ok(Activity::Nothing),
         Some(Err(error)) => Err(Lost::Failed(Box::new(error))),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio::io::DuplexStream;
+    use tokio::time::timeout;
+    use tokio_tungstenite::tungstenite::protocol::Role;
+
+    use super::*;
+
+    /// A channel, and AWS's end of its websocket.
+    async fn channel() -> (Channel, WebSocketStream<DuplexStream>) {
+        let (near, far) = tokio::io::duplex(64 * 1024);
+        let near = WebSocketStream::from_raw_socket(Socket::new(near), Role::Client, None).await;
+        let far = WebSocketStream::from_raw_socket(far, Role::Server, None).await;
+        (Channel::new(near), far)
+    }
+
+    /// Drives a channel until its websocket is lost; returns why, and when.
+    async fn lost(channel: &mut Channel) -> (Lost, Duration) {
+        let began = Instant::now();
+        loop {
+            if let Err(lost) = channel.activity(false).await {
+                return (lost, began.elapsed());
+            }
+        }
+    }
+
+    /// Drives a channel for that long while AWS answers; returns how many pings there were.
+    async fn pings(channel: &mut Channel, far: &mut WebSocketStream<DuplexStream>, time: Duration) -> usize {
+        let mut pings = 0;
+        let drive = async {
+            loop {
+                tokio::select! {
+                    activity = channel.activity(false) => drop(activity.expect("the websocket lives")),
+                    message = far.next() => {
+                        assert!(message.expect("a message").expect("a good one").is_ping());
+                        pings += 1;
+                        // What answers a ping is written with the next flush.
+                        far.flush().await.expect("room");
+                    },
+                }
+            }
+        };
+        timeout(time, drive).await.expect_err("it goes on for ever");
+        pings
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_websocket_that_was_quiet_and_dies_is_lost_after_its_next_ping() {
+        let (mut channel, _far) = channel().await;
+        let (lost, after) = lost(&mut channel).await;
+        assert!(matches!(lost, Lost::Silent), "{lost}");
+        assert_eq!(after, PING_INTERVAL + PONG_DEADLINE);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_websocket_that_dies_in_the_midst_of_a_transfer_is_lost_soon() {
+        let (mut channel, mut far) = channel().await;
+        far.send(Message::binary(vec![1])).await.unwrap();
+        let (lost, after) = lost(&mut channel).await;
+        assert!(matches!(lost, Lost::Silent), "{lost}");
+        assert_eq!(after, LULL + PROBE_DEADLINE);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_transfer_that_stops_is_asked_after_once_and_then_in_the_usual_turn() {
+        let (mut channel, mut far) = channel().await;
+        far.send(Message::binary(vec![1])).await.unwrap();
+        let early = pings(&mut channel, &mut far, PING_INTERVAL).await;
+        assert_eq!(early, 1);
+        let later = pings(&mut channel, &mut far, PING_INTERVAL * 10).await;
+        assert_eq!(later, 10);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn what_came_during_a_sleep_counts_although_its_deadline_passed() {
+        let (mut channel, mut far) = channel().await;
+        channel.probe();
+        assert!(
+            matches!(channel.activity(false).await, Ok(Activity::Nothing)),
+            "the ping is due"
+        );
+        // It is written with the next look.
+        assert!(channel.activity(false).now_or_never().is_none());
+        let Some(Ok(Message::Ping(_))) = far.next().await else {
+            panic!("no ping")
+        };
+        far.flush().await.unwrap();
+        tokio::time::advance(PROBE_DEADLINE * 100).await;
+        assert!(matches!(channel.activity(false).await, Ok(Activity::Pong)));
     }
 }

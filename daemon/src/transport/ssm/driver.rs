@@ -222,8 +222,9 @@ impl Driver {
                 Err(lost) => return self.handle_loss(lost),
             }
             next = match &mut self.phase {
-                Phase::Attached { channel, .. } => channel.next_at_once(),
-                Phase::Resuming(_) | Phase::Over => None,
+                // AWS closes the websocket of a session that has ended. That is no loss.
+                Phase::Attached { channel, .. } if !self.session.has_ended() => channel.next_at_once(),
+                Phase::Attached { .. } | Phase::Resuming(_) | Phase::Over => None,
             };
         }
     }

@@ -321,6 +321,20 @@ async fn an_impaired_link_keeps_its_streams_and_holds_new_connections() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_part_of_a_link_that_ends_is_shown_and_changes_no_state() {
+    let (rig, far) = Rig::up().await;
+    let reason = |status: &Status| Some(status.last_error.as_ref()?.failure.reason());
+    far.end_part(denied());
+    rig.becomes(|status| reason(status) == Some(Reason::Denied)).await;
+    assert_eq!(rig.state(), "up");
+    far.impair();
+    rig.shows("waiting").await;
+    far.recover();
+    let status = rig.shows("up").await;
+    assert_eq!(reason(&status), Some(Reason::Unreachable), "told once");
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_refused_stream_ends_its_connection_alone() {
     let (rig, far) = Rig::up().await;
     let mut other = rig.client().await;

@@ -329,6 +329,11 @@ impl Session {
         times.into_iter().flatten().min()
     }
 
+    /// Returns whether the session has ended: what comes after says nothing more.
+    pub fn has_ended(&self) -> bool {
+        matches!(self.stage, Stage::Ended)
+    }
+
     /// Returns whether all that was sent has been acknowledged and nothing waits to be sent.
     pub fn is_drained(&self) -> bool {
         let queued = matches!(&self.stage, Stage::Running(carrier) if carrier.wants_to_send());
