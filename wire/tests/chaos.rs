@@ -5,7 +5,7 @@
 //!   strikes    one at a time: cuts, half-open spells, an agent that is away or does not read, until mended
 //!   hints      pauses and their ends, with and without a reason
 //!   weather    loss, copies, stragglers, damage, other encodings, a slow uplink: changed every few seconds
-//!   police     large payloads are answered by a pause and a cut
+//!   police     large payloads are answered by a pause and a cut, and may be lost
 //! ```
 //!
 //! All bytes arrive in order and once, no stream is lost, and in the end neither side holds anything.
@@ -51,6 +51,8 @@ struct Chaos {
     slots: [Slot; SLOTS],
     /// The largest payload that passes unpunished.
     largest: Option<usize>,
+    /// The largest that passes at all.
+    passing: Option<usize>,
     /// Whether a strike is not mended yet.
     struck: bool,
     /// How many events of either side were looked at.
@@ -112,6 +114,7 @@ impl Chaos {
         let until = rig.now + millis(random.u64(20_000..60_000));
         let policed = [None, None, Some(SMALLEST_PAYLOAD), Some(2_048), Some(8_192)];
         let largest = random.choice(policed).unwrap();
+        let passing = largest.filter(|_| random.bool());
         Self {
             rig,
             until,
@@ -120,6 +123,7 @@ impl Chaos {
             planned: 0,
             slots: [Slot::Idle; SLOTS],
             largest,
+            passing,
             struck: false,
             looked: [0; 2],
         }
@@ -469,6 +473,7 @@ impl Chaos {
             stragglers: share(0.01),
             damage: share(0.05),
             dressed: share(0.3),
+            largest: self.passing,
             ..Network::perfect(millis(0))
         };
         network.delay = millis(random.u64(0..150));

@@ -3,17 +3,22 @@
 
 #![expect(clippy::unwrap_used, reason = "a step of a story that fails ends it")]
 
+mod agents;
+mod chaos;
 mod database;
+mod day;
 mod ecs;
+mod endings;
 mod failures;
 mod lifecycle;
+mod load;
 mod managed;
 mod on_demand;
-mod day;
-mod endings;
 mod outage;
+mod pool;
 mod postgres;
 mod readme;
+mod stalls;
 mod target;
 mod world;
 

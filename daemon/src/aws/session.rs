@@ -126,6 +126,8 @@ impl Account {
             .document_name(document.name())
             .set_parameters(Some(document.parameters()))
             .reason(REASON)
+            .customize()
+            .config_override(once())
             .send()
             .await;
         match started {
@@ -159,9 +161,9 @@ impl Account {
     /// has ended.
     pub async fn resume_session(&self, session_id: &str) -> Result<Option<SessionGrant>, Failure> {
         let doing = || format!("cannot resume the session `{session_id}`");
-        let once = aws_sdk_ssm::config::Builder::new().retry_config(RetryConfig::disabled());
         let asked = self.ssm.resume_session().session_id(session_id);
-        let Ok(answer) = timeout(RESUME_TIMEOUT, asked.customize().config_override(once).send()).await else {
+        let Ok(answer) = timeout(RESUME_TIMEOUT, asked.customize().config_override(once()).send()).await
+        else {
             let late = format!("no answer within {} s", RESUME_TIMEOUT.as_secs());
             return Err(Failure::new(Reason::Unreachable, Remedy::Retry, doing()).because(late));
         };
@@ -215,6 +217,12 @@ impl Account {
                 self.region
             ))
     }
+}
+
+/// One attempt, where the SDK makes several. Whoever resumes has shorter pauses of its own; a start that came too fast
+/// is a pause for all that wait for their turn, and one whose answer was lost may have left a session that nobody ends.
+fn once() -> aws_sdk_ssm::config::Builder {
+    aws_sdk_ssm::Config::builder().retry_config(RetryConfig::disabled())
 }
 
 fn grant(id: Option<String>, token: Option<String>, url: Option<String>) -> Option<SessionGrant> {

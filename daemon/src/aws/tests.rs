@@ -3,6 +3,7 @@
 use std::collections::VecDeque;
 
 use bytes::Bytes;
+use futures_util::FutureExt;
 use hyper::body::Incoming;
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
@@ -216,6 +217,23 @@ async fn a_session_to_the_instance_itself_has_the_document_without_a_host() {
         "{asked}"
     );
     assert!(!asked.contains("host"), "{asked}");
+}
+
+#[tokio::test]
+async fn a_start_that_was_refused_for_coming_too_fast_is_everybodys_pause_at_once() {
+    let fake = FakeAws::start().await;
+    fake.on(
+        "StartSession",
+        400,
+        json_error("ThrottlingException", "Rate exceeded"),
+    );
+    let account = fake.account().await;
+    let refused = account
+        .start_session(&bastion(), &Document::Port { port: 5432 })
+        .await;
+    assert_eq!(refused.unwrap_err().reason(), Reason::Throttled);
+    assert_eq!(fake.asked().len(), 1, "the SDK does not try again by itself");
+    assert!(account.throttle.turn().now_or_never().is_none());
 }
 
 #[tokio::test]

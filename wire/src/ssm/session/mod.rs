@@ -291,8 +291,8 @@ impl Session {
             return Some(Frame::Binary(self.channel.send(payload_type, payload, now)));
         }
         let room = self.channel.room(now)?;
-        let (payload_type, payload) = self.carrier()?.poll_payload(room)?;
-        Some(Frame::Binary(self.channel.send(payload_type, payload, now)))
+        let frame = self.poll_trial(now).or_else(|| self.poll_data(room, now));
+        frame.map(Frame::Binary)
     }
 
     /// Returns the next thing that happened.
