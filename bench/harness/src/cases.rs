@@ -227,7 +227,7 @@ impl Bench<'_> {
     }
 
     fn pings(&self, address: SocketAddr, company: Company) -> anyhow::Result<Vec<f64>> {
-        /// As many sessions as a tunnel may have unless it is configured otherwise.
+        /// As many sessions as tunneld spreads a tunnel's connections over by itself.
         const MOST_SESSIONS: usize = 4;
         let duration = self.effort.pings;
         match company {
@@ -243,9 +243,10 @@ impl Bench<'_> {
                     || Ok(Echo::open(address)?.pings(duration)?),
                 )
             }
-            Company::Crowd => beside(address, &[Direction::Down; MOST_SESSIONS], || {
-                Ok(Echo::open(address)?.pings(duration)?)
-            }),
+            Company::Crowd => {
+                let crowd = vec![Direction::Down; self.place.sessions.unwrap_or(MOST_SESSIONS)];
+                beside(address, &crowd, || Ok(Echo::open(address)?.pings(duration)?))
+            }
             Company::StalledReader => {
                 let mut echo = Echo::open(address)?;
                 let stalled = load::connect(address, load::ENDLESS)?;
