@@ -176,11 +176,11 @@ impl Upstream {
             ..
         } = &self.details;
         let doing =
-            format!("{target_host}:{target_port} refused the connection, or can't be reached, from `{via}`");
+            format!("{target_host}:{target_port} refused the connection, or can't be reached, from {via}");
         Failure::new(Reason::TargetRefused, Remedy::Retry, doing)
             .of_stream()
             .hint(format!(
-                "check that {target_host}:{target_port} listens and lets `{via}` in (its security group)"
+                "check that {target_host}:{target_port} listens and lets {via} in (its security group)"
             ))
     }
 
@@ -198,8 +198,8 @@ impl Upstream {
             ),
             End::Handshake(_) | End::Protocol(_) | End::TooEarly(_) => (Reason::Invalid, Remedy::Fix, None),
         };
-        let failure = Failure::new(reason, remedy, format!("the SSM session through `{via}` ended"))
-            .because(end.clone());
+        let failure =
+            Failure::new(reason, remedy, format!("the SSM session through {via} ended")).because(end.clone());
         match hint {
             Some(hint) => failure.hint(hint),
             None => failure,
@@ -208,7 +208,7 @@ impl Upstream {
 
     fn gone(&self) -> Failure {
         let via = &self.details.via;
-        let doing = format!("AWS has ended the SSM session through `{via}` (idle too long, or terminated)");
+        let doing = format!("AWS has ended the SSM session through {via} (idle too long, or terminated)");
         Failure::new(Reason::Unreachable, Remedy::Retry, doing)
     }
 }
