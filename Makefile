@@ -1,8 +1,8 @@
-# The commands: `make test`, `make demo`, `make bench`. Each does all its set-up on a fresh Debian or Ubuntu with cargo.
+# The commands: `make test`, `demo`, `soak`, `bench`. Each does all its set-up on a fresh Debian or Ubuntu with cargo.
 
 SHELL := /bin/bash
 .DEFAULT_GOAL := help
-.PHONY: help test demo bench build
+.PHONY: help test demo soak bench build
 
 target := $(abspath $(or $(CARGO_TARGET_DIR),target))
 export CARGO_TARGET_DIR := $(target)
@@ -11,6 +11,7 @@ export CARGO_TERM_PROGRESS_WHEN := never
 help:
 	@echo 'make demo   a tunnel to a throw-away PostgreSQL through a fake AWS, on this machine alone'
 	@echo 'make test   everything that is checked: format, lints, tests, documentation, licences'
+	@echo 'make soak   random faults under load, with new seeds for as long as: make soak SOAK=10m'
 	@echo 'make bench  figures and their goals, beside the crate aws-ssm-bridge; roughly: make bench BENCH=--quick'
 
 # The examples are named for what they bring along: with them, cargo resolves the same features for the programs, the
@@ -32,6 +33,14 @@ demo:
 	@scripts/setup demo
 	@$(MAKE) --no-print-directory build
 	@demo/run
+
+# How long `make soak` goes on.
+SOAK = 10m
+
+soak:
+	@scripts/setup test
+	@$(MAKE) --no-print-directory build
+	SOAK='$(SOAK)' cargo test --workspace --locked --test e2e chaos -- --nocapture
 
 # What to measure and how, as `bench-harness --help` says: BENCH='--quick download upload'
 BENCH =

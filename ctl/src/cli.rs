@@ -59,7 +59,8 @@ pub(crate) struct Cli {
 pub(crate) enum Command {
     /// Bring tunnels up and wait until they are
     ///
-    /// A tunnel that is up already is left as it is. While one waits for its next attempt, the cause is told once and
+    /// A tunnel that is up already is left as it is. An on-demand tunnel is brought to listen, and connects on first
+    /// use, unless --connect says at once. While a tunnel waits for its next attempt, the cause is told once and
     /// the waiting goes on until --timeout; the daemon goes on trying also afterwards.
     #[command(after_help = "Example:\n  tunnelctl up prod-db 'stage-*' --timeout 30s")]
     Up(Start),
@@ -146,6 +147,10 @@ pub(crate) struct Names {
 pub(crate) struct Start {
     #[command(flatten)]
     pub(crate) names: Names,
+
+    /// Connect on-demand tunnels at once, not on first use
+    #[arg(long)]
+    pub(crate) connect: bool,
 
     /// Return once the local addresses are bound, whether the way to the target is made or not
     #[arg(long)]

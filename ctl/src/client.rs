@@ -67,14 +67,8 @@ impl Client {
     }
 
     /// Wants tunnels up. Has no limit of its own: the caller has one.
-    pub(crate) async fn up(&mut self, names: &[String]) -> Result<Vec<Tunnel>, Error> {
-        let response = self
-            .rpc
-            .up(UpRequest {
-                names: names.to_vec(),
-            })
-            .await
-            .map_err(refused)?;
+    pub(crate) async fn up(&mut self, request: UpRequest) -> Result<Vec<Tunnel>, Error> {
+        let response = self.rpc.up(request).await.map_err(refused)?;
         Ok(disarmed(response.into_inner().tunnels))
     }
 

@@ -25,6 +25,12 @@ pub(crate) fn cause(tunnel: &Tunnel) -> Option<&Failure> {
     }
 }
 
+/// Returns what left an idle tunnel without a link; `None` if it ended for want of use, or never was.
+pub(crate) fn setback(tunnel: &Tunnel) -> Option<&Failure> {
+    let became_idle = matches!(tunnel.state, Some(State::Idle(_))) && tunnel.since == tunnel.last_error_at;
+    tunnel.last_error.as_ref().filter(|_| became_idle)
+}
+
 /// Returns the details of waiting, for a tunnel that does.
 pub(crate) fn waiting(tunnel: &Tunnel) -> Option<&Waiting> {
     match &tunnel.state {

@@ -15,7 +15,7 @@ use tracing::info;
 use crate::config::{Config, Problems, TunnelName, TunnelSpec};
 use crate::status::{Board, Changes, Status};
 use crate::transport::Transport;
-use crate::tunnel::{Finished, Handle};
+use crate::tunnel::{Finished, Handle, Wish};
 
 /// How long connections of a tunnel that a reload removed or changed may take to end by themselves. New ones go the
 /// new way at once, so that nobody keeps working on the former target without knowing.
@@ -114,8 +114,8 @@ impl Daemon {
     }
 
     /// Wants the tunnels up. Answers when their addresses are bound, or known to be taken.
-    pub(crate) async fn up(&self, names: &[String]) -> Result<Vec<Arc<Status>>, Error> {
-        self.each(names, async |handle| handle.up().await).await
+    pub(crate) async fn up(&self, names: &[String], wish: Wish) -> Result<Vec<Arc<Status>>, Error> {
+        self.each(names, async move |handle| handle.up(wish).await).await
     }
 
     /// Wants the tunnels down. Answers when they are.
@@ -211,7 +211,7 @@ impl Daemon {
         *self.handles.lock().unwrap_or_else(PoisonError::into_inner) = handles;
 
         // A supervisor that does not answer has ended, and says so to whoever asks next.
-        join_all(wanted.iter().map(Handle::up)).await;
+        join_all(wanted.iter().map(|handle| handle.up(Wish::Listen))).await;
         join_all(kept.iter().map(Handle::reloaded)).await;
         let Reloaded {
             added,

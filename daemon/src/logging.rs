@@ -58,7 +58,9 @@ pub enum LoggingError {
 ///
 /// What was asked for cannot be understood, or logging is set up already.
 pub fn init(level: Option<&str>, from_environment: Option<&str>) -> Result<(), LoggingError> {
-    let filter = filter(level, from_environment)?.and(filter_fn(is_harmless));
+    // With its own hint missing, every record of every library would be built to be thrown away.
+    let harmless = filter_fn(is_harmless).with_max_level_hint(LevelFilter::TRACE);
+    let filter = filter(level, from_environment)?.and(harmless);
     let terminal = std::io::stderr().is_terminal();
     let colour = terminal && std::env::var_os("NO_COLOR").is_none_or(|value| value.is_empty());
     let lines = tracing_subscriber::fmt::layer()
@@ -135,7 +137,7 @@ mod tests {
         let lines = Lines::default();
         let filter = filter(level, from_environment)
             .unwrap()
-            .and(filter_fn(is_harmless));
+            .and(filter_fn(is_harmless).with_max_level_hint(LevelFilter::TRACE));
         let subscriber = tracing_subscriber::registry().with(lines.clone().with_filter(filter));
         tracing::subscriber::with_default(subscriber, || {
             tracing::debug!(target: "tunneld", "");

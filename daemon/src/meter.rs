@@ -1,7 +1,11 @@
-//! Counters of one tunnel: atomics, written by its connections and read whenever a status is asked for.
+//! Counters of one tunnel, written by its connections and read whenever a status is asked for.
+//!
+//! How many connections there are can also be followed, because an on-demand tunnel lives by it.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use tokio::sync::watch;
 
 /// The most connections that wait for a link at a time, for one tunnel: more than any pool opens, and few enough that
 /// what they sent ahead fits in a few MiB.
@@ -10,13 +14,21 @@ const MOST_HELD: u32 = 256;
 /// The counters. They live as long as the daemon, through reloads of their tunnel.
 #[derive(Debug, Default)]
 pub(crate) struct Meter {
-    connections: AtomicU32,
+    presence: watch::Sender<Presence>,
     connections_total: AtomicU64,
     connections_failed: AtomicU64,
     bytes_in: AtomicU64,
     bytes_out: AtomicU64,
-    held: AtomicU32,
     links_lost: AtomicU64,
+}
+
+/// The connections that there are.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub(crate) struct Presence {
+    /// All that are open.
+    pub(crate) connections: u32,
+    /// Those of them that wait for a link.
+    pub(crate) held: u32,
 }
 
 /// What the counters said at one moment.
@@ -41,31 +53,38 @@ pub(crate) struct Traffic {
 impl Meter {
     /// Returns what the counters say.
     pub(crate) fn read(&self) -> Traffic {
+        let Presence { connections, held } = *self.presence.borrow();
         Traffic {
-            connections: self.connections.load(Ordering::Relaxed),
+            connections,
             connections_total: self.connections_total.load(Ordering::Relaxed),
             connections_failed: self.connections_failed.load(Ordering::Relaxed),
             bytes_in: self.bytes_in.load(Ordering::Relaxed),
             bytes_out: self.bytes_out.load(Ordering::Relaxed),
-            held: self.held.load(Ordering::Relaxed),
+            held,
             links_lost: self.links_lost.load(Ordering::Relaxed),
         }
+    }
+
+    /// Follows how many connections there are.
+    pub(crate) fn presence(&self) -> watch::Receiver<Presence> {
+        self.presence.subscribe()
     }
 
     /// Counts a connection, as open until the returned value is dropped.
     pub(crate) fn connection(self: &Arc<Self>) -> OpenConnection {
         self.connections_total.fetch_add(1, Ordering::Relaxed);
-        self.connections.fetch_add(1, Ordering::Relaxed);
+        self.presence.send_modify(|presence| presence.connections += 1);
         OpenConnection(Arc::clone(self))
     }
 
     /// Counts a connection as waiting for a link until the returned value is dropped; `None` if too many wait.
     pub(crate) fn hold(self: &Arc<Self>) -> Option<HeldConnection> {
-        let room = |held| (held < MOST_HELD).then_some(held + 1);
-        self.held
-            .fetch_update(Ordering::Relaxed, Ordering::Relaxed, room)
-            .ok()?;
-        Some(HeldConnection(Arc::clone(self)))
+        let has_room = self.presence.send_if_modified(|presence| {
+            let has_room = presence.held < MOST_HELD;
+            presence.held += u32::from(has_room);
+            has_room
+        });
+        has_room.then(|| HeldConnection(Arc::clone(self)))
     }
 
     /// Counts a connection that ended with an error.
@@ -95,7 +114,7 @@ pub(crate) struct OpenConnection(Arc<Meter>);
 
 impl Drop for OpenConnection {
     fn drop(&mut self) {
-        self.0.connections.fetch_sub(1, Ordering::Relaxed);
+        self.0.presence.send_modify(|presence| presence.connections -= 1);
     }
 }
 
@@ -105,7 +124,7 @@ pub(crate) struct HeldConnection(Arc<Meter>);
 
 impl Drop for HeldConnection {
     fn drop(&mut self) {
-        self.0.held.fetch_sub(1, Ordering::Relaxed);
+        self.0.presence.send_modify(|presence| presence.held -= 1);
     }
 }
 

@@ -60,6 +60,11 @@ pub(crate) struct Status {
 pub(crate) enum State {
     /// Not wanted.
     Down,
+    /// Wanted and listening; connects when somebody comes.
+    Idle {
+        /// What ended the last link or attempt; `None` if it ended for want of use, or there was none.
+        cause: Option<Arc<Failure>>,
+    },
     /// A link is being made.
     Connecting {
         /// 1 for the first attempt.
@@ -303,6 +308,7 @@ impl State {
     pub(crate) fn name(&self) -> &'static str {
         match self {
             Self::Down => "down",
+            Self::Idle { .. } => "idle",
             Self::Connecting { .. } => "connecting",
             Self::Up => "up",
             Self::Waiting { .. } => "waiting",
@@ -313,6 +319,7 @@ impl State {
     fn cause(&self) -> Option<&Arc<Failure>> {
         match self {
             Self::Down | Self::Connecting { .. } | Self::Up => None,
+            Self::Idle { cause } => cause.as_ref(),
             Self::Waiting { cause, .. } | Self::Blocked { cause } => Some(cause),
         }
     }

@@ -13,7 +13,7 @@ use crate::common::agent::Agent;
 use crate::common::clock;
 use crate::common::load::bytes;
 use crate::common::network::Network;
-use crate::common::rig::Rig;
+use crate::common::rig::{Act, Rig, Told};
 
 const SECOND: Duration = Duration::from_secs(1);
 const MINUTE: Duration = Duration::from_secs(60);
@@ -82,12 +82,39 @@ fn what_a_session_learned_of_payloads_serves_the_next_one() {
     assert_eq!(learned.size(), LARGEST_PAYLOAD);
     let policy = Policy::client().with_payloads(learned);
     let mut rig = ready_with(with_policy(policy), Network::perfect(millis(5)));
-    rig.open(bytes(1, 1 << 20), Vec::new());
-    rig.pump();
+    rig.open(bytes(1, 16 << 20), Vec::new());
+    // The first message, a trial of what was learned, and one of full size.
+    rig.run_for(millis(30));
     assert_eq!(
-        rig.client.witness.longest_since(SECOND, rig.now),
+        rig.client.witness.longest_since(millis(5), rig.now),
         Some(LARGEST_PAYLOAD)
     );
+}
+
+#[test]
+fn payloads_that_do_not_pass_hold_up_nobodys_bytes() {
+    for punished in [false, true] {
+        let network = Network {
+            largest: Some(4_096),
+            ..Network::perfect(millis(5))
+        };
+        let mut rig = ready_with(clock::client(), network);
+        let id = rig.open(bytes(1, 16 << 20), Vec::new());
+        let mut trials = 0;
+        let until = rig.now + MINUTE;
+        while !rig.loads[&id].is_done() {
+            assert!(rig.now < until, "{} bytes arrived", rig.loads[&id].got_up.len());
+            rig.run_for(millis(10));
+            if rig.client.witness.longest_since(millis(10), rig.now) > Some(4_096) {
+                trials += 1;
+                if punished {
+                    rig.act(Act::Cut(Told::Pause));
+                    rig.act(Act::Attach);
+                }
+            }
+        }
+        assert!((2..=8).contains(&trials), "{trials} trials");
+    }
 }
 
 #[test]

@@ -7,7 +7,7 @@ use bytes::Bytes;
 use tunneld_wire::smux::{Decoder, Framing, Item, StreamId};
 use tunneld_wire::ssm::message::{Kind, Message, PayloadType};
 use tunneld_wire::ssm::payload::{self, HandshakeComplete, HandshakeRequest, HandshakeResponse};
-use tunneld_wire::ssm::{Event, Frame, Session};
+use tunneld_wire::ssm::{ClientOptions, Event, Frame, Session};
 
 use crate::common::agent::Agent;
 use crate::common::frames::data_message;
@@ -81,15 +81,32 @@ fn body(data: &[u8]) {
     }
 }
 
-/// Reads the data as orders to a session of either role.
+/// Versions on both sides of every gate, and such as are none.
+const AGENT_VERSIONS: [&str; 8] = [
+    "3.3.1142.0",
+    "3.2.1040.0",
+    "3.1.1511.0",
+    "3.1.1187.0",
+    "3.0.196.0",
+    "2.3.722.0",
+    "latest",
+    "",
+];
+const CLIENT_VERSIONS: [&str; 4] = ["1.2.764.0", "1.2.331.0", "1.1.69", "none"];
+
+/// Reads the data as orders to a session of either role, which begin with what the two sides are.
 fn session(data: &[u8]) {
     let mut orders = Orders { rest: data };
     let now = clock::origin();
-    let role = orders.byte();
+    let (role, versions) = (orders.byte(), orders.byte());
+    let agent_version = AGENT_VERSIONS[usize::from(versions % 8)];
+    let origin = clock::options(1, now);
+    let agent = |agent: Agent| Session::agent(agent.with_version(agent_version).options, origin);
     let session = match role % 4 {
-        0 => Session::agent(Agent::fast(Framing::Spanning).options, clock::options(1, now)),
-        1 => Session::agent(Agent::stock().options, clock::options(1, now)),
-        _ => Session::client(clock::client(), clock::options(1, now)),
+        0 => agent(Agent::fast(Framing::Spanning)),
+        1 => agent(Agent::stock()),
+        2 => Session::client(clock::client(), origin),
+        _ => Session::client(impatient_client(), origin),
     };
     let peer = if role % 4 < 2 {
         Kind::InputStreamData
@@ -99,16 +116,28 @@ fn session(data: &[u8]) {
     let mut subject = Subject {
         session,
         peer,
+        agent_version,
+        client_version: CLIENT_VERSIONS[usize::from(versions / 8 % 4)],
         next: 0,
         now,
         streams: Vec::new(),
         heard: 0,
         given: 0,
+        ended: false,
     };
     while !orders.rest.is_empty() {
         subject.follow(&mut orders);
     }
     subject.drain();
+}
+
+/// A client whose every timer runs.
+fn impatient_client() -> ClientOptions {
+    ClientOptions {
+        keep_alive: Some(Duration::from_secs(1)),
+        stall_timeout: Duration::from_secs(2),
+        ..clock::client()
+    }
 }
 
 struct Orders<'a> {
@@ -134,17 +163,20 @@ impl<'a> Orders<'a> {
 struct Subject {
     session: Session,
     peer: Kind,
+    agent_version: &'static str,
+    client_version: &'static str,
     /// The number of the next data message that is in order.
     next: u64,
     now: Instant,
     streams: Vec<StreamId>,
     heard: usize,
     given: usize,
+    ended: bool,
 }
 
 impl Subject {
     fn follow(&mut self, orders: &mut Orders<'_>) {
-        match orders.byte() % 18 {
+        match orders.byte() % 20 {
             0 => self.session.attach("token", self.now),
             1 => self.session.attach_agent(self.now),
             2 => self.session.detach(),
@@ -182,6 +214,11 @@ impl Subject {
                 let frame = Bytes::copy_from_slice(orders.bytes(length));
                 let _ = self.session.handle_frame(frame, self.now);
             }
+            17 => self.session.handle_pong(self.now),
+            18 => {
+                let flag = Bytes::copy_from_slice(&[0, 0, 0, orders.byte() % 5]);
+                self.data(self.next, PayloadType::Flag, flag);
+            }
             _ => {
                 let kinds = [
                     Kind::StartPublication,
@@ -205,22 +242,25 @@ impl Subject {
 
     /// Gives what the handshake needs, for either role.
     fn greet(&mut self) {
+        let parameters = r#"{"SessionType":"Port","Properties":{"type":"LocalPortForwarding"}}"#;
+        let actions = format!(r#"[{{"ActionType":"SessionType","ActionParameters":{parameters}}}]"#);
+        let (agent, client) = (self.agent_version, self.client_version);
         let bodies = [
             (
                 PayloadType::HandshakeRequest,
-                r#"{"AgentVersion":"3.1.1000.0","RequestedClientActions":[{"ActionType":"SessionType","ActionParameters":{"SessionType":"Port","Properties":{"type":"LocalPortForwarding"}}}]}"#,
+                format!(r#"{{"AgentVersion":"{agent}","RequestedClientActions":{actions}}}"#),
             ),
             (
                 PayloadType::HandshakeComplete,
-                r#"{"HandshakeTimeToComplete":1,"CustomerMessage":""}"#,
+                r#"{"HandshakeTimeToComplete":1,"CustomerMessage":""}"#.to_owned(),
             ),
             (
                 PayloadType::HandshakeResponse,
-                r#"{"ClientVersion":"1.2.677.0","ProcessedClientActions":[],"Errors":null}"#,
+                format!(r#"{{"ClientVersion":"{client}","ProcessedClientActions":[],"Errors":null}}"#),
             ),
         ];
         for (payload_type, body) in bodies {
-            self.data(self.next, payload_type, Bytes::from_static(body.as_bytes()));
+            self.data(self.next, payload_type, body.into());
         }
     }
 
@@ -253,8 +293,11 @@ impl Subject {
                 | Event::Stalled(_)
                 | Event::Flowing
                 | Event::StallExpired(_)
-                | Event::Terminate
-                | Event::Ended(_) => {}
+                | Event::Terminate => {}
+                Event::Ended(_) => {
+                    assert!(!self.ended, "it ended twice");
+                    self.ended = true;
+                }
             }
         }
         assert!(self.heard <= self.given, "more was heard than given");
@@ -376,9 +419,9 @@ fn no_orders_upset_a_session() {
     let mut random = fastrand::Rng::with_seed(1);
     let mut good = Vec::new();
     for role in 0..4 {
-        for _ in 0..8 {
+        for versions in 0..32 {
             // Attached, greeted, and a stream opened from our side or theirs; then anything.
-            let mut orders = vec![role, if role < 2 { 1 } else { 0 }, 12, 13, 12, 4];
+            let mut orders = vec![role, versions, if role < 2 { 1 } else { 0 }, 12, 13, 12, 4];
             orders.extend([
                 15, 0, 8, 1, 0, 0, 0, 3, 0, 0, 0, 15, 0, 12, 1, 2, 4, 0, 3, 0, 0, 0, 1, 2, 3, 4,
             ]);

@@ -2,6 +2,7 @@
 
 #![cfg(test)]
 
+mod chaos;
 mod common;
 mod flow;
 mod fuzz;

@@ -363,6 +363,11 @@ fn a_damaged_message_is_neither_acknowledged_nor_delivered() {
         lone.session.handle_frame(bad.into(), lone.now),
         Err(Malformed::Digest)
     );
+    let cut_short = good.slice(..good.len() - 3);
+    assert_eq!(
+        lone.session.handle_frame(cut_short, lone.now),
+        Err(Malformed::Digest)
+    );
     assert!(lone.sent().is_empty());
     lone.session.handle_frame(good, lone.now).unwrap();
     assert_eq!(acknowledged(&lone.sent()), [2]);

@@ -3,11 +3,12 @@
 use std::time::Duration;
 
 use tunneld_wire::smux::{Framing, StreamId};
-use tunneld_wire::ssm::message::Kind;
+use tunneld_wire::ssm::message::{Kind, PayloadType};
 use tunneld_wire::ssm::{End, Event, HandshakeError};
 
 use crate::common::agent::Agent;
 use crate::common::clock::{self, STALL_TIMEOUT};
+use crate::common::frames::data_message;
 use crate::common::load::bytes;
 use crate::common::network::Network;
 use crate::common::raw::Piece;
@@ -127,6 +128,28 @@ fn a_stall_is_not_concluded_from_silence_that_has_another_reason() {
 }
 
 #[test]
+fn an_agent_reads_that_acknowledges_anything_at_all() {
+    let (mut rig, bulk, _) = stalled();
+    let acknowledge = |rig: &mut Rig| {
+        // It has nothing to say of what is waited for.
+        let body = r#"{"AcknowledgedMessageSequenceNumber":0}"#;
+        let frame = data_message(Kind::Acknowledge, 0, PayloadType::Undefined, body.into());
+        rig.client.session.handle_frame(frame, rig.now).unwrap();
+        rig.pump();
+    };
+    for _ in 0..20 {
+        acknowledge(&mut rig);
+        rig.run_for(SECOND);
+    }
+    assert_eq!(told(&rig), []);
+    rig.run_for(PATIENCE);
+    acknowledge(&mut rig);
+    rig.run_for(SECOND);
+    let expected = [Event::Unanswered, Event::Stalled(Some(bulk)), Event::Flowing];
+    assert_eq!(told(&rig), expected);
+}
+
+#[test]
 fn a_pause_or_a_cut_ends_a_stall_and_the_time_begins_anew_afterwards() {
     for cut in [false, true] {
         let (mut rig, bulk, _) = stalled();
@@ -195,6 +218,20 @@ fn an_agent_that_was_away_is_so_until_it_is_heard() {
     let resumed = told(&rig).into_iter().filter(|event| *event == Event::Resumed);
     assert_eq!(resumed.count(), 1);
     assert_eq!(nops(&rig), 1);
+}
+
+#[test]
+fn a_pause_that_was_not_meant_ends_with_the_first_thing_to_say() {
+    let mut rig = Rig::ready(millis(5));
+    rig.announce(Kind::PausePublication);
+    rig.run_for(SECOND);
+    rig.open(bytes(1, 100_000), Vec::new());
+    rig.pump();
+    let messages = rig.client.witness.messages();
+    rig.run_for(millis(9));
+    assert_eq!(rig.client.witness.messages(), messages, "one asks for all");
+    rig.run_loads(SECOND);
+    assert_eq!(told(&rig), [Event::Paused, Event::Resumed]);
 }
 
 /// A download from an agent as the official one, cut in its midst for that long; and how much had come before.

@@ -1,5 +1,6 @@
 //! `tunnelctl restart`: down, then up, under one subscription.
 
+use tunneld_proto::v1::UpRequest;
 use tunneld_proto::v1::tunnel::State;
 
 use crate::cli::Start;
@@ -26,10 +27,14 @@ pub(super) async fn run(start: &Start, client: &mut Client, output: &Output) -> 
     }
     client.down(&names).await?;
     let settling = Settling::new(output);
+    let request = UpRequest {
+        names,
+        connect: start.connect,
+    };
     if start.no_wait {
-        return settling.ask_only(&names, client, &changes, start.timeout).await;
+        return settling.ask_only(request, client, &changes, start.timeout).await;
     }
     settling
-        .bring_up(&names, client, &mut changes, start.timeout)
+        .bring_up(request, client, &mut changes, start.timeout)
         .await
 }

@@ -9,8 +9,8 @@
 use std::time::Duration;
 
 use tokio::time::{Instant, timeout};
-use tunneld_proto::v1::Tunnel;
 use tunneld_proto::v1::tunnel::State;
+use tunneld_proto::v1::{Tunnel, UpRequest};
 
 use crate::client::{Changes, Client};
 use crate::error::{Error, Exit, report};
@@ -50,17 +50,17 @@ impl<'a> Settling<'a> {
         }
     }
 
-    /// Wants `names` up and follows them until each has settled or `limit` has passed since the start.
+    /// Wants tunnels up and follows them until each has settled or `limit` has passed since the start.
     pub(super) async fn bring_up(
         mut self,
-        names: &[String],
+        request: UpRequest,
         client: &mut Client,
         changes: &mut Changes,
         limit: Duration,
     ) -> Result<Exit, Error> {
         let left = limit.saturating_sub(self.started.elapsed());
         let followed = timeout(left, async {
-            self.ask(names, client, &changes.present).await?;
+            self.ask(request, client, &changes.present).await?;
             self.follow(changes).await
         });
         match followed.await {
@@ -69,15 +69,15 @@ impl<'a> Settling<'a> {
         }
     }
 
-    /// Wants `names` up and tells only how they stand.
+    /// Wants tunnels up and tells only how they stand.
     pub(super) async fn ask_only(
         mut self,
-        names: &[String],
+        request: UpRequest,
         client: &mut Client,
         changes: &Changes,
         limit: Duration,
     ) -> Result<Exit, Error> {
-        let Ok(asked) = timeout(limit, self.ask(names, client, &changes.present)).await else {
+        let Ok(asked) = timeout(limit, self.ask(request, client, &changes.present)).await else {
             return self.give_up(limit);
         };
         asked?;
@@ -87,8 +87,8 @@ impl<'a> Settling<'a> {
         Ok(self.exit)
     }
 
-    async fn ask(&mut self, names: &[String], client: &mut Client, before: &[Tunnel]) -> Result<(), Error> {
-        let tunnels = client.up(names).await?;
+    async fn ask(&mut self, request: UpRequest, client: &mut Client, before: &[Tunnel]) -> Result<(), Error> {
+        let tunnels = client.up(request).await?;
         let clock = Clock::read();
         for tunnel in &tunnels {
             let untouched = |earlier: &&Tunnel| earlier.name == tunnel.name && earlier.state == tunnel.state;

@@ -1,4 +1,6 @@
-//! `tunnelctl up`: subscribes, then asks, then follows each tunnel until it is up.
+//! `tunnelctl up`: subscribes, then asks, then follows each tunnel until it is up, or idle as an on-demand one is.
+
+use tunneld_proto::v1::UpRequest;
 
 use crate::cli::Start;
 use crate::client::Client;
@@ -21,10 +23,14 @@ pub(super) async fn run(start: &Start, client: &mut Client, output: &Output) -> 
         output.talk("no tunnels are configured");
         return Ok(Exit::Ok);
     }
+    let request = UpRequest {
+        names,
+        connect: start.connect,
+    };
     if start.no_wait {
-        return settling.ask_only(&names, client, &changes, start.timeout).await;
+        return settling.ask_only(request, client, &changes, start.timeout).await;
     }
     settling
-        .bring_up(&names, client, &mut changes, start.timeout)
+        .bring_up(request, client, &mut changes, start.timeout)
         .await
 }

@@ -103,6 +103,9 @@ fn news(before: Option<&Tunnel>, tunnel: &Tunnel, clock: &Clock) -> Option<Strin
             line.push_str(": ");
             line.push_str(deeper);
         }
+        if let Some(failure) = tunnel::setback(tunnel) {
+            line.push_str(&format!(" ({})", one_line(failure)));
+        }
         return Some(line);
     }
     let failure = tunnel.last_error.as_ref()?;
@@ -123,7 +126,7 @@ mod tests {
     use std::time::Duration;
 
     use tunneld_proto::v1::tunnel::State;
-    use tunneld_proto::v1::{Blocked, Failure, Traffic, Up};
+    use tunneld_proto::v1::{Blocked, Failure, Idle, Traffic, Up};
 
     use super::*;
 
@@ -180,6 +183,29 @@ mod tests {
         };
         let line = news(Some(&up()), &blocked, &clock()).unwrap();
         assert_eq!(line, "08:59:00 db is blocked: cannot open: refused");
+    }
+
+    #[test]
+    fn a_tunnel_that_lost_its_link_and_is_idle_tells_why() {
+        let since = Some(clock().ago(Duration::from_secs(60)));
+        let idle = Tunnel {
+            state: Some(State::Idle(Idle {})),
+            last_error: Some(failure()),
+            last_error_at: since,
+            ..up()
+        };
+        assert_eq!(
+            news(Some(&up()), &idle, &clock()).unwrap(),
+            "08:59:00 db listens on 127.0.0.1:1 and connects on first use (cannot open: refused)"
+        );
+        let long_mended = Tunnel {
+            last_error_at: Some(clock().ago(Duration::from_secs(600))),
+            ..idle
+        };
+        assert_eq!(
+            news(Some(&up()), &long_mended, &clock()).unwrap(),
+            "08:59:00 db listens on 127.0.0.1:1 and connects on first use"
+        );
     }
 
     #[test]

@@ -280,8 +280,10 @@ impl Tunnels for Script {
     type WatchStream = ReceiverStream<Result<WatchResponse, Status>>;
 
     async fn up(&self, request: Request<UpRequest>) -> Result<Response<UpResponse>, Status> {
-        let names = request.into_inner().names;
-        self.called("up", &names).await?;
+        let UpRequest { names, connect } = request.into_inner();
+        let flag = connect.then(|| "--connect".to_owned());
+        let asked: Vec<_> = flag.into_iter().chain(names.iter().cloned()).collect();
+        self.called("up", &asked).await?;
         let mut answer = Vec::new();
         let mut later = Vec::new();
         for name in &names {

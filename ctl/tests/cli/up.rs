@@ -77,6 +77,39 @@ async fn an_on_demand_tunnel_is_ready_when_it_listens() {
 }
 
 #[tokio::test]
+async fn an_on_demand_tunnel_is_followed_to_its_link_with_connect() {
+    let fake = Fake::serving(vec![tunnel("prod-db", 15432, idle())]);
+    fake.script.on_up("prod-db", [connecting(1), waiting(1), up()]);
+    let ran = fake.run(&["up", "prod-db", "--connect"]).await;
+    assert_eq!(fake.script.calls(), ["version", "watch", "up --connect prod-db"]);
+    assert_eq!((ran.code, ran.stderr.as_str()), (Some(0), WAITING));
+    assert_eq!(
+        without_pace(&ran.stdout),
+        "prod-db is up on 127.0.0.1:15432  (ssm via bastion)\n"
+    );
+}
+
+#[tokio::test]
+async fn an_on_demand_tunnel_whose_attempt_nobody_waits_for_any_more_is_ready() {
+    let fake = three();
+    fake.script.on_up("prod-db", [connecting(1), idle()]);
+    fake.run(&["up", "prod-db"]).await.is(
+        0,
+        "prod-db listens on 127.0.0.1:15432 and connects on first use\n",
+        "",
+    );
+}
+
+#[tokio::test]
+async fn an_idle_tunnel_is_told_as_such_to_programs() {
+    let fake = three();
+    fake.script.on_up("prod-db", [idle()]);
+    let ran = fake.run(&["up", "prod-db", "--json"]).await;
+    let start = r#"{"schema":1,"name":"prod-db","state":"idle","local":["127.0.0.1:15432"],"#;
+    assert!(ran.code == Some(0) && ran.stdout.starts_with(start), "{ran:?}");
+}
+
+#[tokio::test]
 async fn globs_and_names_are_asked_for_together() {
     let fake = three();
     for name in ["prod-db", "stage-db", "stage-web"] {
@@ -340,6 +373,17 @@ async fn restart_takes_down_then_brings_up_under_one_subscription() {
     assert_eq!(
         without_pace(&ran.stdout),
         "prod-db is up on 127.0.0.1:15432  (ssm via bastion)\n"
+    );
+}
+
+#[tokio::test]
+async fn restart_connects_on_demand_tunnels_too_with_connect() {
+    let fake = Fake::serving(vec![tunnel("prod-db", 15432, idle())]);
+    fake.script.on_up("prod-db", [up()]);
+    assert_eq!(fake.run(&["restart", "--connect", "prod-db"]).await.code, Some(0));
+    assert_eq!(
+        fake.script.calls(),
+        ["version", "watch", "down prod-db", "up --connect prod-db"]
     );
 }
 

@@ -29,8 +29,9 @@ use crate::connector::{Connector, Socket};
 use crate::failure::{Failure, Reason, Remedy};
 
 /// How long an unused connection is kept. Calls come in bursts; what is older has often been cut silently, by a
-/// sleep or a change of network, and would cost the next call its whole attempt.
-const IDLE_TIMEOUT: Duration = Duration::from_secs(20);
+/// sleep or a change of network, and would cost the next call its whole attempt. A websocket that died with it is
+/// noticed after this time at the earliest.
+const IDLE_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// Makes the SDK's HTTP requests over a [`Connector`].
 pub(super) struct Http {

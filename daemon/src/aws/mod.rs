@@ -13,6 +13,7 @@
 //! Nothing here logs a token, a stream URL or a credential. The SDK's own logs at level trace do: whoever sets up
 //! logging keeps `aws_*`, `hyper` and `tungstenite` above it.
 
+mod carrier;
 mod classify;
 mod credentials;
 mod database;

@@ -4,12 +4,19 @@ use std::collections::HashMap;
 use std::fmt;
 use std::time::Duration;
 
+use aws_config::retry::RetryConfig;
+use tokio::time::timeout;
+
 use super::target::{AgentStatus, FoundInstance};
 use super::{Account, classify, wall_clock};
 use crate::failure::{Failure, Reason, Remedy};
 
 /// What AWS's session log shows as the reason of our sessions.
 const REASON: &str = "tunneld";
+
+/// How long AWS may take over the key to a session whose streams stand still. It takes a tenth of a second; a network
+/// that swallows the call may be back for the next one.
+const RESUME_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// Where a session's bytes go, seen from the instance. Each has a session document of its own, and an IAM policy may
 /// allow only one of the two.
@@ -119,6 +126,8 @@ impl Account {
             .document_name(document.name())
             .set_parameters(Some(document.parameters()))
             .reason(REASON)
+            .customize()
+            .config_override(once())
             .send()
             .await;
         match started {
@@ -148,10 +157,17 @@ impl Account {
         }
     }
 
-    /// Asks for a new key to a session whose websocket was lost; `None` when the session has ended.
+    /// Asks once, without the SDK's retries, for a new key to a session whose websocket was lost; `None` when the session
+    /// has ended.
     pub async fn resume_session(&self, session_id: &str) -> Result<Option<SessionGrant>, Failure> {
         let doing = || format!("cannot resume the session `{session_id}`");
-        match self.ssm.resume_session().session_id(session_id).send().await {
+        let asked = self.ssm.resume_session().session_id(session_id);
+        let Ok(answer) = timeout(RESUME_TIMEOUT, asked.customize().config_override(once()).send()).await
+        else {
+            let late = format!("no answer within {} s", RESUME_TIMEOUT.as_secs());
+            return Err(Failure::new(Reason::Unreachable, Remedy::Retry, doing()).because(late));
+        };
+        match answer {
             Ok(output) if output.token_value.as_deref().is_none_or(str::is_empty) => Ok(None),
             Ok(output) => {
                 let session_id = output.session_id.or_else(|| Some(session_id.to_owned()));
@@ -201,6 +217,12 @@ impl Account {
                 self.region
             ))
     }
+}
+
+/// One attempt, where the SDK makes several. Whoever resumes has shorter pauses of its own; a start that came too fast
+/// is a pause for all that wait for their turn, and one whose answer was lost may have left a session that nobody ends.
+fn once() -> aws_sdk_ssm::config::Builder {
+    aws_sdk_ssm::Config::builder().retry_config(RetryConfig::disabled())
 }
 
 fn grant(id: Option<String>, token: Option<String>, url: Option<String>) -> Option<SessionGrant> {

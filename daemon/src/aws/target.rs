@@ -1,5 +1,6 @@
 //! Finding what a person named as an instance, and its agent.
 
+use std::cmp::Reverse;
 use std::fmt;
 use std::time::SystemTime;
 
@@ -124,6 +125,16 @@ impl Account {
     }
 
     async fn instance_by_tag(&self, key: &str, value: &str) -> Result<FoundInstance, Failure> {
+        let (latest, _) = self.instances_by_tag(key, value).await?;
+        Ok(latest)
+    }
+
+    /// Returns the running instance with a tag that was launched last, and the others, later ones first.
+    pub(super) async fn instances_by_tag(
+        &self,
+        key: &str,
+        value: &str,
+    ) -> Result<(FoundInstance, Vec<FoundInstance>), Failure> {
         let tag = if key == "Name" {
             format!("named `{value}`")
         } else {
@@ -136,7 +147,7 @@ impl Account {
             .filters(filter("instance-state-name", "running"))
             .into_paginator()
             .send();
-        let mut newest = None;
+        let mut running = Vec::new();
         while let Some(page) = pages.next().await {
             let page =
                 page.map_err(|error| self.failure(format!("cannot look for an instance {tag}"), error))?;
@@ -145,17 +156,18 @@ impl Account {
                 .iter()
                 .flat_map(|reservation| reservation.instances());
             for instance in instances {
-                let launched = instance.launch_time().map(|at| (at.secs(), at.subsec_nanos()));
-                let is_newer = newest.as_ref().is_none_or(|(before, _)| launched > *before);
-                if let (true, Some(id)) = (is_newer, instance.instance_id()) {
-                    newest = Some((launched, found_instance(id, instance)));
+                if let Some(id) = instance.instance_id() {
+                    let launched = instance.launch_time().map(|at| (at.secs(), at.subsec_nanos()));
+                    running.push((Reverse(launched), found_instance(id, instance)));
                 }
             }
         }
-        let Some((_, found)) = newest else {
+        running.sort_by_key(|(launched, _)| *launched);
+        let mut running = running.into_iter().map(|(_, found)| found);
+        let Some(latest) = running.next() else {
             return Err(self.not_found(format!("there is no running instance {tag}")));
         };
-        Ok(found)
+        Ok((latest, running.collect()))
     }
 
     async fn managed_instance(&self, id: &str) -> Result<FoundInstance, Failure> {

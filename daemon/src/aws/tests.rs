@@ -3,6 +3,7 @@
 use std::collections::VecDeque;
 
 use bytes::Bytes;
+use futures_util::FutureExt;
 use hyper::body::Incoming;
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
@@ -219,6 +220,23 @@ async fn a_session_to_the_instance_itself_has_the_document_without_a_host() {
 }
 
 #[tokio::test]
+async fn a_start_that_was_refused_for_coming_too_fast_is_everybodys_pause_at_once() {
+    let fake = FakeAws::start().await;
+    fake.on(
+        "StartSession",
+        400,
+        json_error("ThrottlingException", "Rate exceeded"),
+    );
+    let account = fake.account().await;
+    let refused = account
+        .start_session(&bastion(), &Document::Port { port: 5432 })
+        .await;
+    assert_eq!(refused.unwrap_err().reason(), Reason::Throttled);
+    assert_eq!(fake.asked().len(), 1, "the SDK does not try again by itself");
+    assert!(account.throttle.turn().now_or_never().is_none());
+}
+
+#[tokio::test]
 async fn an_offline_agent_is_told_by_name_and_since_when() {
     let fake = FakeAws::start().await;
     let three_days_ago = wall_clock() - Duration::from_secs(3 * 86_400 + 60);
@@ -327,6 +345,84 @@ async fn a_name_means_the_running_instance_launched_last_on_any_page() {
     ] {
         assert!(asked[0].contains(part), "{part}: {}", asked[0]);
     }
+}
+
+#[tokio::test]
+async fn a_resume_is_asked_for_once_and_its_caller_tries_again() {
+    let fake = FakeAws::start().await;
+    fake.on("ResumeSession", 500, json_error("InternalServerError", "later"));
+    let failure = fake.account().await.resume_session("me-1").await.unwrap_err();
+    assert_eq!(
+        (failure.reason(), failure.remedy()),
+        (Reason::Unreachable, &Remedy::Retry)
+    );
+    assert_eq!(fake.asked().len(), 1);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_resume_that_is_swallowed_is_given_up_soon() {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let url = format!("http://{}", listener.local_addr().unwrap());
+    let fake = FakeAws::start().await;
+    let aws = fake.aws(&[("AWS_ENDPOINT_URL_SSM", &url)]);
+    let account = aws.account(&AccountSpec::default()).await.unwrap();
+    let began = tokio::time::Instant::now();
+    let (failure, _held) = tokio::join!(account.resume_session("me-1"), listener.accept());
+    let failure = failure.unwrap_err().in_one_line();
+    assert!(failure.contains("no answer within 5 s"), "{failure}");
+    assert_eq!(began.elapsed(), Duration::from_secs(5));
+}
+
+#[tokio::test]
+async fn sessions_go_through_the_latest_instance_whose_agent_is_connected() {
+    let fake = FakeAws::start().await;
+    let running = ["2023", "2025", "2024"].map(|year| {
+        instance(
+            &format!("i-{year}"),
+            &format!("{year}-01-01T00:00:00.000Z"),
+            "running",
+        )
+    });
+    fake.on("DescribeInstances", 200, instances(&running, ""));
+    let connected = r#"{"InstanceInformationList":[{"InstanceId":"i-2023"},{"InstanceId":"i-2024"},{"InstanceId":"i-1"}]}"#;
+    fake.on("DescribeInstanceInformation", 200, connected)
+        .on(
+            "DescribeInstanceInformation",
+            200,
+            r#"{"InstanceInformationList":[]}"#,
+        )
+        .on(
+            "DescribeInstanceInformation",
+            400,
+            json_error("AccessDeniedException", "no"),
+        );
+    let account = fake.account().await;
+    let wanted = Instance::Tag {
+        key: "Role".into(),
+        value: "bastion".into(),
+    };
+    for expected in ["i-2024", "i-2025", "i-2025"] {
+        assert_eq!(account.find_carrier(&wanted).await.unwrap().id(), expected);
+    }
+    assert!(
+        fake.asked()
+            .iter()
+            .any(|asked| asked.contains("tag:Role") && asked.contains("Online"))
+    );
+}
+
+#[tokio::test]
+async fn the_agent_of_the_only_instance_of_its_name_is_not_asked_for() {
+    let fake = FakeAws::start().await;
+    let only = instance("i-1", "2025-01-01T00:00:00.000Z", "running");
+    fake.on("DescribeInstances", 200, instances(&[only], ""));
+    let found = fake
+        .account()
+        .await
+        .find_carrier(&Instance::Name("bastion".into()))
+        .await
+        .unwrap();
+    assert_eq!(found.id(), "i-1");
 }
 
 #[tokio::test]

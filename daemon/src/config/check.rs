@@ -6,11 +6,12 @@ use std::io::{self, Read};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use super::file::{File, HALF_CLOSE_GRACE, HOLD, Settings, Tunnel};
+use super::file::{File, HALF_CLOSE_GRACE, HOLD, IDLE_AFTER, Settings, Tunnel};
+use super::grammar::{self, WrittenMode};
 use super::listen::Claims;
 use super::problem::{Findings, Problem, Problems, Refusal, shown};
 use super::{
-    AccountSpec, Config, Instance, Listen, Route, SsmSettings, Target, TunnelName, TunnelSpec, grammar,
+    AccountSpec, Config, Instance, Listen, Mode, Route, SsmSettings, Target, TunnelName, TunnelSpec,
     quantity, ssm,
 };
 
@@ -30,6 +31,16 @@ const SHORTEST_HALF_CLOSE_GRACE: Duration = Duration::from_secs(1);
 
 /// The longest such grace: an hour covers a slow report, and ends what nobody comes back for.
 const LONGEST_HALF_CLOSE_GRACE: Duration = Duration::from_secs(3600);
+
+/// How long an on-demand tunnel keeps a link without a connection, unless told otherwise: a person who comes back to a
+/// query finds the link, and AWS ends sessions that are idle for longer by itself, after 20 minutes unless told otherwise.
+const DEFAULT_IDLE_AFTER: Duration = Duration::from_secs(15 * 60);
+
+/// The shortest time without a connection: with less, a link would end between two connections of one program.
+const SHORTEST_IDLE_AFTER: Duration = Duration::from_secs(1);
+
+/// The longest such time: what is kept for longer than a day is not on demand.
+const LONGEST_IDLE_AFTER: Duration = Duration::from_secs(24 * 3600);
 
 /// The largest file that is read: a thousand tunnels take a tenth of it, and whatever is larger is not a configuration.
 const LARGEST_FILE: u64 = 1 << 20;
@@ -93,8 +104,14 @@ impl Check<'_> {
             findings.accept(text, refuse_dead_end(&route, target));
             Some(route)
         });
-        if let Some(text) = &written.mode {
-            findings.accept(text, grammar::mode(text.get_ref()));
+        let mode = match &written.mode {
+            Some(text) => findings.accept(text, grammar::mode(text.get_ref())),
+            None => Some(WrittenMode::Always),
+        };
+        if let (Some(WrittenMode::Always), Some(text)) = (mode, &written.settings.idle_after) {
+            let message = "`idle_after` is for on-demand tunnels, and this one is connected while it is up";
+            let refusal = Refusal::new(message).instead("no `idle_after`, or `mode = \"on-demand\"` as well");
+            findings.push(text.span().start, refusal);
         }
         let (own, defaults) = (Checked::of(&written.settings, findings), &self.defaults);
         if let Some(route @ Route::Direct) = &route {
@@ -116,6 +133,15 @@ impl Check<'_> {
                 profile: own.profile.or_else(|| defaults.profile.clone()),
                 region: own.region.or_else(|| defaults.region.clone()),
             },
+            mode: match mode? {
+                WrittenMode::Always => Mode::Always,
+                WrittenMode::OnDemand => Mode::OnDemand {
+                    idle_after: own
+                        .idle_after
+                        .or(defaults.idle_after)
+                        .unwrap_or(DEFAULT_IDLE_AFTER),
+                },
+            },
             autostart: written
                 .autostart
                 .as_ref()
@@ -135,6 +161,7 @@ struct Checked {
     region: Option<String>,
     hold: Option<Duration>,
     half_close_grace: Option<Duration>,
+    idle_after: Option<Duration>,
     ssm: ssm::Checked,
 }
 
@@ -145,11 +172,16 @@ impl Checked {
             let range = SHORTEST_HALF_CLOSE_GRACE..=LONGEST_HALF_CLOSE_GRACE;
             quantity::duration(&HALF_CLOSE_GRACE, text, &range)
         };
+        let idle_after = |text: &str| {
+            let range = SHORTEST_IDLE_AFTER..=LONGEST_IDLE_AFTER;
+            quantity::duration(&IDLE_AFTER, text, &range)
+        };
         Self {
             profile: findings.read(written.profile.as_ref(), grammar::profile),
             region: findings.read(written.region.as_ref(), grammar::region),
             hold: findings.read(written.hold.as_ref(), hold),
             half_close_grace: findings.read(written.half_close_grace.as_ref(), half_close_grace),
+            idle_after: findings.read(written.idle_after.as_ref(), idle_after),
             ssm: ssm::Checked::of(&written.ssm, findings),
         }
     }

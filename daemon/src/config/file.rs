@@ -8,7 +8,7 @@ use std::borrow::Cow;
 use toml::Spanned;
 use toml::de::{DeTable, DeValue};
 
-use super::grammar::{ROUTE_FORMS, TARGET_FORMS};
+use super::grammar::{MODE_FORMS, ROUTE_FORMS, TARGET_FORMS};
 use super::listen::LISTEN_FORMS;
 use super::problem::{Findings, Refusal, quoted, shown};
 use super::section::{Key, Section, as_text};
@@ -30,6 +30,7 @@ pub(super) struct Settings {
     pub(super) region: Option<Spanned<String>>,
     pub(super) hold: Option<Spanned<String>>,
     pub(super) half_close_grace: Option<Spanned<String>>,
+    pub(super) idle_after: Option<Spanned<String>>,
     pub(super) ssm: ssm::Written,
 }
 
@@ -127,11 +128,12 @@ const ROUTES: &str = "routes";
 const SSM: Key = Key::new("ssm", r#"route = { ssm = "INSTANCE" }"#);
 const PROFILE: Key = Key::new("profile", r#"profile = "prod""#);
 const REGION: Key = Key::new("region", r#"region = "eu-central-1""#);
-const MODE: Key = Key::new("mode", r#"mode = "always""#);
+const MODE: Key = Key::new("mode", MODE_FORMS);
 const AUTOSTART: Key = Key::new("autostart", "autostart = true or false");
 const ALLOW_REMOTE: Key = Key::new("allow_remote", "allow_remote = true or false");
 pub(super) const HOLD: Key = Key::new("hold", r#"hold = "30s""#);
 pub(super) const HALF_CLOSE_GRACE: Key = Key::new("half_close_grace", r#"half_close_grace = "30s""#);
+pub(super) const IDLE_AFTER: Key = Key::new("idle_after", r#"idle_after = "15m""#);
 
 /// The keys of a route's table that later versions understand.
 const LATER_ROUTES: [&str; 3] = ["eice", "ssh", "over"];
@@ -168,6 +170,7 @@ impl Section<'_, '_, '_> {
             region: self.text(&REGION),
             hold: self.text(&HOLD),
             half_close_grace: self.text(&HALF_CLOSE_GRACE),
+            idle_after: self.text(&IDLE_AFTER),
             ssm: ssm::Written::read(self),
         }
     }

@@ -5,6 +5,7 @@
 //! INSTANCE = i-… | mi-… | tag:KEY=VALUE | Name
 //! TASK     = ecs:CLUSTER/SERVICE[/CONTAINER]
 //! ROUTE    = "direct" | "ssm" | { ssm = INSTANCE } | { ssm = TASK }
+//! MODE     = "always" | "on-demand"
 //! NAME     = 1 to 63 of a-z A-Z 0-9 . _ -, a letter or digit first
 //! ```
 //!
@@ -27,6 +28,9 @@ pub(super) const TARGET_FORMS: &str =
 
 /// What a route may look like, for hints.
 pub(super) const ROUTE_FORMS: &str = r#"route = "ssm", route = { ssm = "INSTANCE" } or route = "direct""#;
+
+/// What a mode may be, for hints.
+pub(super) const MODE_FORMS: &str = r#"mode = "always" or mode = "on-demand""#;
 
 impl Target {
     pub(super) fn parse(text: &str) -> Result<Self, Refusal> {
@@ -241,17 +245,25 @@ impl TunnelName {
     }
 }
 
-/// Checks the way a tunnel comes up. `always` is the one this version has.
-pub(super) fn mode(text: &str) -> Result<(), Refusal> {
-    let message = match text {
-        "always" => return Ok(()),
-        "on-demand" => {
-            "this version has no `mode = \"on-demand\"`: a tunnel is connected for as long as it is up"
-                .to_owned()
-        }
-        _ => format!("unknown mode {}", quoted(text)),
+/// A mode as written, without what else belongs to it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum WrittenMode {
+    Always,
+    OnDemand,
+}
+
+/// Reads the mode of a tunnel.
+pub(super) fn mode(text: &str) -> Result<WrittenMode, Refusal> {
+    let near = match text {
+        "always" => return Ok(WrittenMode::Always),
+        "on-demand" => return Ok(WrittenMode::OnDemand),
+        _ => nearest(text, &["always", "on-demand"]),
     };
-    Err(Refusal::new(message).instead(r#"mode = "always""#))
+    let message = match near {
+        Some(near) => format!("unknown mode {}: did you mean `{near}`?", quoted(text)),
+        None => format!("unknown mode {}", quoted(text)),
+    };
+    Err(Refusal::new(message).instead(MODE_FORMS))
 }
 
 /// Reads the name of a profile, which may be any text that fits on a line.

@@ -87,6 +87,8 @@ pub struct TunnelSpec {
     pub route: Route,
     /// With whose credentials, and where.
     pub account: AccountSpec,
+    /// When it has a link.
+    pub mode: Mode,
     /// Whether it is wanted up when the daemon starts.
     pub autostart: bool,
     /// How long a new connection waits for a link.
@@ -95,6 +97,18 @@ pub struct TunnelSpec {
     pub half_close_grace: Duration,
     /// How sessions of the route `ssm` behave.
     pub ssm: SsmSettings,
+}
+
+/// When a tunnel that is up has a link.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Mode {
+    /// All the time.
+    Always,
+    /// From the first local connection until there has been none for a while.
+    OnDemand {
+        /// How long.
+        idle_after: Duration,
+    },
 }
 
 /// How sessions of the route `ssm` behave.

@@ -10,7 +10,7 @@ use proptest::prelude::*;
 
 use super::check::check;
 use super::{
-    AccountSpec, Config, EcsTask, Instance, Listen, Problems, Route, Sessions, SsmSettings, Target,
+    AccountSpec, Config, EcsTask, Instance, Listen, Mode, Problems, Route, Sessions, SsmSettings, Target,
     TunnelName, TunnelSpec, default_path,
 };
 
@@ -69,6 +69,7 @@ fn spec(name: &str, listen: &[&str], target: Target, route: Route, profile: &str
             profile: Some(profile.to_owned()),
             region: Some("ap-northeast-1".to_owned()),
         },
+        mode: Mode::Always,
         autostart: true,
         hold: Duration::from_secs(30),
         half_close_grace: Duration::from_secs(30),
@@ -232,6 +233,38 @@ fn the_settings_of_the_route_ssm_are_the_tunnels_or_the_defaults_or_those_unwrit
         "the defaults of another route change no tunnel"
     );
     assert_eq!(table.ssm.sessions, Sessions { min: 3, max: 4 });
+}
+
+#[test]
+fn an_on_demand_tunnel_keeps_a_link_as_long_as_it_or_the_defaults_say() {
+    let mode = |defaults: &str, own: &str| {
+        let text = format!(
+            "[defaults]\n{defaults}\n[tunnels.a]\nlisten = 1\ntarget = \"a:1\"\nroute = \"direct\"\n{own}\n"
+        );
+        parse(&text).unwrap().tunnels.remove(0).mode
+    };
+    let on_demand = |seconds| Mode::OnDemand {
+        idle_after: Duration::from_secs(seconds),
+    };
+    assert_eq!(mode("", "mode = \"on-demand\""), on_demand(900));
+    assert_eq!(
+        mode("idle_after = \"24h\"", "mode = \"on-demand\""),
+        on_demand(86_400)
+    );
+    assert_eq!(
+        mode(
+            "idle_after = \"24h\"",
+            "mode = \"on-demand\"\nidle_after = \"1s\""
+        ),
+        on_demand(1)
+    );
+    for own in ["", "mode = \"always\""] {
+        assert_eq!(
+            mode("idle_after = \"24h\"", own),
+            Mode::Always,
+            "the defaults ask nothing of other tunnels"
+        );
+    }
 }
 
 #[test]
@@ -465,7 +498,7 @@ hold = 3o
 [tunnels.c]
 listen = 15433
 route = "eice"
-mode = "on-demand"
+mode = "ondemand"
 
 [tunnel.d]
 listen = 1
@@ -480,7 +513,7 @@ listen = 1
 12: tunnels `bad name` and `b` both listen on 127.0.0.1:15433
   use: another `listen` for one of them
 13: unknown key `port` in `[tunnels.b]`
-  use: one of `listen`, `target`, `route`, `mode`, `autostart`, `allow_remote`, `profile`, `region`, `hold`, `half_close_grace`, `sessions`, `receive_buffer`, `stall_timeout`, `keep_alive`, `message_rate`, `largest_payload`
+  use: one of `listen`, `target`, `route`, `mode`, `autostart`, `allow_remote`, `profile`, `region`, `hold`, `half_close_grace`, `idle_after`, `sessions`, `receive_buffer`, `stall_timeout`, `keep_alive`, `message_rate`, `largest_payload`
 14: `db:0` does not end in a port (1 to 65535)
   use: target = "rds:ID", "ec2:INSTANCE:PORT", "ecs:CLUSTER/SERVICE:PORT" or "HOST:PORT"
 15: `hold = 3o` lacks the quotes around text
@@ -489,8 +522,8 @@ listen = 1
   use: another `listen` for one of them
 19: this version cannot follow a route by `eice`, only by `ssm` or `direct`
   use: route = "ssm", route = { ssm = "INSTANCE" } or route = "direct"
-20: this version has no `mode = "on-demand"`: a tunnel is connected for as long as it is up
-  use: mode = "always"
+20: unknown mode `ondemand`: did you mean `on-demand`?
+  use: mode = "always" or mode = "on-demand"
 22: unknown key `tunnel` at the top of the file: did you mean `tunnels`?
 12 problems"#;
     assert_eq!(told(text), expected);

@@ -107,7 +107,7 @@ trait Duplex: AsyncRead + AsyncWrite + Send + Unpin {}
 impl<D: AsyncRead + AsyncWrite + Send + Unpin> Duplex for D {}
 
 impl Socket {
-    fn new(stream: impl AsyncRead + AsyncWrite + Send + Unpin + 'static) -> Self {
+    pub(crate) fn new(stream: impl AsyncRead + AsyncWrite + Send + Unpin + 'static) -> Self {
         Self(Box::new(stream))
     }
 }

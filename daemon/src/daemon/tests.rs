@@ -93,6 +93,19 @@ async fn only_tunnels_that_start_by_themselves_do() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn an_on_demand_tunnel_that_starts_by_itself_listens_and_makes_no_attempt() {
+    let spec = TunnelSpec {
+        autostart: true,
+        ..fake::on_demand("db")
+    };
+    let rig = Rig::new(vec![spec.clone()]).await;
+    assert_eq!(rig.state("db"), "idle");
+    assert!(rig.attempts.lock().unwrap().get_mut("db").unwrap().is_quiet());
+    let _client = TcpStream::connect(fake::address(&spec)).await.unwrap();
+    rig.connect("db").await;
+}
+
+#[tokio::test(start_paused = true)]
 async fn an_unknown_name_stops_the_request_and_near_names_are_told() {
     let specs = ["prod-db", "stage-db", "billing"];
     let rig = Rig::new(
@@ -106,7 +119,7 @@ async fn an_unknown_name_stops_the_request_and_near_names_are_told() {
     .await;
     let error = rig
         .daemon
-        .up(&names(["billing", "prd-db", "zzz"]))
+        .up(&names(["billing", "prd-db", "zzz"]), Wish::Listen)
         .await
         .unwrap_err();
     let told = "there is no tunnel `prd-db`; did you mean `prod-db`; there is no tunnel `zzz`";
@@ -126,7 +139,7 @@ async fn an_unknown_name_stops_the_request_and_near_names_are_told() {
 #[tokio::test(start_paused = true)]
 async fn answers_come_in_the_order_of_the_request() {
     let rig = Rig::new(vec![fake::spec("a"), fake::spec("b"), fake::spec("c")]).await;
-    let statuses = rig.daemon.up(&names(["c", "a"])).await.unwrap();
+    let statuses = rig.daemon.up(&names(["c", "a"]), Wish::Listen).await.unwrap();
     assert_eq!(
         statuses
             .iter()
@@ -206,7 +219,7 @@ async fn a_changed_tunnel_that_a_person_wanted_up_stays_wanted() {
         ..fake::spec("db")
     };
     let rig = Rig::new(vec![spec.clone()]).await;
-    rig.daemon.up(&names(["db"])).await.unwrap();
+    rig.daemon.up(&names(["db"]), Wish::Listen).await.unwrap();
     rig.daemon
         .adopt(vec![TunnelSpec {
             hold: Duration::from_secs(1),
@@ -306,7 +319,7 @@ async fn shutdown_drains_every_tunnel_and_refuses_new_work() {
     let transfer = async {
         other.goodbye().await;
         assert!(matches!(
-            rig.daemon.up(&names(["first"])).await,
+            rig.daemon.up(&names(["first"]), Wish::Listen).await,
             Err(Error::Stopping)
         ));
         target.write_all(b"the rest").await.unwrap();

@@ -1,4 +1,4 @@
-//! Domain to proto: the only place that knows both.
+//! Domain to proto and back: the only place that knows both.
 
 use std::path::Path;
 use std::sync::Arc;
@@ -11,6 +11,15 @@ use crate::failure::{Failure, Reason};
 use crate::meter::Traffic;
 use crate::status::{State, Status, Transition};
 use crate::transport::LinkDetails;
+use crate::tunnel::Wish;
+
+pub(crate) fn wish(request: &v1::UpRequest) -> Wish {
+    if request.connect {
+        Wish::Connect
+    } else {
+        Wish::Listen
+    }
+}
 
 pub(crate) fn tunnels(statuses: &[Arc<Status>]) -> Vec<v1::Tunnel> {
     statuses.iter().map(|status| tunnel(status)).collect()
@@ -36,6 +45,7 @@ fn tunnel(status: &Status) -> v1::Tunnel {
 fn state(state: &State) -> v1::tunnel::State {
     match state {
         State::Down => v1::tunnel::State::Down(v1::Down {}),
+        State::Idle { .. } => v1::tunnel::State::Idle(v1::Idle {}),
         State::Connecting { attempt } => v1::tunnel::State::Connecting(v1::Connecting { attempt: *attempt }),
         State::Up => v1::tunnel::State::Up(v1::Up {}),
         State::Waiting {

@@ -44,8 +44,10 @@ impl Service {
 #[tonic::async_trait]
 impl v1::tunnels_server::Tunnels for Service {
     async fn up(&self, request: Request<v1::UpRequest>) -> Result<Response<v1::UpResponse>, RpcStatus> {
-        let names = named(request.into_inner().names)?;
-        let tunnels = self.daemon.up(&names).await.map_err(refused)?;
+        let request = request.into_inner();
+        let wish = convert::wish(&request);
+        let names = named(request.names)?;
+        let tunnels = self.daemon.up(&names, wish).await.map_err(refused)?;
         Ok(Response::new(v1::UpResponse {
             tunnels: convert::tunnels(&tunnels),
         }))

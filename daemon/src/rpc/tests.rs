@@ -30,13 +30,17 @@ struct Rig {
 
 impl Rig {
     async fn new() -> Self {
+        Self::of(fake::spec("db")).await
+    }
+
+    async fn of(spec: TunnelSpec) -> Self {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("private/tunneld.sock");
         let socket = ControlSocket::bind(&path).unwrap();
         let (transport, attempts) = fake::transport();
         let spec = TunnelSpec {
             autostart: false,
-            ..fake::spec("db")
+            ..spec
         };
         let config = Config {
             path: folder.path().join("config.toml"),
@@ -74,6 +78,13 @@ fn db() -> Vec<String> {
     vec!["db".to_owned()]
 }
 
+fn up() -> UpRequest {
+    UpRequest {
+        names: db(),
+        connect: false,
+    }
+}
+
 async fn next(stream: &mut tonic::Streaming<v1::WatchResponse>) -> v1::WatchResponse {
     tokio::time::timeout(Duration::from_secs(60), stream.message())
         .await
@@ -105,12 +116,7 @@ async fn a_watcher_sees_the_present_first_and_then_every_way_to_up() {
     let first = next(&mut watching).await;
     assert_eq!(first.tunnels.len(), 1);
     assert!(matches!(first.tunnels[0].state, Some(tunnel::State::Down(_))));
-    let response = rig
-        .client
-        .up(UpRequest { names: db() })
-        .await
-        .unwrap()
-        .into_inner();
+    let response = rig.client.up(up()).await.unwrap().into_inner();
     assert!(
         matches!(response.tunnels[0].state, Some(tunnel::State::Connecting(_))),
         "{response:?}"
@@ -130,12 +136,32 @@ async fn a_watcher_sees_the_present_first_and_then_every_way_to_up() {
 }
 
 #[tokio::test]
+async fn an_on_demand_tunnel_is_idle_until_a_client_asks_for_its_link() {
+    let mut rig = Rig::of(fake::on_demand("db")).await;
+    let idle = rig.client.up(up()).await.unwrap().into_inner();
+    assert!(
+        matches!(idle.tunnels[0].state, Some(tunnel::State::Idle(_))),
+        "{idle:?}"
+    );
+    assert!(rig.attempts.is_quiet());
+    let request = UpRequest {
+        connect: true,
+        ..up()
+    };
+    let connecting = rig.client.up(request).await.unwrap().into_inner();
+    assert!(
+        matches!(connecting.tunnels[0].state, Some(tunnel::State::Connecting(_))),
+        "{connecting:?}"
+    );
+}
+
+#[tokio::test]
 async fn a_watcher_is_told_of_traffic() {
     use tokio::io::{AsyncReadExt, AsyncWriteExt};
     let mut rig = Rig::new().await;
     let mut watching = rig.watch().await;
     let address = next(&mut watching).await.tunnels[0].local[0].clone();
-    rig.client.up(UpRequest { names: db() }).await.unwrap();
+    rig.client.up(up()).await.unwrap();
     let far = rig.attempts.next().await.succeed();
     until(&mut watching, |state| matches!(state, tunnel::State::Up(_))).await;
     let mut client = tokio::net::TcpStream::connect(address).await.unwrap();
@@ -192,12 +218,7 @@ async fn a_taken_port_is_a_state_and_no_error() {
         .unwrap()
         .into_inner();
     let _other = std::net::TcpListener::bind(list.tunnels[0].local[0].as_str()).unwrap();
-    let up = rig
-        .client
-        .up(UpRequest { names: db() })
-        .await
-        .unwrap()
-        .into_inner();
+    let up = rig.client.up(up()).await.unwrap().into_inner();
     let Some(tunnel::State::Blocked(blocked)) = &up.tunnels[0].state else {
         panic!("{up:?}")
     };
@@ -247,7 +268,7 @@ async fn shutdown_only_asks_and_looking_is_allowed_until_the_end() {
     rig.client.shutdown(ShutdownRequest {}).await.unwrap();
     assert!(rig.stop.is_cancelled());
     rig.daemon.shutdown(Duration::ZERO).await;
-    let refused = rig.client.up(UpRequest { names: db() }).await.unwrap_err();
+    let refused = rig.client.up(up()).await.unwrap_err();
     assert_eq!(refused.code(), Code::Unavailable);
     rig.client.list(ListRequest::default()).await.unwrap();
     rig.ended.cancel();

@@ -67,6 +67,7 @@ impl Transport for Direct {
         Ok(Arc::new(DirectLink {
             health: watch::Sender::new(Health {
                 impaired: None,
+                ended: None,
                 details,
             }),
         }))

@@ -65,6 +65,8 @@ impl<S: AsyncRead + AsyncWrite + Send + Unpin> Stream for S {}
 pub struct Health {
     /// `None` while the link is well.
     pub impaired: Option<Impaired>,
+    /// Why a part of the link has ended, the latest time: its streams ended with it, and the link goes on.
+    pub ended: Option<Arc<Failure>>,
     /// What is known of the far end.
     pub details: LinkDetails,
 }

@@ -24,6 +24,16 @@ const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(20);
 /// sense, and keeps a hostile far end from filling the memory.
 const MAX_MESSAGE_SIZE: usize = 4 << 20;
 
+/// What is read at once. The library clears a buffer of this size before each read, and most reads are acknowledgements.
+const READ_BUFFER: usize = 16 << 10;
+
+/// What is written without being asked to: more than whoever writes lets wait, so that flushing alone writes.
+const WRITE_BUFFER: usize = 256 << 10;
+
+/// What AWS says of a data channel whose session has ended since it was asked for. It refuses with the same status who
+/// may not open one.
+const ENDED: &str = "Session is already terminated";
+
 /// The most of a refusal's body that is shown.
 const SHOWN_BODY: usize = 200;
 
@@ -56,6 +66,8 @@ async fn upgrade(
 
     let socket = connector.connect(request.uri()).await?;
     let config = WebSocketConfig::default()
+        .read_buffer_size(READ_BUFFER)
+        .write_buffer_size(WRITE_BUFFER)
         .max_message_size(Some(MAX_MESSAGE_SIZE))
         .max_frame_size(Some(MAX_MESSAGE_SIZE));
     match client_async_with_config(request, socket, Some(config)).await {
@@ -67,14 +79,17 @@ async fn upgrade(
 
 fn refused(doing: &str, response: &Response) -> Failure {
     let status = response.status();
+    let said = beginning(response.body().as_deref().unwrap_or_default());
     let failure = match status {
+        StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN if said.contains(ENDED) => {
+            Failure::new(Reason::Unreachable, Remedy::Retry, doing)
+        }
         StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN => Failure::new(Reason::Denied, Remedy::Fix, doing)
             .hint("ask for a policy that allows `ssmmessages:OpenDataChannel`")
             .hint("check the clock of this machine: timedatectl"),
         StatusCode::TOO_MANY_REQUESTS => Failure::new(Reason::Throttled, Remedy::Retry, doing),
         _ => Failure::new(Reason::Unreachable, Remedy::Retry, doing),
     };
-    let said = beginning(response.body().as_deref().unwrap_or_default());
     let said = if said.is_empty() {
         String::new()
     } else {
@@ -223,6 +238,10 @@ mod tests {
             ("HTTP/1.1 503 Service Unavailable\r\n\r\n", Reason::Unreachable),
             ("HTTP/1.1 429 Too Many Requests\r\n\r\n", Reason::Throttled),
             ("HTTP/1.1 200 OK\r\n\r\nhello", Reason::Unreachable),
+            (
+                "HTTP/1.1 403 Forbidden\r\nContent-Length: 43\r\n\r\n{\"message\":\"Session is already terminated\"}",
+                Reason::Unreachable,
+            ),
             ("SSH-2.0-OpenSSH\r\n", Reason::Unreachable),
             ("", Reason::Unreachable),
         ] {

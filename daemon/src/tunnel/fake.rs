@@ -8,7 +8,7 @@ use tokio::io::DuplexStream;
 use tokio::sync::{Mutex, mpsc, oneshot, watch};
 use tokio::time::Instant;
 
-use crate::config::{Config, Listen, TunnelSpec};
+use crate::config::{Config, Listen, Mode, TunnelSpec};
 use crate::failure::{Failure, Reason, Remedy};
 use crate::transport::{Health, Impaired, Link, LinkDetails, Stream, Transport};
 
@@ -22,6 +22,16 @@ pub(crate) fn spec(name: &str) -> TunnelSpec {
     );
     std::fs::write(&path, text).unwrap();
     Config::load(&path).unwrap().tunnels.remove(0)
+}
+
+/// The same of an on-demand tunnel.
+pub(crate) fn on_demand(name: &str) -> TunnelSpec {
+    TunnelSpec {
+        mode: Mode::OnDemand {
+            idle_after: Duration::from_secs(900),
+        },
+        ..spec(name)
+    }
 }
 
 /// The address that such a specification listens on.
@@ -95,6 +105,7 @@ impl Attempt {
         };
         let health = watch::Sender::new(Health {
             impaired: None,
+            ended: None,
             details,
         });
         let link = Arc::new(FakeLink {
@@ -200,6 +211,13 @@ impl FakeFar {
     /// Lets the link carry bytes again.
     pub(crate) fn recover(&self) {
         self.link.health.send_modify(|health| health.impaired = None);
+    }
+
+    /// Ends a part of the link.
+    pub(crate) fn end_part(&self, failure: Failure) {
+        self.link
+            .health
+            .send_modify(|health| health.ended = Some(Arc::new(failure)));
     }
 
     /// Waits until the code under test has closed the link.

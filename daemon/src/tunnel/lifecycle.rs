@@ -17,12 +17,30 @@
 //!     other  up, reload, timer: one attempt each 5 minutes ─► Connecting
 //! ```
 //!
-//! `Resuming` is shown as `waiting`: its link is kept and its streams live, new connections are held. An on-demand
-//! tunnel will have `Idle` between `Down` and `Connecting`, entered by *up* and *quiet* and left by *demand*.
+//! `Resuming` is shown as `waiting`: its link is kept and its streams live, new connections are held.
+//!
+//! An on-demand tunnel has a link only while somebody needs one: a local connection waits for it, or a person asked for
+//! it and there has been none since. When nobody does, these lead to `Idle` and nowhere else:
+//!
+//! ```text
+//!   Down ─────── up ─────────────────┐
+//!   Up ───────── quiet, or lost ─────┤         demand
+//!   Resuming ─── quiet, or lost ─────┼──► Idle ─────────────────────► Connecting
+//!   Connecting ─ failed ─────────────┤     └── demand soon after ───► Waiting
+//!   Waiting ──── timer ──────────────┤         a loss or failure
+//!   Blocked ──── whatever ends it ───┘
+//! ```
+//!
+//! *Quiet* is no connection at all for `idle_after`; a lost link's own connections do not wait, they end with it.
 //!
 //! The machine has the face of every machine here: `handle` and `handle_timeout` take facts and the time, `poll_action`
 //! and `poll_timeout` give work. It never waits, reads a clock or touches a socket. An event that does not concern the
 //! present state (it raced with another) changes nothing.
+
+mod event;
+mod state;
+#[cfg(test)]
+mod tests;
 
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -30,11 +48,15 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
+pub(crate) use self::event::{Action, Demand, Event, Parting};
+pub(crate) use self::state::{Ends, Setback, State};
+use crate::config::Mode;
 use crate::failure::{Failure, Remedy, Scope};
-use crate::tunnel::backoff;
+use crate::tunnel::{Wish, backoff};
 
 /// How long a link must have been up for attempts to count from zero again: a far end that accepts and drops within
-/// seconds is backed off from, one that ends sessions by the hour is not.
+/// seconds is backed off from, one that ends sessions by the hour is not. A setback is forgotten as long after the wait
+/// that it asks for.
 const LASTING: Duration = Duration::from_secs(10);
 
 /// How often a taken port is tried again: soon enough to look immediate, and binding costs next to nothing.
@@ -44,118 +66,29 @@ const BIND_AGAIN: Duration = Duration::from_secs(1);
 /// database) finds it up again, and AWS is not asked often.
 const ATTEMPT_AGAIN: Duration = Duration::from_secs(300);
 
-/// Where a tunnel is in its life.
-#[derive(Debug, Clone)]
-pub(crate) enum State {
-    /// Not wanted; nothing is bound.
-    Down,
-    /// A link is being made.
-    Connecting {
-        /// Counts from 1, again after each link that lasted.
-        attempt: u32,
-    },
-    /// A link carries streams.
-    Up {
-        /// When the link was made.
-        since: Instant,
-        /// The attempt that made it.
-        attempt: u32,
-    },
-    /// The link is kept but carries nothing; its transport mends it.
-    Resuming {
-        /// When the link was made.
-        since: Instant,
-        /// The attempt that made it.
-        attempt: u32,
-        /// What happened to it.
-        cause: Arc<Failure>,
-    },
-    /// The next attempt has its time.
-    Waiting {
-        /// Attempts that failed since the last link that lasted.
-        attempt: u32,
-        /// When the next one starts.
-        until: Instant,
-        /// Why the last one failed, or how the link was lost.
-        cause: Arc<Failure>,
-    },
-    /// A person has to do something.
-    Blocked {
-        /// What blocks it.
-        cause: Arc<Failure>,
-        /// What ends it besides `up` and `down`.
-        ends: Ends,
-    },
-}
-
-/// What ends `Blocked` by itself.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Ends {
-    /// The local address can be bound; it is tried at this time.
-    Bound(Instant),
-    /// A login; nothing is asked of AWS before.
-    Login,
-    /// An attempt, at this time.
-    Attempt(Instant),
-}
-
-/// A fact that the machine is told.
-#[derive(Debug, Clone)]
-pub(crate) enum Event {
-    /// The tunnel is wanted, and its local address is bound.
-    Up,
-    /// The tunnel is wanted, and its local address cannot be bound.
-    PortTaken(Arc<Failure>),
-    /// The tunnel is not wanted.
-    Down,
-    /// The attempt made a link.
-    Connected,
-    /// The attempt failed, or the link has ended.
-    Lost(Arc<Failure>),
-    /// A stream could not be opened on the link.
-    OpenFailed(Arc<Failure>),
-    /// The link is kept but carries nothing.
-    Impaired(Arc<Failure>),
-    /// The link carries bytes again.
-    Recovered,
-    /// Somebody logged in.
-    #[cfg_attr(
-        not(test),
-        expect(dead_code, reason = "raised once aws::credentials announces changes")
-    )]
-    CredentialsChanged,
-    /// The configuration was read again, and this tunnel's is as before.
-    Reloaded,
-}
-
-/// Work for the supervisor, to be done in order.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Action {
-    /// Bind the local address again, and say [`Event::Up`] or [`Event::PortTaken`].
-    Bind,
-    /// Start an attempt, and say [`Event::Connected`] or [`Event::Lost`].
-    Connect,
-    /// Let go of the link: it takes no new streams; those it has may end in their own time.
-    Release,
-    /// End attempt, listener, streams and link.
-    Disconnect,
-    /// Show the state.
-    Publish,
-}
-
 /// The machine. See the module's documentation.
 #[derive(Debug)]
 pub(crate) struct Lifecycle {
+    mode: Mode,
     state: State,
+    demand: Demand,
+    /// Since when the demand is what it is.
+    demand_since: Instant,
+    /// Whether a person asked for a link and there has been none since.
+    asked: bool,
     actions: VecDeque<Action>,
     random: fastrand::Rng,
 }
 
 impl Lifecycle {
     /// A tunnel that is down. `random` jitters its waits.
-    pub(crate) fn new(random: fastrand::Rng) -> Self {
+    pub(crate) fn new(mode: Mode, random: fastrand::Rng, now: Instant) -> Self {
         Self {
+            mode,
             state: State::Down,
+            demand: Demand::Nothing,
+            demand_since: now,
+            asked: false,
             actions: VecDeque::new(),
             random,
         }
@@ -164,11 +97,13 @@ impl Lifecycle {
     /// Takes a fact.
     pub(crate) fn handle(&mut self, event: Event, now: Instant) {
         match event {
-            Event::Up => self.wanted(),
+            Event::Up(wish) => self.wanted(wish),
             Event::PortTaken(cause) => self.port_taken(cause, now),
             Event::Down => self.unwanted(),
+            Event::Demand(demand) => self.demanded(demand, now),
             Event::Connected => {
                 if let State::Connecting { attempt } = self.state {
+                    self.asked = false;
                     self.enter(State::Up { since: now, attempt });
                 }
             }
@@ -191,7 +126,11 @@ impl Lifecycle {
                         cause,
                     });
                 }
-                State::Down | State::Connecting { .. } | State::Waiting { .. } | State::Blocked { .. } => {}
+                State::Down
+                | State::Idle { .. }
+                | State::Connecting { .. }
+                | State::Waiting(_)
+                | State::Blocked { .. } => {}
             },
             Event::Recovered => {
                 if let State::Resuming { since, attempt, .. } = self.state {
@@ -203,14 +142,14 @@ impl Lifecycle {
                     ends: Ends::Login, ..
                 } = self.state
                 {
-                    self.connect(1);
+                    self.begin();
                 }
             }
             Event::Reloaded => {
                 if let State::Blocked { ends, .. } = self.state {
                     match ends {
                         Ends::Bound(_) => self.actions.push_back(Action::Bind),
-                        Ends::Login | Ends::Attempt(_) => self.connect(1),
+                        Ends::Login | Ends::Attempt(_) => self.begin(),
                     }
                 }
             }
@@ -222,10 +161,15 @@ impl Lifecycle {
         if self.poll_timeout().is_none_or(|due| now < due) {
             return;
         }
+        let needed = self.needs_link();
         match &mut self.state {
-            State::Waiting { attempt, .. } => {
+            State::Waiting(Setback { attempt, .. }) if needed => {
                 let next = attempt.saturating_add(1);
                 self.connect(next);
+            }
+            State::Waiting(setback) => {
+                let setback = Some(setback.clone());
+                self.enter(State::Idle { setback });
             }
             State::Blocked {
                 ends: Ends::Bound(at),
@@ -237,14 +181,17 @@ impl Lifecycle {
             State::Blocked {
                 ends: Ends::Attempt(_),
                 ..
-            } => self.connect(1),
+            } => self.begin(),
+            State::Up { .. } | State::Resuming { .. } => {
+                self.actions.push_back(Action::Release(Parting::Unused));
+                self.enter(State::Idle { setback: None });
+            }
             State::Blocked {
                 ends: Ends::Login, ..
             }
             | State::Down
-            | State::Connecting { .. }
-            | State::Up { .. }
-            | State::Resuming { .. } => {}
+            | State::Idle { .. }
+            | State::Connecting { .. } => {}
         }
     }
 
@@ -256,18 +203,18 @@ impl Lifecycle {
     /// Returns when [`Self::handle_timeout`] wants to be called.
     pub(crate) fn poll_timeout(&self) -> Option<Instant> {
         match self.state {
-            State::Waiting { until, .. } => Some(until),
+            State::Waiting(Setback { until, .. }) => Some(until),
             State::Blocked {
                 ends: Ends::Bound(at) | Ends::Attempt(at),
                 ..
             } => Some(at),
+            State::Up { since, .. } | State::Resuming { since, .. } => self.quiet_from(since),
             State::Blocked {
                 ends: Ends::Login, ..
             }
             | State::Down
-            | State::Connecting { .. }
-            | State::Up { .. }
-            | State::Resuming { .. } => None,
+            | State::Idle { .. }
+            | State::Connecting { .. } => None,
         }
     }
 
@@ -276,10 +223,31 @@ impl Lifecycle {
         &self.state
     }
 
-    fn wanted(&mut self) {
-        match self.state {
-            State::Down | State::Blocked { .. } => self.connect(1),
-            State::Connecting { .. } | State::Up { .. } | State::Resuming { .. } | State::Waiting { .. } => {}
+    fn wanted(&mut self, wish: Wish) {
+        match (&self.state, wish) {
+            (State::Down | State::Blocked { .. }, Wish::Listen) => self.begin(),
+            (State::Down | State::Blocked { .. } | State::Idle { .. }, Wish::Connect) => {
+                self.asked = true;
+                self.connect(1);
+            }
+            (State::Connecting { .. } | State::Waiting(_), Wish::Connect) => self.asked = true,
+            (State::Idle { .. } | State::Connecting { .. } | State::Waiting(_), Wish::Listen)
+            | (State::Up { .. } | State::Resuming { .. }, Wish::Listen | Wish::Connect) => {}
+        }
+    }
+
+    fn demanded(&mut self, demand: Demand, now: Instant) {
+        if demand != self.demand {
+            self.demand = demand;
+            self.demand_since = now;
+        }
+        let (State::Idle { setback }, Demand::Wait) = (&self.state, demand) else {
+            return;
+        };
+        match setback.clone() {
+            Some(setback) if now < setback.until => self.enter(State::Waiting(setback)),
+            Some(setback) if now < setback.until + LASTING => self.connect(setback.attempt.saturating_add(1)),
+            Some(_) | None => self.connect(1),
         }
     }
 
@@ -298,21 +266,24 @@ impl Lifecycle {
                 ends: Ends::Login | Ends::Attempt(_),
                 ..
             }
+            | State::Idle { .. }
             | State::Connecting { .. }
             | State::Up { .. }
             | State::Resuming { .. }
-            | State::Waiting { .. } => {}
+            | State::Waiting(_) => {}
         }
     }
 
     fn unwanted(&mut self) {
         match self.state {
             State::Down => {}
-            State::Connecting { .. }
+            State::Idle { .. }
+            | State::Connecting { .. }
             | State::Up { .. }
             | State::Resuming { .. }
-            | State::Waiting { .. }
+            | State::Waiting(_)
             | State::Blocked { .. } => {
+                self.asked = false;
                 // Work that was wanted a moment ago is void.
                 self.actions.clear();
                 self.actions.push_back(Action::Disconnect);
@@ -325,24 +296,27 @@ impl Lifecycle {
         let failures = match self.state {
             State::Connecting { attempt } => attempt,
             State::Up { since, attempt } | State::Resuming { since, attempt, .. } => {
-                self.actions.push_back(Action::Release);
+                self.actions.push_back(Action::Release(Parting::Lost));
                 if now.duration_since(since) >= LASTING {
                     0
                 } else {
                     attempt
                 }
             }
-            State::Down | State::Waiting { .. } | State::Blocked { .. } => return,
+            State::Down | State::Idle { .. } | State::Waiting(_) | State::Blocked { .. } => return,
         };
+        let setback = Setback {
+            attempt: failures,
+            until: now + backoff::delay(failures, cause.remedy(), &mut self.random),
+            cause: Arc::clone(&cause),
+        };
+        if !self.needs_link() {
+            return self.enter(State::Idle {
+                setback: Some(setback),
+            });
+        }
         let state = match cause.remedy() {
-            remedy @ (Remedy::Retry | Remedy::RetryAfter(_)) => {
-                let until = now + backoff::delay(failures, remedy, &mut self.random);
-                State::Waiting {
-                    attempt: failures,
-                    until,
-                    cause,
-                }
-            }
+            Remedy::Retry | Remedy::RetryAfter(_) => State::Waiting(setback),
             Remedy::Login { .. } => State::Blocked {
                 cause,
                 ends: Ends::Login,
@@ -355,6 +329,30 @@ impl Lifecycle {
         self.enter(state);
     }
 
+    /// Does what a tunnel does that nothing hinders.
+    fn begin(&mut self) {
+        if self.needs_link() {
+            self.connect(1);
+        } else {
+            self.enter(State::Idle { setback: None });
+        }
+    }
+
+    fn needs_link(&self) -> bool {
+        match self.mode {
+            Mode::Always => true,
+            Mode::OnDemand { .. } => self.asked || self.demand == Demand::Wait,
+        }
+    }
+
+    /// Returns when a link that was made at `since` will have been of no use for too long.
+    fn quiet_from(&self, since: Instant) -> Option<Instant> {
+        let Mode::OnDemand { idle_after } = self.mode else {
+            return None;
+        };
+        (self.demand == Demand::Nothing).then(|| since.max(self.demand_since) + idle_after)
+    }
+
     fn connect(&mut self, attempt: u32) {
         self.actions.push_back(Action::Connect);
         self.enter(State::Connecting { attempt });
@@ -365,6 +363,3 @@ impl Lifecycle {
         self.actions.push_back(Action::Publish);
     }
 }
-
-#[cfg(test)]
-mod tests;

@@ -21,6 +21,7 @@ mod lifecycle;
 mod listener;
 mod period;
 mod proxy;
+mod shown;
 mod slot;
 mod supervisor;
 
@@ -37,6 +38,15 @@ use crate::tunnel::supervisor::{Command, Supervisor};
 
 /// Commands that wait for a supervisor: it takes them at once, so that more only wait when many are typed at a time.
 const COMMANDS: usize = 8;
+
+/// How far a person wants a tunnel brought up.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Wish {
+    /// As far as its mode says: an on-demand tunnel listens, and connects on first use.
+    Listen,
+    /// To a link, also an on-demand tunnel.
+    Connect,
+}
 
 /// The only door to a supervisor.
 #[derive(Debug, Clone)]
@@ -69,8 +79,8 @@ impl Handle {
     }
 
     /// Wants the tunnel up. Answers when its local address is bound, or known to be taken; the board says which.
-    pub(crate) async fn up(&self) -> Result<(), Finished> {
-        self.ask(Command::Up).await
+    pub(crate) async fn up(&self, wish: Wish) -> Result<(), Finished> {
+        self.ask(|bound| Command::Up { wish, bound }).await
     }
 
     /// Wants the tunnel down. Answers when its listener is closed, and its connections and link have ended.

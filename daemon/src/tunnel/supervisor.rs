@@ -5,7 +5,8 @@
 //!   attempt, link lost ─┤                    ┌─► bind, connect, let go, disconnect
 //!        link's health ─┼─► wait ─► machine ─┤
 //!   open failed, timer ─┤                    └─► slot (connections) and board (everybody)
-//!       local clients ──┘
+//!   local clients, and ─┘
+//!     what they need
 //! ```
 //!
 //! No thinking happens here: what follows from an event is the machine's affair. An attempt is a future inside
@@ -22,24 +23,31 @@ use std::time::Duration;
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep_until};
-use tracing::{Instrument, debug, error, info, info_span};
+use tracing::{Instrument, info, info_span};
 
 use crate::config::TunnelSpec;
 use crate::failure::Failure;
-use crate::status::{self, Entry, wall_clock};
+use crate::meter::Presence;
+use crate::status::{self, Entry};
 use crate::transport::{Health, Link, Transport};
 use crate::tunnel::client::Client;
-use crate::tunnel::lifecycle::{Action, Ends, Event, Lifecycle, State};
+use crate::tunnel::lifecycle::{Action, Demand, Event, Lifecycle, Parting, State};
 use crate::tunnel::listener::{Listener, Taken};
 use crate::tunnel::period::{Happening, Linked, Period};
 use crate::tunnel::proxy::{OpenFailed, Proxy};
 use crate::tunnel::slot::Slot;
+use crate::tunnel::{Wish, shown};
 
 /// What a handle asks for.
 #[derive(Debug)]
 pub(crate) enum Command {
-    /// Bind, connect, stay.
-    Up(oneshot::Sender<()>),
+    /// Bind, connect as the tunnel's mode and the wish say, stay.
+    Up {
+        /// How far.
+        wish: Wish,
+        /// Told once the address is bound, or known to be taken.
+        bound: oneshot::Sender<()>,
+    },
     /// End all of it.
     Down(oneshot::Sender<()>),
     /// Try again if blocked.
@@ -62,6 +70,8 @@ pub(crate) struct Supervisor {
     commands: mpsc::Receiver<Command>,
     /// What connections meet.
     slot: watch::Sender<Slot>,
+    /// How many of them there are, and wait.
+    presence: watch::Receiver<Presence>,
     period: Period,
     /// Periods that end, each with whoever waits for it.
     ending: JoinSet<()>,
@@ -71,12 +81,15 @@ pub(crate) struct Supervisor {
     taken: Option<Taken>,
     /// Links made so far.
     links: u64,
+    /// What was shown last of a part of a link that ended.
+    ended: Option<Arc<Failure>>,
 }
 
 /// What ended a wait.
 enum Wake {
     Command(Option<Command>),
     Happening(Happening),
+    Presence,
     Timeout,
 }
 
@@ -89,10 +102,11 @@ impl Supervisor {
         commands: mpsc::Receiver<Command>,
     ) -> Self {
         Self {
+            lifecycle: Lifecycle::new(spec.mode, fastrand::Rng::new(), Instant::now()),
             spec,
             transport,
+            presence: entry.meter().presence(),
             entry,
-            lifecycle: Lifecycle::new(fastrand::Rng::new()),
             commands,
             slot: watch::Sender::new(Slot::Refuse { cause: None }),
             period: Period::new(),
@@ -100,6 +114,7 @@ impl Supervisor {
             leaving: Vec::new(),
             taken: None,
             links: 0,
+            ended: None,
         }
     }
 
@@ -111,11 +126,13 @@ impl Supervisor {
 
     async fn supervise(mut self) {
         loop {
-            match self.wait().await {
-                Wake::Command(Some(Command::Up(answer))) => {
-                    self.bind().await;
+            let wake = self.wait().await;
+            self.tell_demand();
+            match wake {
+                Wake::Command(Some(Command::Up { wish, bound })) => {
+                    self.bind(wish).await;
                     self.perform().await;
-                    answer.send(()).ok();
+                    bound.send(()).ok();
                 }
                 Wake::Command(Some(Command::Down(answer))) => {
                     self.leaving.push(answer);
@@ -131,6 +148,7 @@ impl Supervisor {
                 Wake::Happening(Happening::HealthChanged(health)) => self.health_changed(health),
                 Wake::Happening(Happening::OpenFailed(report)) => self.open_failed(report),
                 Wake::Happening(Happening::Accepted(client)) => self.serve(client),
+                Wake::Presence => {}
                 Wake::Timeout => self.lifecycle.handle_timeout(Instant::now()),
             }
             self.perform().await;
@@ -142,13 +160,14 @@ impl Supervisor {
     }
 
     /// Waits for the next event. Every branch is cancel-safe; commands come first, so that a flood of clients cannot
-    /// delay `down`, and clients last.
+    /// delay `down`, and clients last, with their presence, which any other event tells as well.
     async fn wait(&mut self) -> Wake {
         tokio::select! {
             biased;
             command = self.commands.recv() => Wake::Command(command),
             () = time(self.lifecycle.poll_timeout()) => Wake::Timeout,
             happening = self.period.event() => Wake::Happening(happening),
+            Ok(()) = self.presence.changed() => Wake::Presence,
         }
     }
 
@@ -156,16 +175,30 @@ impl Supervisor {
         self.lifecycle.handle(event, Instant::now());
     }
 
+    /// Tells the machine what the connections need, so that it decides on what holds at the moment of an event.
+    fn tell_demand(&mut self) {
+        let presence = *self.presence.borrow_and_update();
+        let demand = match presence {
+            Presence { held: 1.., .. } => Demand::Wait,
+            Presence { connections: 1.., .. } => Demand::Use,
+            Presence { .. } => Demand::Nothing,
+        };
+        self.handle(Event::Demand(demand));
+    }
+
     async fn perform(&mut self) {
         while let Some(action) = self.lifecycle.poll_action() {
             match action {
-                Action::Bind => self.bind().await,
+                Action::Bind => self.bind(Wish::Listen).await,
                 Action::Connect => {
                     let transport = Arc::clone(&self.transport);
                     self.period.attempt = Some(Box::pin(async move { transport.connect().await }));
                 }
-                Action::Release => {
-                    self.entry.meter().link_lost();
+                Action::Release(parting) => {
+                    match parting {
+                        Parting::Lost => self.entry.meter().link_lost(),
+                        Parting::Unused => {}
+                    }
                     self.entry.link(None);
                     self.period.release();
                 }
@@ -190,15 +223,15 @@ impl Supervisor {
     }
 
     /// Binds the local address unless it is bound, and tells the machine.
-    async fn bind(&mut self) {
+    async fn bind(&mut self, wish: Wish) {
         if self.period.listener.is_some() {
-            return self.handle(Event::Up);
+            return self.handle(Event::Up(wish));
         }
         let unbound = match Listener::bind(&self.spec.listen) {
             Ok(listener) => {
                 self.period.listener = Some(listener);
                 self.taken = None;
-                return self.handle(Event::Up);
+                return self.handle(Event::Up(wish));
             }
             Err(unbound) => unbound,
         };
@@ -230,6 +263,16 @@ impl Supervisor {
 
     fn health_changed(&mut self, health: Health) {
         self.entry.link(Some(health.details));
+        if let Some(ended) = health.ended
+            && !self
+                .ended
+                .as_ref()
+                .is_some_and(|shown| Arc::ptr_eq(shown, &ended))
+        {
+            info!("a part of the link has ended: {}", ended.in_one_line());
+            self.entry.failed(&ended);
+            self.ended = Some(ended);
+        }
         match health.impaired {
             None => self.handle(Event::Recovered),
             Some(impaired) => self.handle(Event::Impaired(impaired.cause)),
@@ -244,6 +287,8 @@ impl Supervisor {
             .as_ref()
             .is_some_and(|linked| linked.number == report.number)
         {
+            // Whoever reports waits for the next link, though it may not be counted as held yet.
+            self.handle(Event::Demand(Demand::Wait));
             self.handle(Event::OpenFailed(report.failure));
         }
     }
@@ -260,81 +305,17 @@ impl Supervisor {
             stop: self.period.stop.clone(),
         };
         self.period.connections.spawn(proxy.run().instrument(span));
+        // It has no stream yet. One that may not be held at all makes the link for those after it.
+        self.handle(Event::Demand(Demand::Wait));
     }
 
-    /// Shows the machine's state to connections, to the board and in the log.
+    /// Shows the machine's state to connections, in the log and to the board.
     fn publish(&self) {
-        let state = self.lifecycle.state();
-        self.slot.send_replace(self.meets(state));
-        let shown = match state {
-            State::Down => {
-                info!("down");
-                status::State::Down
-            }
-            State::Connecting { attempt } => {
-                debug!(attempt, "connecting");
-                status::State::Connecting { attempt: *attempt }
-            }
-            State::Up { .. } => {
-                info!("up");
-                status::State::Up
-            }
-            State::Resuming { attempt, cause, .. } => {
-                info!("waiting for the link to be resumed: {}", cause.in_one_line());
-                status::State::Waiting {
-                    attempt: *attempt,
-                    until: None,
-                    cause: Arc::clone(cause),
-                }
-            }
-            State::Waiting {
-                attempt,
-                until,
-                cause,
-            } => {
-                let wait = until.saturating_duration_since(Instant::now());
-                info!(attempt, ?wait, "waiting: {}", cause.in_one_line());
-                let until = Some(wall_clock() + wait);
-                status::State::Waiting {
-                    attempt: *attempt,
-                    until,
-                    cause: Arc::clone(cause),
-                }
-            }
-            State::Blocked { cause, .. } => {
-                error!("blocked: {}", cause.in_one_line());
-                status::State::Blocked {
-                    cause: Arc::clone(cause),
-                }
-            }
-        };
-        self.entry.publish(shown);
-    }
-
-    /// Returns what a new connection meets in a state.
-    fn meets(&self, state: &State) -> Slot {
-        match state {
-            State::Down => Slot::Refuse { cause: None },
-            State::Connecting { .. } => Slot::Hold { cause: None },
-            State::Up { .. } => match &self.period.linked {
-                Some(linked) => Slot::Linked(linked.lease()),
-                None => Slot::Hold { cause: None },
-            },
-            State::Resuming { cause, .. }
-            | State::Waiting { cause, .. }
-            | State::Blocked {
-                cause,
-                ends: Ends::Login,
-            } => Slot::Hold {
-                cause: Some(Arc::clone(cause)),
-            },
-            State::Blocked {
-                cause,
-                ends: Ends::Bound(_) | Ends::Attempt(_),
-            } => Slot::Refuse {
-                cause: Some(Arc::clone(cause)),
-            },
-        }
+        let (state, now) = (self.lifecycle.state(), Instant::now());
+        self.slot
+            .send_replace(shown::slot(state, self.period.linked.as_ref()));
+        shown::log(state, now);
+        self.entry.publish(shown::status(state, now));
     }
 
     /// Ends everything, in this order: listener, held connections, streams (after `grace`), links, board.

@@ -18,5 +18,6 @@ mod mux;
 mod stream;
 
 pub use event::Event;
+pub(crate) use frame::HEADER_LENGTH;
 pub use frame::{Decoder, Header, Item, ProtocolError, StreamId};
 pub use mux::{Framing, Mux, Side};

@@ -275,6 +275,13 @@ impl Mux {
         (!piece.is_empty()).then(|| piece.freeze())
     }
 
+    /// Returns a piece that says nothing, of at most that many bytes and at least one frame; `None` in the midst of a
+    /// frame.
+    pub fn filler(&self, length: usize) -> Option<Bytes> {
+        let frames = Header::Nop.encode().repeat((length / HEADER_LENGTH).max(1));
+        self.current.is_none().then(|| frames.into())
+    }
+
     /// Returns the next thing that happened.
     pub fn poll_event(&mut self) -> Option<Event> {
         self.events.pop_front()

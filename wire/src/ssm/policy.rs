@@ -54,7 +54,7 @@ impl Policy {
 
     /// The same with payloads as an earlier session to the same target has found them to pass.
     pub fn with_payloads(mut self, probe: PayloadProbe) -> Self {
-        self.probe = probe;
+        self.probe = probe.anew();
         self
     }
 

@@ -69,6 +69,13 @@ impl Load {
         self.written_up = self.up.len();
         rest
     }
+
+    /// Returns the rest that is to cross downwards; it counts as written.
+    pub(crate) fn take_down(&mut self) -> Bytes {
+        let rest = Bytes::copy_from_slice(&self.down[self.written_down..]);
+        self.written_down = self.down.len();
+        rest
+    }
 }
 
 fn come(sent: &[u8], got: &mut Vec<u8>, bytes: &[u8], wherefore: &str) {

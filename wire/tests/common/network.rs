@@ -29,6 +29,8 @@ pub(crate) struct Network {
     pub(crate) dressed: f64,
     /// How many bytes a second leave the client; `None` for as many as there are.
     pub(crate) uplink: Option<usize>,
+    /// The largest payload of the client that is not lost; `None` for any.
+    pub(crate) largest: Option<usize>,
 }
 
 impl Network {
@@ -43,6 +45,7 @@ impl Network {
             damage: 0.0,
             dressed: 0.0,
             uplink: None,
+            largest: None,
         }
     }
 }
@@ -75,8 +78,13 @@ impl Path {
         now: Instant,
     ) {
         let mut happens = |share: f64| share > 0.0 && random.f64() < share;
+        let raw = Raw::read(&frame);
+        let too_large = network
+            .largest
+            .is_some_and(|largest| raw.kind == "input_stream_data" && raw.payload.len() > largest);
         let lost = happens(network.loss)
-            || happens(network.lost_acknowledgements) && Raw::read(&frame).acknowledged().is_some();
+            || happens(network.lost_acknowledgements) && raw.acknowledged().is_some()
+            || too_large;
         let (twice, late) = (happens(network.copies), happens(network.stragglers));
         let (damaged, dressed) = (happens(network.damage), happens(network.dressed));
         let left = self.pass(frame.len(), rate, now);

@@ -166,6 +166,17 @@ impl Rig {
         self.client.session.write(id, rest);
     }
 
+    /// Hands all that is to cross downwards to the session at once.
+    pub(crate) fn queue_downwards(&mut self, id: StreamId) {
+        let rest = self.loads.get_mut(&id).unwrap().take_down();
+        self.agent.session.write(id, rest);
+    }
+
+    /// Whether the client has a websocket.
+    pub(crate) fn is_attached(&self) -> bool {
+        self.attached
+    }
+
     pub(crate) fn act(&mut self, act: Act) {
         match act {
             Act::Cut(told) => {

@@ -11,6 +11,8 @@ use crate::common::raw::{HANDSHAKE_COMPLETE, OUTPUT, Piece, Pipe, Raw, Streams};
 
 /// More new messages in a second than this are too many: 900 a second and a burst of a tenth of that.
 const MOST_A_SECOND: usize = 992;
+/// A frame of smux that says nothing.
+const NOP: [u8; 8] = [1, 3, 0, 0, 0, 0, 0, 0];
 
 pub(crate) struct Witness {
     kind: &'static str,
@@ -203,7 +205,13 @@ impl Witness {
     fn saw_data(&mut self, frame: &Bytes, raw: Raw, now: Instant) {
         let index = raw.sequence as usize;
         if let Some(first) = self.sent.get(index) {
-            assert_eq!(first, frame, "a message sent again differs from the first");
+            let says_nothing = |frame: &Bytes| frame[120..].chunks(8).all(|frame| frame == NOP);
+            // A trial of a large payload, sent again.
+            let is_short = frame.len() == 128 && says_nothing(frame) && says_nothing(first);
+            assert!(
+                first == frame || is_short,
+                "a message sent again differs from the first"
+            );
             self.repeats += 1;
             self.repeated.push(raw.sequence);
             return;

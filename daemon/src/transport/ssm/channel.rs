@@ -1,17 +1,16 @@
-//! The websocket under a session: reads frames, writes them from a task of its own, and knows when it is dead.
+//! The websocket under a session: reads frames, writes them, and knows when it is dead.
 //!
-//! Writing has its own task so that the driver never waits for the network while frames arrive. Whatever waits in it
-//! when the websocket is lost is un-acknowledged, and so is sent again.
+//! One task does both, and neither waits for the other: frames are read while earlier ones wait for the network. What
+//! waits when the websocket is lost is un-acknowledged, and so is sent again.
 
-use std::sync::Arc;
+use std::future::poll_fn;
+use std::pin::{Pin, pin};
+use std::task::{Context, Poll};
 use std::time::Duration;
 
 use bytes::Bytes;
-use futures_util::stream::{SplitSink, SplitStream};
-use futures_util::{FutureExt, SinkExt, StreamExt};
-use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
-use tokio::task::{JoinError, JoinSet};
-use tokio::time::{Instant, sleep_until, timeout};
+use futures_util::{FutureExt, Sink, SinkExt, StreamExt};
+use tokio::time::{Instant, sleep_until};
 use tokio_tungstenite::WebSocketStream;
 use tokio_tungstenite::tungstenite::{self, Message, Utf8Bytes};
 use tunneld_wire::ssm::Frame;
@@ -21,28 +20,29 @@ use crate::connector::Socket;
 /// Bytes that wait for the network: little, so that a bulk transfer doesn't stand before another stream's few; enough
 /// that many frames share one write.
 const QUEUE: usize = 128 << 10;
-/// More than any frame has: the longest payload that can be configured, and its header.
-const LONGEST_FRAME: usize = 36 << 10;
-/// Frames written with one flush, whose deadline is for a stuck network, not for a busy one.
-const BATCH: usize = 256;
 /// A ping this often keeps NATs and proxies from forgetting the connection, which some do after a few minutes.
 const PING_INTERVAL: Duration = Duration::from_secs(20);
 /// Without any frame for this long after a ping the websocket is dead (ssm.md section 12).
 const PONG_DEADLINE: Duration = Duration::from_secs(20);
 /// The same for a ping that was asked for, when there is reason for doubt.
 const PROBE_DEADLINE: Duration = Duration::from_secs(5);
+/// Without a frame for this long after one came, the far end is asked too, once: a transfer that stops in its midst may
+/// have lost its network, which the next ping would notice half a minute later.
+const LULL: Duration = Duration::from_secs(3);
 /// A write that takes longer than this is stuck.
 const WRITE_DEADLINE: Duration = Duration::from_secs(20);
 
 /// One websocket of a session.
 pub(super) struct Channel {
-    frames: SplitStream<WebSocketStream<Socket>>,
-    /// Unbounded in type, bounded by the room that each frame takes.
-    writer: mpsc::UnboundedSender<Queued>,
-    room: Arc<Semaphore>,
-    writing: JoinSet<Result<(), Lost>>,
+    socket: WebSocketStream<Socket>,
+    /// Bytes of frames that have not all reached the network.
+    queued: usize,
+    /// When writing counts as stuck; `None` while nothing waits.
+    stuck_at: Option<Instant>,
     next_ping: Instant,
     pong_due: Option<Instant>,
+    /// When to ask after the last frame; `None` once that was done.
+    lull: Option<Instant>,
 }
 
 /// What came of waiting on a channel.
@@ -73,42 +73,26 @@ pub(super) enum Lost {
 
 impl Channel {
     pub(super) fn new(socket: WebSocketStream<Socket>) -> Self {
-        let (sink, frames) = socket.split();
-        let (writer, queue) = mpsc::unbounded_channel();
-        let mut writing = JoinSet::new();
-        writing.spawn(write(sink, queue));
         Self {
-            frames,
-            writer,
-            room: Arc::new(Semaphore::new(QUEUE)),
-            writing,
+            socket,
+            queued: 0,
+            stuck_at: None,
             next_ping: Instant::now() + PING_INTERVAL,
             pong_due: None,
+            lull: None,
         }
     }
 
-    /// Returns a place for one frame of any length, if there is room now.
-    pub(super) fn room(&self) -> Option<OwnedSemaphorePermit> {
-        Arc::clone(&self.room)
-            .try_acquire_many_owned(LONGEST_FRAME as u32)
-            .ok()
+    /// Returns whether there is room for a frame.
+    pub(super) fn has_room(&self) -> bool {
+        self.queued < QUEUE
     }
 
-    /// Sends a session's frame, as one unfragmented websocket frame.
-    pub(super) fn send(&self, frame: Frame, room: OwnedSemaphorePermit) {
-        let message = match frame {
+    /// Sends a session's frame, as one unfragmented websocket frame, with the next [`Channel::activity`].
+    pub(super) fn send(&mut self, frame: Frame) {
+        self.queue(match frame {
             Frame::Text(text) => Message::Text(Utf8Bytes::from(text)),
             Frame::Binary(bytes) => Message::Binary(bytes),
-        };
-        self.queue(message, room);
-    }
-
-    fn queue(&self, message: Message, mut room: OwnedSemaphorePermit) {
-        let taken = room.split(message.len().min(LONGEST_FRAME));
-        // A writer that is gone has said why, and what was for it is sent again.
-        let _ = self.writer.send(Queued {
-            message,
-            _room: taken,
         });
     }
 
@@ -124,56 +108,94 @@ impl Channel {
 
     /// Returns a message that has come already.
     pub(super) fn next_at_once(&mut self) -> Option<Result<Activity, Lost>> {
-        let message = self.frames.next().now_or_never()?;
-        self.pong_due = None;
-        Some(received(message))
+        let message = self.socket.next().now_or_never()?;
+        Some(self.hear(message))
     }
 
-    /// Waits for something to happen; `full`: room for a frame is one of the things waited for. Cancel-safe.
+    /// Writes what is queued and waits for something to happen; `full`: room for a frame is one of the things waited
+    /// for. Cancel-safe.
     ///
     /// What has come is read before a deadline is looked at: after a sleep both are there, and only one is true.
     pub(super) async fn activity(&mut self, full: bool) -> Result<Activity, Lost> {
-        let wake = tokio::select! {
-            biased;
-            message = self.frames.next() => Wake::Message(message),
-            Some(written) = self.writing.join_next() => Wake::Written(written),
-            _ = self.room.acquire_many(LONGEST_FRAME as u32), if full => Wake::Room,
-            () = sleep_until(self.next_ping) => Wake::Ping,
-            () = sleep_until(self.pong_due.unwrap_or(self.next_ping)), if self.pong_due.is_some() => Wake::Silence,
+        let wake = {
+            let deadlines = [self.pong_due, self.stuck_at, self.lull];
+            let first = deadlines.into_iter().flatten().fold(self.next_ping, Instant::min);
+            let mut timer = pin!(sleep_until(first));
+            poll_fn(|context| {
+                if let Poll::Ready(wake) = self.poll_socket(full, context) {
+                    return Poll::Ready(wake);
+                }
+                timer.poll_unpin(context).map(|()| Wake::Time)
+            })
+            .await
         };
         match wake {
-            Wake::Message(message) => {
-                self.pong_due = None;
-                received(message)
-            }
-            Wake::Written(Ok(Err(lost))) => Err(lost),
-            Wake::Written(Ok(Ok(())) | Err(_)) => Err(Lost::Ended),
+            Wake::Message(message) => self.hear(message),
+            Wake::Lost(error) => Err(Lost::Failed(Box::new(error))),
             Wake::Room => Ok(Activity::Nothing),
-            Wake::Ping => {
-                self.ping();
-                Ok(Activity::Nothing)
-            }
-            Wake::Silence => Err(Lost::Silent),
+            Wake::Time => self.handle_time(Instant::now()),
         }
     }
 
-    fn ping(&mut self) {
-        let now = Instant::now();
-        self.next_ping = now + PING_INTERVAL;
-        // Without room the writer is busy, and its own deadline says whether it is stuck.
-        if let Some(room) = self.room() {
-            self.queue(Message::Ping(Bytes::from_static(b"keepalive")), room);
-            self.pong_due.get_or_insert(now + PONG_DEADLINE);
+    fn poll_socket(&mut self, full: bool, context: &mut Context<'_>) -> Poll<Wake> {
+        if self.queued > 0 {
+            match self.socket.poll_flush_unpin(context) {
+                Poll::Ready(Ok(())) => {
+                    self.queued = 0;
+                    self.stuck_at = None;
+                    if full {
+                        return Poll::Ready(Wake::Room);
+                    }
+                }
+                Poll::Ready(Err(error)) => return Poll::Ready(Wake::Lost(error)),
+                Poll::Pending => {}
+            }
         }
+        self.socket.poll_next_unpin(context).map(Wake::Message)
+    }
+
+    fn handle_time(&mut self, now: Instant) -> Result<Activity, Lost> {
+        if self.pong_due.is_some_and(|due| due <= now) {
+            return Err(Lost::Silent);
+        }
+        if self.stuck_at.is_some_and(|at| at <= now) {
+            return Err(Lost::Stuck);
+        }
+        if self.lull.take_if(|lull| *lull <= now).is_some() {
+            self.probe();
+        }
+        if self.next_ping <= now {
+            self.next_ping = now + PING_INTERVAL;
+            // Where no room is left the deadline of writing says whether it is stuck.
+            if self.has_room() {
+                self.queue(Message::Ping(Bytes::from_static(b"keepalive")));
+                self.pong_due.get_or_insert(now + PONG_DEADLINE);
+            }
+        }
+        Ok(Activity::Nothing)
+    }
+
+    fn hear(&mut self, message: Option<Result<Message, tungstenite::Error>>) -> Result<Activity, Lost> {
+        self.pong_due = None;
+        if let Some(Ok(Message::Binary(_))) = &message {
+            self.lull = Some(Instant::now() + LULL);
+        }
+        received(message)
+    }
+
+    fn queue(&mut self, message: Message) {
+        self.queued += message.len();
+        self.stuck_at.get_or_insert(Instant::now() + WRITE_DEADLINE);
+        // Without a flush nothing is refused but what is sent after a close, and then reading tells of that.
+        let _ = Pin::new(&mut self.socket).start_send(message);
     }
 }
 
 enum Wake {
     Message(Option<Result<Message, tungstenite::Error>>),
-    Written(Result<Result<(), Lost>, JoinError>),
+    Lost(tungstenite::Error),
     Room,
-    Ping,
-    Silence,
+    Time,
 }
 
 fn received(message: Option<Result<Message, tungstenite::Error>>) -> Result<Activity, Lost> {
@@ -191,38 +213,94 @@ fn received(message: Option<Result<Message, tungstenite::Error>>) -> Result<Acti
     }
 }
 
-/// A message on its way to the network.
-struct Queued {
-    message: Message,
-    /// Free again once it is written.
-    _room: Option<OwnedSemaphorePermit>,
-}
+#[cfg(test)]
+mod tests {
+    use tokio::io::DuplexStream;
+    use tokio::time::timeout;
+    use tokio_tungstenite::tungstenite::protocol::Role;
 
-/// Writes frames, as many as wait with one flush.
-async fn write(
-    mut sink: SplitSink<WebSocketStream<Socket>, Message>,
-    mut queue: mpsc::UnboundedReceiver<Queued>,
-) -> Result<(), Lost> {
-    while let Some(first) = queue.recv().await {
-        let batch = async {
-            sink.feed(first.message).await?;
-            for _ in 1..BATCH {
-                let Ok(next) = queue.try_recv() else { break };
-                sink.feed(next.message).await?;
-            }
-            sink.flush().await
-        };
-        finished(timeout(WRITE_DEADLINE, batch).await)?;
+    use super::*;
+
+    /// A channel, and AWS's end of its websocket.
+    async fn channel() -> (Channel, WebSocketStream<DuplexStream>) {
+        let (near, far) = tokio::io::duplex(64 * 1024);
+        let near = WebSocketStream::from_raw_socket(Socket::new(near), Role::Client, None).await;
+        let far = WebSocketStream::from_raw_socket(far, Role::Server, None).await;
+        (Channel::new(near), far)
     }
-    finished(timeout(WRITE_DEADLINE, sink.close()).await)
-}
 
-fn finished(
-    outcome: Result<Result<(), tungstenite::Error>, tokio::time::error::Elapsed>,
-) -> Result<(), Lost> {
-    match outcome {
-        Ok(Ok(())) => Ok(()),
-        Ok(Err(error)) => Err(Lost::Failed(Box::new(error))),
-        Err(_) => Err(Lost::Stuck),
+    /// Drives a channel until its websocket is lost; returns why, and when.
+    async fn lost(channel: &mut Channel) -> (Lost, Duration) {
+        let began = Instant::now();
+        loop {
+            if let Err(lost) = channel.activity(false).await {
+                return (lost, began.elapsed());
+            }
+        }
+    }
+
+    /// Drives a channel for that long while AWS answers; returns how many pings there were.
+    async fn pings(channel: &mut Channel, far: &mut WebSocketStream<DuplexStream>, time: Duration) -> usize {
+        let mut pings = 0;
+        let drive = async {
+            loop {
+                tokio::select! {
+                    activity = channel.activity(false) => drop(activity.expect("the websocket lives")),
+                    message = far.next() => {
+                        assert!(message.expect("a message").expect("a good one").is_ping());
+                        pings += 1;
+                        // What answers a ping is written with the next flush.
+                        far.flush().await.expect("room");
+                    },
+                }
+            }
+        };
+        timeout(time, drive).await.expect_err("it goes on for ever");
+        pings
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_websocket_that_was_quiet_and_dies_is_lost_after_its_next_ping() {
+        let (mut channel, _far) = channel().await;
+        let (lost, after) = lost(&mut channel).await;
+        assert!(matches!(lost, Lost::Silent), "{lost}");
+        assert_eq!(after, PING_INTERVAL + PONG_DEADLINE);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_websocket_that_dies_in_the_midst_of_a_transfer_is_lost_soon() {
+        let (mut channel, mut far) = channel().await;
+        far.send(Message::binary(vec![1])).await.unwrap();
+        let (lost, after) = lost(&mut channel).await;
+        assert!(matches!(lost, Lost::Silent), "{lost}");
+        assert_eq!(after, LULL + PROBE_DEADLINE);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_transfer_that_stops_is_asked_after_once_and_then_in_the_usual_turn() {
+        let (mut channel, mut far) = channel().await;
+        far.send(Message::binary(vec![1])).await.unwrap();
+        let early = pings(&mut channel, &mut far, PING_INTERVAL).await;
+        assert_eq!(early, 1);
+        let later = pings(&mut channel, &mut far, PING_INTERVAL * 10).await;
+        assert_eq!(later, 10);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn what_came_during_a_sleep_counts_although_its_deadline_passed() {
+        let (mut channel, mut far) = channel().await;
+        channel.probe();
+        assert!(
+            matches!(channel.activity(false).await, Ok(Activity::Nothing)),
+            "the ping is due"
+        );
+        // It is written with the next look.
+        assert!(channel.activity(false).now_or_never().is_none());
+        let Some(Ok(Message::Ping(_))) = far.next().await else {
+            panic!("no ping")
+        };
+        far.flush().await.unwrap();
+        tokio::time::advance(PROBE_DEADLINE * 100).await;
+        assert!(matches!(channel.activity(false).await, Ok(Activity::Pong)));
     }
 }

@@ -63,11 +63,14 @@ impl Directory {
 
     async fn look_up(&self, account: &Account) -> Result<Destination, Failure> {
         let target_instance = match &self.target {
+            Target::Instance { instance, .. } if self.via.is_none() => {
+                Some(account.find_carrier(instance).await?)
+            }
             Target::Instance { instance, .. } => Some(account.find_instance(instance).await?),
             Target::Rds { .. } | Target::Host { .. } => None,
         };
         let via = match (&self.via, &target_instance) {
-            (Some(via), _) => account.find_instance(via).await?,
+            (Some(via), _) => account.find_carrier(via).await?,
             (None, Some(target)) => target.clone(),
             (None, None) => {
                 return Err(Failure::new(

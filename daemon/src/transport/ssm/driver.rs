@@ -188,16 +188,18 @@ impl Driver {
 
     /// Sends what the session has to send; returns whether the websocket's queue stopped it.
     pub(super) fn transmit(&mut self, now: std::time::Instant) -> bool {
-        let Phase::Attached { channel, .. } = &self.phase else {
+        let Phase::Attached { channel, .. } = &mut self.phase else {
             return false;
         };
         let full = loop {
-            let Some(room) = channel.room() else { break true };
+            if !channel.has_room() {
+                break true;
+            }
             let Some(frame) = self.session.poll_transmit(now) else {
                 break false;
             };
             trace!(?frame, "send");
-            channel.send(frame, room);
+            channel.send(frame);
         };
         let writing = self.streams.iter_mut();
         for (id, stream) in writing.filter(|(_, stream)| !stream.held.is_empty()) {
@@ -220,8 +222,9 @@ impl Driver {
                 Err(lost) => return self.handle_loss(lost),
             }
             next = match &mut self.phase {
-                Phase::Attached { channel, .. } => channel.next_at_once(),
-                Phase::Resuming(_) | Phase::Over => None,
+                // AWS closes the websocket of a session that has ended. That is no loss.
+                Phase::Attached { channel, .. } if !self.session.has_ended() => channel.next_at_once(),
+                Phase::Attached { .. } | Phase::Resuming(_) | Phase::Over => None,
             };
         }
     }

@@ -114,6 +114,7 @@ impl Keeper {
     pub(super) fn new(context: Arc<Context>, ready: oneshot::Sender<Result<(), Failure>>) -> (Self, SsmLink) {
         let (health, health_seen) = watch::channel(Health {
             impaired: None,
+            ended: None,
             details: LinkDetails::default(),
         });
         let (closed, closed_seen) = watch::channel(None);
@@ -305,7 +306,8 @@ impl Keeper {
             Report::Ended(failure) => {
                 if let Some(held) = self.sessions.remove(&member) {
                     self.ending.push(held.finished);
-                    self.last = Some(failure);
+                    self.last = Some(Arc::clone(&failure));
+                    self.health.send_modify(|health| health.ended = Some(failure));
                     self.pool.ended(member, now);
                 }
             }

@@ -25,17 +25,45 @@ struct Rig {
     now: Instant,
 }
 
+/// How long an on-demand tunnel of these tests keeps a link that nobody uses.
+const IDLE_AFTER: Duration = Duration::from_secs(900);
+
+const ON_DEMAND: Mode = Mode::OnDemand {
+    idle_after: IDLE_AFTER,
+};
+
 impl Rig {
     fn new() -> Self {
+        Self::of(Mode::Always)
+    }
+
+    fn of(mode: Mode) -> Self {
+        let now = Instant::now();
         Self {
-            machine: Lifecycle::new(fastrand::Rng::with_seed(7)),
-            now: Instant::now(),
+            machine: Lifecycle::new(mode, fastrand::Rng::with_seed(7), now),
+            now,
         }
+    }
+
+    /// An on-demand tunnel that listens.
+    fn idle() -> Self {
+        let mut rig = Self::of(ON_DEMAND);
+        rig.tell(Event::Up(Wish::Listen));
+        rig
+    }
+
+    /// An on-demand tunnel with a link that a connection uses.
+    fn used() -> Self {
+        let mut rig = Self::idle();
+        rig.tell(Event::Demand(Demand::Wait));
+        rig.tell(Event::Connected);
+        rig.tell(Event::Demand(Demand::Use));
+        rig
     }
 
     fn up() -> Self {
         let mut rig = Self::new();
-        rig.tell(Event::Up);
+        rig.tell(Event::Up(Wish::Listen));
         rig.tell(Event::Connected);
         rig
     }
@@ -64,7 +92,10 @@ impl Rig {
 #[test]
 fn up_connects() {
     let mut rig = Rig::new();
-    assert_eq!(rig.tell(Event::Up), [Action::Connect, Action::Publish]);
+    assert_eq!(
+        rig.tell(Event::Up(Wish::Listen)),
+        [Action::Connect, Action::Publish]
+    );
     assert!(matches!(rig.machine.state(), State::Connecting { attempt: 1 }));
     assert_eq!(rig.tell(Event::Connected), [Action::Publish]);
     assert!(matches!(rig.machine.state(), State::Up { .. }));
@@ -73,13 +104,13 @@ fn up_connects() {
 #[test]
 fn up_leaves_a_tunnel_that_is_up_alone() {
     let mut rig = Rig::up();
-    assert_eq!(rig.tell(Event::Up), []);
+    assert_eq!(rig.tell(Event::Up(Wish::Listen)), []);
 }
 
 #[test]
 fn down_is_honoured_while_connecting() {
     let mut rig = Rig::new();
-    rig.tell(Event::Up);
+    rig.tell(Event::Up(Wish::Listen));
     assert_eq!(rig.tell(Event::Down), [Action::Disconnect, Action::Publish]);
     assert_eq!(
         rig.tell(Event::Connected),
@@ -91,11 +122,11 @@ fn down_is_honoured_while_connecting() {
 #[test]
 fn failed_attempts_are_counted_and_tried_again() {
     let mut rig = Rig::new();
-    rig.tell(Event::Up);
+    rig.tell(Event::Up(Wish::Listen));
     for number in 1..=5 {
         assert!(matches!(rig.machine.state(), State::Connecting { attempt } if *attempt == number));
         rig.tell(Event::Lost(retry()));
-        assert!(matches!(rig.machine.state(), State::Waiting { attempt, .. } if *attempt == number));
+        assert!(matches!(rig.machine.state(), State::Waiting(Setback { attempt, .. }) if *attempt == number));
         assert_eq!(rig.wait(Duration::ZERO), [], "not before its time");
         assert_eq!(rig.wait_for_timer(), [Action::Connect, Action::Publish]);
     }
@@ -107,7 +138,7 @@ fn a_far_end_that_accepts_and_drops_is_backed_off_from() {
     for number in 1..=5 {
         rig.wait(Duration::from_secs(1));
         rig.tell(Event::Lost(retry()));
-        assert!(matches!(rig.machine.state(), State::Waiting { attempt, .. } if *attempt == number));
+        assert!(matches!(rig.machine.state(), State::Waiting(Setback { attempt, .. }) if *attempt == number));
         rig.wait_for_timer();
         rig.tell(Event::Connected);
     }
@@ -116,15 +147,21 @@ fn a_far_end_that_accepts_and_drops_is_backed_off_from() {
 #[test]
 fn a_link_that_lasted_counts_attempts_from_zero() {
     let mut rig = Rig::new();
-    rig.tell(Event::Up);
+    rig.tell(Event::Up(Wish::Listen));
     for _ in 0..6 {
         rig.tell(Event::Lost(retry()));
         rig.wait_for_timer();
     }
     rig.tell(Event::Connected);
     rig.wait(LASTING);
-    assert_eq!(rig.tell(Event::Lost(retry())), [Action::Release, Action::Publish]);
-    assert!(matches!(rig.machine.state(), State::Waiting { attempt: 0, .. }));
+    assert_eq!(
+        rig.tell(Event::Lost(retry())),
+        [Action::Release(Parting::Lost), Action::Publish]
+    );
+    assert!(matches!(
+        rig.machine.state(),
+        State::Waiting(Setback { attempt: 0, .. })
+    ));
     rig.wait_for_timer();
     assert!(matches!(rig.machine.state(), State::Connecting { attempt: 1 }));
 }
@@ -132,7 +169,7 @@ fn a_link_that_lasted_counts_attempts_from_zero() {
 #[test]
 fn a_far_end_that_asks_for_time_gets_it() {
     let mut rig = Rig::new();
-    rig.tell(Event::Up);
+    rig.tell(Event::Up(Wish::Listen));
     rig.tell(Event::Lost(failure(Remedy::RetryAfter(Duration::from_secs(60)))));
     assert_eq!(rig.wait(Duration::from_secs(60)), []);
     assert_eq!(rig.wait_for_timer(), [Action::Connect, Action::Publish]);
@@ -160,8 +197,11 @@ fn an_impaired_link_is_kept_and_comes_back() {
 fn an_impaired_link_that_is_lost_is_made_anew() {
     let mut rig = Rig::up();
     rig.tell(Event::Impaired(retry()));
-    assert_eq!(rig.tell(Event::Lost(retry())), [Action::Release, Action::Publish]);
-    assert!(matches!(rig.machine.state(), State::Waiting { .. }));
+    assert_eq!(
+        rig.tell(Event::Lost(retry())),
+        [Action::Release(Parting::Lost), Action::Publish]
+    );
+    assert!(matches!(rig.machine.state(), State::Waiting(_)));
 }
 
 #[test]
@@ -177,7 +217,7 @@ fn a_link_that_cannot_open_streams_is_let_go() {
     let mut rig = Rig::up();
     assert_eq!(
         rig.tell(Event::OpenFailed(login())),
-        [Action::Release, Action::Publish]
+        [Action::Release(Parting::Lost), Action::Publish]
     );
     assert!(matches!(
         rig.machine.state(),
@@ -191,7 +231,7 @@ fn a_link_that_cannot_open_streams_is_let_go() {
 #[test]
 fn a_missing_login_asks_nothing_of_aws_until_credentials_change() {
     let mut rig = Rig::new();
-    rig.tell(Event::Up);
+    rig.tell(Event::Up(Wish::Listen));
     rig.tell(Event::Lost(login()));
     assert_eq!(rig.machine.poll_timeout(), None);
     assert_eq!(rig.wait(Duration::from_secs(86_400)), []);
@@ -204,9 +244,9 @@ fn a_missing_login_asks_nothing_of_aws_until_credentials_change() {
 
 #[test]
 fn a_missing_login_is_tried_again_on_up_and_on_reload() {
-    for event in [Event::Up, Event::Reloaded] {
+    for event in [Event::Up(Wish::Listen), Event::Reloaded] {
         let mut rig = Rig::new();
-        rig.tell(Event::Up);
+        rig.tell(Event::Up(Wish::Listen));
         rig.tell(Event::Lost(login()));
         assert_eq!(rig.tell(event), [Action::Connect, Action::Publish]);
     }
@@ -215,7 +255,7 @@ fn a_missing_login_is_tried_again_on_up_and_on_reload() {
 #[test]
 fn credentials_do_not_mend_what_they_did_not_block() {
     let mut rig = Rig::new();
-    rig.tell(Event::Up);
+    rig.tell(Event::Up(Wish::Listen));
     rig.tell(Event::Lost(failure(Remedy::Fix)));
     assert_eq!(rig.tell(Event::CredentialsChanged), []);
 }
@@ -223,7 +263,7 @@ fn credentials_do_not_mend_what_they_did_not_block() {
 #[test]
 fn what_a_person_must_fix_is_tried_every_five_minutes() {
     let mut rig = Rig::new();
-    rig.tell(Event::Up);
+    rig.tell(Event::Up(Wish::Listen));
     for _ in 0..3 {
         rig.tell(Event::Lost(failure(Remedy::Fix)));
         assert!(matches!(
@@ -257,7 +297,10 @@ fn a_taken_port_is_bound_again_until_it_is_free() {
         ));
     }
     assert_eq!(rig.tell(Event::Reloaded), [Action::Bind]);
-    assert_eq!(rig.tell(Event::Up), [Action::Connect, Action::Publish]);
+    assert_eq!(
+        rig.tell(Event::Up(Wish::Listen)),
+        [Action::Connect, Action::Publish]
+    );
 }
 
 #[test]
@@ -269,10 +312,277 @@ fn reload_wakes_nothing_that_is_down_up_or_waiting() {
     assert_eq!(rig.tell(Event::Reloaded), []);
 }
 
+#[test]
+fn an_on_demand_tunnel_connects_when_somebody_comes_and_not_before() {
+    let mut rig = Rig::of(ON_DEMAND);
+    assert_eq!(rig.tell(Event::Up(Wish::Listen)), [Action::Publish]);
+    assert!(matches!(rig.machine.state(), State::Idle { setback: None }));
+    assert_eq!(rig.machine.poll_timeout(), None);
+    assert_eq!(rig.tell(Event::Up(Wish::Listen)), [], "it is as wanted");
+    assert_eq!(
+        rig.tell(Event::Demand(Demand::Use)),
+        [],
+        "the last stream of a link that was let go"
+    );
+    assert_eq!(
+        rig.tell(Event::Demand(Demand::Wait)),
+        [Action::Connect, Action::Publish]
+    );
+    assert!(matches!(rig.machine.state(), State::Connecting { attempt: 1 }));
+}
+
+#[test]
+fn an_on_demand_tunnel_that_somebody_waits_for_already_connects_with_up() {
+    let mut rig = Rig::of(ON_DEMAND);
+    rig.tell(Event::Demand(Demand::Wait));
+    assert_eq!(
+        rig.tell(Event::Up(Wish::Listen)),
+        [Action::Connect, Action::Publish]
+    );
+}
+
+#[test]
+fn a_link_without_a_connection_is_let_go_after_a_while() {
+    let mut rig = Rig::used();
+    assert_eq!(rig.machine.poll_timeout(), None, "it is in use");
+    rig.wait(2 * IDLE_AFTER);
+    rig.tell(Event::Demand(Demand::Nothing));
+    assert_eq!(rig.wait(IDLE_AFTER - Duration::from_secs(1)), []);
+    rig.tell(Event::Demand(Demand::Use));
+    rig.tell(Event::Demand(Demand::Nothing));
+    rig.tell(Event::Demand(Demand::Nothing));
+    assert_eq!(
+        rig.wait(IDLE_AFTER - Duration::from_secs(1)),
+        [],
+        "a connection begins the time anew"
+    );
+    assert_eq!(
+        rig.wait(Duration::from_secs(1)),
+        [Action::Release(Parting::Unused), Action::Publish]
+    );
+    assert!(matches!(rig.machine.state(), State::Idle { setback: None }));
+}
+
+#[test]
+fn a_link_that_nobody_came_for_in_the_end_is_let_go_as_long_after_it_was_made() {
+    let mut rig = Rig::idle();
+    rig.tell(Event::Demand(Demand::Wait));
+    rig.tell(Event::Demand(Demand::Nothing));
+    rig.wait(IDLE_AFTER);
+    rig.tell(Event::Connected);
+    assert_eq!(rig.wait(IDLE_AFTER - Duration::from_secs(1)), []);
+    assert_eq!(
+        rig.wait(Duration::from_secs(1)),
+        [Action::Release(Parting::Unused), Action::Publish]
+    );
+}
+
+#[test]
+fn an_impaired_link_without_a_connection_is_let_go_too() {
+    let mut rig = Rig::used();
+    rig.tell(Event::Impaired(retry()));
+    rig.tell(Event::Demand(Demand::Nothing));
+    assert_eq!(
+        rig.wait(IDLE_AFTER),
+        [Action::Release(Parting::Unused), Action::Publish]
+    );
+    assert!(matches!(rig.machine.state(), State::Idle { setback: None }));
+}
+
+#[test]
+fn a_lost_link_that_nobody_waits_for_leaves_the_tunnel_idle() {
+    for remedy in [Remedy::Retry, Remedy::Login { profile: None }, Remedy::Fix] {
+        let mut rig = Rig::used();
+        assert_eq!(
+            rig.tell(Event::Lost(failure(remedy))),
+            [Action::Release(Parting::Lost), Action::Publish],
+            "the connections on it end with it"
+        );
+        assert!(matches!(rig.machine.state(), State::Idle { setback: Some(_) }));
+        assert_eq!(rig.wait(Duration::from_secs(86_400)), []);
+    }
+}
+
+#[test]
+fn a_lost_link_that_somebody_waits_for_is_made_anew() {
+    let mut rig = Rig::used();
+    rig.tell(Event::Demand(Demand::Wait));
+    rig.tell(Event::OpenFailed(retry()));
+    assert!(matches!(rig.machine.state(), State::Waiting(_)));
+    assert_eq!(rig.wait_for_timer(), [Action::Connect, Action::Publish]);
+}
+
+#[test]
+fn a_failed_attempt_that_nobody_waits_for_any_more_leaves_the_tunnel_idle() {
+    for remedy in [Remedy::Retry, Remedy::Login { profile: None }, Remedy::Fix] {
+        let mut rig = Rig::idle();
+        rig.tell(Event::Demand(Demand::Wait));
+        rig.tell(Event::Demand(Demand::Nothing));
+        assert_eq!(rig.tell(Event::Lost(failure(remedy))), [Action::Publish]);
+        assert!(matches!(rig.machine.state(), State::Idle { setback: Some(_) }));
+    }
+}
+
+#[test]
+fn a_failed_attempt_that_somebody_waits_for_is_as_that_of_any_tunnel() {
+    let mut rig = Rig::idle();
+    rig.tell(Event::Demand(Demand::Wait));
+    rig.tell(Event::Lost(retry()));
+    assert_eq!(rig.wait_for_timer(), [Action::Connect, Action::Publish]);
+    rig.tell(Event::Lost(login()));
+    assert!(matches!(rig.machine.state(), State::Blocked { .. }));
+}
+
+#[test]
+fn an_attempt_whose_time_comes_when_nobody_waits_any_more_is_not_made() {
+    let mut rig = Rig::idle();
+    rig.tell(Event::Demand(Demand::Wait));
+    rig.tell(Event::Lost(retry()));
+    rig.tell(Event::Demand(Demand::Nothing));
+    assert_eq!(rig.wait_for_timer(), [Action::Publish]);
+    assert!(matches!(
+        rig.machine.state(),
+        State::Idle {
+            setback: Some(Setback { attempt: 1, .. })
+        }
+    ));
+}
+
+#[test]
+fn whoever_comes_soon_after_a_setback_waits_as_the_next_attempt_would_have() {
+    let mut rig = Rig::idle();
+    for number in 1..=5 {
+        rig.tell(Event::Demand(Demand::Wait));
+        if number > 1 {
+            assert!(matches!(rig.machine.state(), State::Waiting(_)));
+            assert_eq!(rig.wait_for_timer(), [Action::Connect, Action::Publish]);
+        }
+        assert!(matches!(rig.machine.state(), State::Connecting { attempt } if *attempt == number));
+        rig.tell(Event::Connected);
+        rig.tell(Event::Demand(Demand::Use));
+        rig.tell(Event::Lost(retry()));
+    }
+}
+
+#[test]
+fn a_setback_is_forgotten_after_a_while() {
+    let setback = |rig: &mut Rig| {
+        rig.tell(Event::Demand(Demand::Wait));
+        rig.tell(Event::Demand(Demand::Nothing));
+        rig.tell(Event::Lost(retry()));
+        let State::Idle {
+            setback: Some(setback),
+        } = rig.machine.state()
+        else {
+            panic!("{:?}", rig.machine.state())
+        };
+        rig.now = setback.until;
+    };
+    let mut rig = Rig::idle();
+    setback(&mut rig);
+    rig.tell(Event::Demand(Demand::Wait));
+    assert!(matches!(rig.machine.state(), State::Connecting { attempt: 2 }));
+
+    let mut rig = Rig::idle();
+    setback(&mut rig);
+    rig.wait(LASTING);
+    rig.tell(Event::Demand(Demand::Wait));
+    assert!(matches!(rig.machine.state(), State::Connecting { attempt: 1 }));
+}
+
+#[test]
+fn a_person_can_have_an_on_demand_tunnel_connected_at_once() {
+    let mut rig = Rig::idle();
+    rig.tell(Event::Demand(Demand::Wait));
+    rig.tell(Event::Demand(Demand::Nothing));
+    rig.tell(Event::Lost(retry()));
+    assert_eq!(
+        rig.tell(Event::Up(Wish::Connect)),
+        [Action::Connect, Action::Publish],
+        "no setback delays a person"
+    );
+    rig.tell(Event::Lost(retry()));
+    assert!(
+        matches!(rig.machine.state(), State::Waiting(_)),
+        "the person waits"
+    );
+    assert_eq!(rig.wait_for_timer(), [Action::Connect, Action::Publish]);
+    rig.tell(Event::Lost(login()));
+    assert!(matches!(rig.machine.state(), State::Blocked { .. }));
+    rig.tell(Event::Up(Wish::Connect));
+    rig.tell(Event::Connected);
+    rig.tell(Event::Lost(retry()));
+    assert!(
+        matches!(rig.machine.state(), State::Idle { .. }),
+        "the wish was fulfilled"
+    );
+}
+
+#[test]
+fn a_wish_for_a_link_ends_with_down() {
+    let mut rig = Rig::of(ON_DEMAND);
+    rig.tell(Event::Up(Wish::Connect));
+    assert!(matches!(rig.machine.state(), State::Connecting { attempt: 1 }));
+    assert_eq!(rig.tell(Event::Down), [Action::Disconnect, Action::Publish]);
+    rig.tell(Event::Up(Wish::Listen));
+    assert!(matches!(rig.machine.state(), State::Idle { setback: None }));
+    assert_eq!(rig.tell(Event::Down), [Action::Disconnect, Action::Publish]);
+}
+
+#[test]
+fn what_blocked_an_on_demand_tunnel_ends_in_idle_unless_somebody_waits() {
+    let blocked = |cause| {
+        let mut rig = Rig::idle();
+        rig.tell(Event::Demand(Demand::Wait));
+        rig.tell(Event::Lost(cause));
+        assert!(matches!(rig.machine.state(), State::Blocked { .. }));
+        rig
+    };
+    for event in [
+        Event::Up(Wish::Listen),
+        Event::Reloaded,
+        Event::CredentialsChanged,
+    ] {
+        let mut rig = blocked(login());
+        assert_eq!(rig.tell(event.clone()), [Action::Connect, Action::Publish]);
+        let mut rig = blocked(login());
+        rig.tell(Event::Demand(Demand::Nothing));
+        assert_eq!(rig.tell(event), [Action::Publish]);
+        assert!(matches!(rig.machine.state(), State::Idle { setback: None }));
+    }
+    let mut rig = blocked(failure(Remedy::Fix));
+    rig.tell(Event::Demand(Demand::Nothing));
+    assert_eq!(rig.wait(ATTEMPT_AGAIN), [Action::Publish]);
+    assert!(matches!(rig.machine.state(), State::Idle { setback: None }));
+}
+
+#[test]
+fn a_taken_port_that_is_free_again_leaves_an_on_demand_tunnel_idle() {
+    let mut rig = Rig::of(ON_DEMAND);
+    rig.tell(Event::PortTaken(retry()));
+    assert_eq!(rig.wait(BIND_AGAIN), [Action::Bind]);
+    assert_eq!(rig.tell(Event::Up(Wish::Listen)), [Action::Publish]);
+    assert!(matches!(rig.machine.state(), State::Idle { setback: None }));
+}
+
+#[test]
+fn a_tunnel_that_is_always_connected_does_not_ask_who_is_there() {
+    let mut rig = Rig::up();
+    rig.tell(Event::Demand(Demand::Wait));
+    rig.tell(Event::Demand(Demand::Nothing));
+    assert_eq!(rig.wait(Duration::from_secs(86_400)), []);
+    rig.tell(Event::Lost(retry()));
+    assert!(matches!(rig.machine.state(), State::Waiting(_)));
+}
+
 #[derive(Debug, Clone)]
 enum Step {
     Tell(Event),
     Wait(Duration),
+}
+
+fn demand() -> impl Strategy<Value = Demand> {
+    prop_oneof![Just(Demand::Nothing), Just(Demand::Use), Just(Demand::Wait)]
 }
 
 fn step() -> impl Strategy<Value = Step> {
@@ -287,7 +597,9 @@ fn step() -> impl Strategy<Value = Step> {
         Arc::new(if of_stream { failure.of_stream() } else { failure })
     });
     let event = prop_oneof![
-        Just(Event::Up),
+        Just(Event::Up(Wish::Listen)),
+        Just(Event::Up(Wish::Connect)),
+        demand().prop_map(Event::Demand),
         Just(Event::Down),
         Just(Event::Connected),
         Just(Event::Recovered),
@@ -307,14 +619,24 @@ fn step() -> impl Strategy<Value = Step> {
 proptest! {
     /// Whatever happens in whatever order, also events that raced: the work asked for fits the state.
     #[test]
-    fn attempts_and_links_never_overlap(steps in proptest::collection::vec(step(), 1..80), seed: u64) {
-        let mut machine = Lifecycle::new(fastrand::Rng::with_seed(seed));
+    fn attempts_and_links_never_overlap(
+        mode in prop_oneof![Just(Mode::Always), Just(ON_DEMAND)],
+        steps in proptest::collection::vec(step(), 1..80),
+        seed: u64,
+    ) {
         let mut now = Instant::now();
+        let mut machine = Lifecycle::new(mode, fastrand::Rng::with_seed(seed), now);
         let (mut attempting, mut linked) = (false, false);
+        let mut wanted = Demand::Nothing;
         for step in steps {
             let before = machine.state().clone();
             match step {
-                Step::Tell(event) => machine.handle(event, now),
+                Step::Tell(event) => {
+                    if let Event::Demand(demand) = event {
+                        wanted = demand;
+                    }
+                    machine.handle(event, now);
+                }
                 Step::Wait(duration) => {
                     now += duration;
                     machine.handle_timeout(now);
@@ -331,7 +653,7 @@ proptest! {
                         prop_assert!(!attempting && !linked, "connects beside an attempt or a link");
                         attempting = true;
                     }
-                    Action::Release => {
+                    Action::Release(_) => {
                         prop_assert!(linked, "lets go of a link that it does not have");
                         linked = false;
                     }
@@ -346,10 +668,17 @@ proptest! {
             prop_assert_eq!(attempting, matches!(machine.state(), State::Connecting { .. }));
             prop_assert_eq!(linked, matches!(machine.state(), State::Up { .. } | State::Resuming { .. }));
             match machine.state() {
-                State::Down | State::Connecting { .. } | State::Up { .. } | State::Resuming { .. } => {
+                State::Down | State::Connecting { .. } => prop_assert_eq!(machine.poll_timeout(), None),
+                State::Idle { .. } => {
+                    prop_assert_eq!(mode, ON_DEMAND);
+                    prop_assert!(wanted != Demand::Wait, "somebody waits for nothing");
                     prop_assert_eq!(machine.poll_timeout(), None);
                 }
-                State::Waiting { until, .. } => prop_assert!(*until >= now - Duration::from_secs(400)),
+                State::Up { .. } | State::Resuming { .. } => {
+                    let ends = mode == ON_DEMAND && wanted == Demand::Nothing;
+                    prop_assert_eq!(machine.poll_timeout().is_some(), ends);
+                }
+                State::Waiting(Setback { until, .. }) => prop_assert!(*until >= now - Duration::from_secs(400)),
                 State::Blocked { ends, .. } => {
                     prop_assert_eq!(machine.poll_timeout().is_none(), *ends == Ends::Login);
                 }
@@ -358,5 +687,28 @@ proptest! {
         machine.handle(Event::Down, now);
         prop_assert!(matches!(machine.state(), State::Down));
         prop_assert_eq!(machine.poll_timeout(), None);
+    }
+
+    /// Whatever else happens, nothing is asked of AWS for an on-demand tunnel that nobody wants to use.
+    #[test]
+    fn an_on_demand_tunnel_that_nobody_needs_makes_no_attempt(
+        steps in proptest::collection::vec(step(), 1..80),
+        seed: u64,
+    ) {
+        let mut now = Instant::now();
+        let mut machine = Lifecycle::new(ON_DEMAND, fastrand::Rng::with_seed(seed), now);
+        for step in steps {
+            match step {
+                Step::Tell(Event::Demand(Demand::Wait) | Event::Up(Wish::Connect)) => {}
+                Step::Tell(event) => machine.handle(event, now),
+                Step::Wait(duration) => {
+                    now += duration;
+                    machine.handle_timeout(now);
+                }
+            }
+            while let Some(action) = machine.poll_action() {
+                prop_assert!(action != Action::Connect, "connects in {:?}", machine.state());
+            }
+        }
     }
 }

@@ -1,7 +1,7 @@
 use std::io;
 use std::net::SocketAddr;
 
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::io::{AsyncReadExt, AsyncWriteExt, DuplexStream};
 use tokio::net::TcpStream;
 use tokio::time::timeout;
 use tokio_util::task::TaskTracker;
@@ -44,10 +44,27 @@ impl Rig {
 
     async fn up() -> (Self, fake::FakeFar) {
         let mut rig = Self::new();
-        rig.handle.up().await.unwrap();
+        rig.handle.up(Wish::Listen).await.unwrap();
         let far = rig.attempts.next().await.succeed();
         rig.shows("up").await;
         (rig, far)
+    }
+
+    /// An on-demand tunnel that listens.
+    async fn idle() -> Self {
+        let rig = Self::of(fake::on_demand("db"));
+        rig.handle.up(Wish::Listen).await.unwrap();
+        assert_eq!(rig.state(), "idle");
+        rig
+    }
+
+    /// An on-demand tunnel with a link that a connection uses: its client, and its target's end.
+    async fn used() -> (Self, fake::FakeFar, TcpStream, DuplexStream) {
+        let mut rig = Self::idle().await;
+        let client = rig.client().await;
+        let far = rig.attempts.next().await.succeed();
+        let target = far.accept().await;
+        (rig, far, client, target)
     }
 
     fn address(&self) -> SocketAddr {
@@ -136,18 +153,18 @@ async fn bytes_flow_both_ways_and_are_counted_while_they_do() {
 #[tokio::test(start_paused = true)]
 async fn up_answers_once_the_port_is_bound_and_before_there_is_a_link() {
     let mut rig = Rig::new();
-    rig.handle.up().await.unwrap();
+    rig.handle.up(Wish::Listen).await.unwrap();
     assert_eq!(rig.state(), "connecting");
     rig.client().await;
     let _hanging = rig.attempts.next().await;
-    rig.handle.up().await.unwrap();
+    rig.handle.up(Wish::Listen).await.unwrap();
     assert!(rig.attempts.is_quiet(), "a tunnel on its way is left alone");
 }
 
 #[tokio::test(start_paused = true)]
 async fn down_is_honoured_while_connecting() {
     let mut rig = Rig::new();
-    rig.handle.up().await.unwrap();
+    rig.handle.up(Wish::Listen).await.unwrap();
     let attempt = rig.attempts.next().await;
     rig.handle.down().await.unwrap();
     attempt.given_up().await;
@@ -171,7 +188,7 @@ async fn down_closes_the_link_and_resets_connections_before_it_answers() {
 #[tokio::test(start_paused = true)]
 async fn up_right_after_down_binds_the_same_port() {
     let (mut rig, _far) = Rig::up().await;
-    let (down, up) = tokio::join!(rig.handle.down(), rig.handle.up());
+    let (down, up) = tokio::join!(rig.handle.down(), rig.handle.up(Wish::Listen));
     down.unwrap();
     up.unwrap();
     rig.attempts.next().await.succeed();
@@ -182,7 +199,7 @@ async fn up_right_after_down_binds_the_same_port() {
 #[tokio::test(start_paused = true)]
 async fn a_connection_made_while_connecting_waits_for_the_link() {
     let mut rig = Rig::new();
-    rig.handle.up().await.unwrap();
+    rig.handle.up(Wish::Listen).await.unwrap();
     let attempt = rig.attempts.next().await;
     let mut client = rig.client().await;
     client.write_all(b"early").await.unwrap();
@@ -198,7 +215,7 @@ async fn a_connection_made_while_connecting_waits_for_the_link() {
 #[tokio::test(start_paused = true)]
 async fn a_connection_is_held_as_long_as_configured_and_then_reset() {
     let mut rig = Rig::new();
-    rig.handle.up().await.unwrap();
+    rig.handle.up(Wish::Listen).await.unwrap();
     let _hanging = rig.attempts.next().await;
     let began = Instant::now();
     assert!(is_reset(rig.client().await).await);
@@ -209,7 +226,7 @@ async fn a_connection_is_held_as_long_as_configured_and_then_reset() {
 #[tokio::test(start_paused = true)]
 async fn a_held_client_that_left_is_dropped() {
     let mut rig = Rig::new();
-    rig.handle.up().await.unwrap();
+    rig.handle.up(Wish::Listen).await.unwrap();
     let attempt = rig.attempts.next().await;
     let client = rig.client().await;
     rig.holds(1).await;
@@ -241,13 +258,13 @@ async fn a_connection_waits_out_a_lost_link() {
 #[tokio::test(start_paused = true)]
 async fn a_missing_login_holds_connections_and_up_tries_again() {
     let mut rig = Rig::new();
-    rig.handle.up().await.unwrap();
+    rig.handle.up(Wish::Listen).await.unwrap();
     rig.attempts.next().await.fail(login());
     rig.shows("blocked").await;
     let mut client = rig.client().await;
     rig.holds(1).await;
     assert!(rig.attempts.is_quiet());
-    rig.handle.up().await.unwrap();
+    rig.handle.up(Wish::Listen).await.unwrap();
     let far = rig.attempts.next().await.succeed();
     far.accept().await.write_all(b"!").await.unwrap();
     assert_eq!(client.read_u8().await.unwrap(), b'!');
@@ -256,7 +273,7 @@ async fn a_missing_login_holds_connections_and_up_tries_again() {
 #[tokio::test(start_paused = true)]
 async fn a_tunnel_that_a_person_must_mend_closes_connections_at_once() {
     let mut rig = Rig::new();
-    rig.handle.up().await.unwrap();
+    rig.handle.up(Wish::Listen).await.unwrap();
     let attempt = rig.attempts.next().await;
     let held = rig.client().await;
     rig.holds(1).await;
@@ -271,7 +288,7 @@ async fn a_tunnel_that_a_person_must_mend_closes_connections_at_once() {
 #[tokio::test(start_paused = true)]
 async fn a_tunnel_that_a_person_must_mend_is_tried_again_on_reload() {
     let mut rig = Rig::new();
-    rig.handle.up().await.unwrap();
+    rig.handle.up(Wish::Listen).await.unwrap();
     rig.attempts.next().await.fail(denied());
     rig.shows("blocked").await;
     rig.handle.reloaded().await.unwrap();
@@ -301,6 +318,20 @@ async fn an_impaired_link_keeps_its_streams_and_holds_new_connections() {
     assert_eq!(new.read_u8().await.unwrap(), b'b');
     assert!(rig.attempts.is_quiet(), "the link was kept");
     assert_eq!(rig.traffic().links_lost, 0);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_part_of_a_link_that_ends_is_shown_and_changes_no_state() {
+    let (rig, far) = Rig::up().await;
+    let reason = |status: &Status| Some(status.last_error.as_ref()?.failure.reason());
+    far.end_part(denied());
+    rig.becomes(|status| reason(status) == Some(Reason::Denied)).await;
+    assert_eq!(rig.state(), "up");
+    far.impair();
+    rig.shows("waiting").await;
+    far.recover();
+    let status = rig.shows("up").await;
+    assert_eq!(reason(&status), Some(Reason::Unreachable), "told once");
 }
 
 #[tokio::test(start_paused = true)]
@@ -359,7 +390,7 @@ async fn a_link_that_was_let_go_ends_with_its_last_stream() {
 #[tokio::test(start_paused = true)]
 async fn the_waits_between_attempts_grow() {
     let mut rig = Rig::new();
-    rig.handle.up().await.unwrap();
+    rig.handle.up(Wish::Listen).await.unwrap();
     let mut attempt = rig.attempts.next().await;
     let mut waits = Vec::new();
     for _ in 0..10 {
@@ -376,7 +407,7 @@ async fn the_waits_between_attempts_grow() {
 async fn a_taken_port_blocks_naming_its_holder_until_it_is_free() {
     let mut rig = Rig::new();
     let other = std::net::TcpListener::bind(rig.address()).unwrap();
-    rig.handle.up().await.unwrap();
+    rig.handle.up(Wish::Listen).await.unwrap();
     let status = rig.board.snapshot()[0].clone();
     let status::State::Blocked { cause } = &status.state else {
         panic!("{:?}", status.state)
@@ -440,7 +471,7 @@ async fn streams_that_outlast_the_grace_period_are_reset() {
 #[tokio::test(start_paused = true)]
 async fn a_held_connection_is_reset_when_the_tunnel_finishes() {
     let mut rig = Rig::new();
-    rig.handle.up().await.unwrap();
+    rig.handle.up(Wish::Listen).await.unwrap();
     let attempt = rig.attempts.next().await;
     let client = rig.client().await;
     rig.holds(1).await;
@@ -449,11 +480,159 @@ async fn a_held_connection_is_reset_when_the_tunnel_finishes() {
     attempt.given_up().await;
     assert!(is_reset(client).await);
     assert!(began.elapsed() < Duration::from_secs(1));
-    rig.handle.up().await.expect_err("nobody is there any more");
+    rig.handle
+        .up(Wish::Listen)
+        .await
+        .expect_err("nobody is there any more");
 }
 
 #[tokio::test(start_paused = true)]
 async fn a_tunnel_that_was_down_finishes_as_not_wanted() {
     let rig = Rig::new();
     assert!(!rig.handle.finish(Duration::ZERO).await.unwrap());
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_on_demand_tunnel_connects_for_its_first_connection_which_waits() {
+    let mut rig = Rig::idle().await;
+    assert!(rig.attempts.is_quiet());
+    let mut client = rig.client().await;
+    let attempt = rig.attempts.next().await;
+    assert_eq!(rig.state(), "connecting");
+    rig.holds(1).await;
+    let far = attempt.succeed();
+    far.accept().await.write_all(b"!").await.unwrap();
+    assert_eq!(client.read_u8().await.unwrap(), b'!');
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_link_that_nobody_uses_any_more_is_closed_and_made_anew_for_the_next_connection() {
+    let (mut rig, far, client, target) = Rig::used().await;
+    drop((client, target));
+    let began = Instant::now();
+    let status = rig.shows("idle").await;
+    assert!(began.elapsed() >= Duration::from_secs(900));
+    far.goodbye().await;
+    assert!(status.link.is_none());
+    assert!(status.last_error.is_none(), "{:?}", status.last_error);
+    assert_eq!(rig.traffic().links_lost, 0, "it was not lost");
+
+    let mut client = rig.client().await;
+    let far = rig.attempts.next().await.succeed();
+    far.accept().await.write_all(b"!").await.unwrap();
+    assert_eq!(client.read_u8().await.unwrap(), b'!');
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_link_is_kept_as_long_as_a_connection_is_open_though_nothing_is_said() {
+    let (mut rig, far, mut client, mut target) = Rig::used().await;
+    tokio::time::sleep(Duration::from_secs(86_400)).await;
+    assert_eq!(rig.state(), "up");
+    target.write_all(b"!").await.unwrap();
+    assert_eq!(client.read_u8().await.unwrap(), b'!');
+    assert!(!far.has_goodbye() && rig.attempts.is_quiet());
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_lost_link_that_nobody_waits_for_leaves_an_on_demand_tunnel_idle() {
+    let (mut rig, far, _client, _target) = Rig::used().await;
+    far.end(fake::lost());
+    let status = rig.shows("idle").await;
+    let last = status.last_error.as_ref().expect("the cause is shown");
+    assert_eq!(last.failure.to_string(), fake::lost().to_string());
+    assert_eq!(
+        status.history.back().map(|last| last.reason.as_str()),
+        Some("the websocket was closed")
+    );
+    assert_eq!(rig.traffic().links_lost, 1);
+    tokio::time::sleep(Duration::from_secs(3600)).await;
+    assert!(rig.attempts.is_quiet());
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_connection_whose_stream_was_being_opened_on_a_lost_link_gets_the_next_one() {
+    let mut rig = Rig::idle().await;
+    let mut client = rig.client().await;
+    let far = rig.attempts.next().await.succeed();
+    let opening = far.opening().await;
+    far.end(fake::lost());
+    opening.given_up().await;
+    let far = rig.attempts.next().await.succeed();
+    far.accept().await.write_all(b"!").await.unwrap();
+    assert_eq!(client.read_u8().await.unwrap(), b'!');
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_link_that_cannot_open_streams_is_made_anew_on_demand_too() {
+    let mut rig = Rig::idle().await;
+    let mut client = rig.client().await;
+    let far = rig.attempts.next().await.succeed();
+    far.opening().await.refuse(fake::lost());
+    let status = rig.shows("waiting").await;
+    let history: Vec<_> = status.history.iter().map(|past| past.state).collect();
+    assert_eq!(
+        history,
+        ["idle", "connecting", "up", "waiting"],
+        "the client waits all the time"
+    );
+    let far = rig.attempts.next().await.succeed();
+    far.accept().await.write_all(b"!").await.unwrap();
+    assert_eq!(client.read_u8().await.unwrap(), b'!');
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_failed_attempt_is_repeated_only_while_somebody_waits() {
+    let mut rig = Rig::idle().await;
+    let client = rig.client().await;
+    let attempt = rig.attempts.next().await;
+    rig.holds(1).await;
+    attempt.fail(fake::lost());
+    let attempt = rig.attempts.next().await;
+    drop(client);
+    rig.holds(0).await;
+    attempt.fail(fake::lost());
+    let status = rig.shows("idle").await;
+    assert!(status.last_error.is_some(), "the cause is shown");
+    tokio::time::sleep(Duration::from_secs(3600)).await;
+    assert!(rig.attempts.is_quiet());
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_connection_that_may_not_be_held_makes_the_link_for_those_after_it() {
+    let mut rig = Rig::of(TunnelSpec {
+        hold: Duration::ZERO,
+        ..fake::on_demand("db")
+    });
+    rig.handle.up(Wish::Listen).await.unwrap();
+    assert!(is_reset(rig.client().await).await);
+    let far = rig.attempts.next().await.succeed();
+    rig.shows("up").await;
+    let mut client = rig.client().await;
+    far.accept().await.write_all(b"!").await.unwrap();
+    assert_eq!(client.read_u8().await.unwrap(), b'!');
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_on_demand_tunnel_that_a_person_wants_connected_does_not_wait_for_a_connection() {
+    let mut rig = Rig::idle().await;
+    rig.handle.up(Wish::Connect).await.unwrap();
+    assert_eq!(rig.state(), "connecting");
+    let far = rig.attempts.next().await.succeed();
+    rig.shows("up").await;
+    rig.shows("idle").await;
+    far.goodbye().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn down_and_finish_end_an_idle_tunnel() {
+    let rig = Rig::idle().await;
+    rig.handle.down().await.unwrap();
+    assert_eq!(rig.state(), "down");
+    std::net::TcpListener::bind(rig.address()).expect("the port is free");
+    rig.handle.up(Wish::Listen).await.unwrap();
+    assert!(
+        rig.handle.finish(Duration::from_secs(10)).await.unwrap(),
+        "it was wanted"
+    );
+    rig.shows("down").await;
 }

@@ -30,7 +30,7 @@ use self::incoming::{Ack, Incoming};
 use self::outgoing::Outgoing;
 pub(crate) use self::stamps::Stamps;
 pub(crate) use self::window::Window;
-use super::message::{Kind, Message, PayloadType};
+use super::message::{self, Kind, Message, PayloadType};
 use super::payload::{self, Acknowledge};
 use super::policy::{Pace, Policy, Resend};
 use super::probe::PayloadProbe;
@@ -158,7 +158,7 @@ impl Channel {
 
     /// Returns how many bytes a new data message may carry now; `None` when none may be sent.
     pub(crate) fn room(&mut self, now: Instant) -> Option<usize> {
-        if self.presence == Presence::Here {
+        if self.takes_new() {
             self.outgoing.room(now)
         } else {
             None
@@ -167,10 +167,20 @@ impl Channel {
 
     /// Returns when pacing lets the next data message leave, if nothing else stands in its way.
     pub(crate) fn room_at(&self, now: Instant) -> Option<Instant> {
-        if self.presence == Presence::Here {
+        if self.takes_new() {
             self.outgoing.room_at(now)
         } else {
             None
+        }
+    }
+
+    /// Returns whether new data messages may be sent. While paused, one may where there is no other to ask with whether
+    /// the pause has ended.
+    fn takes_new(&self) -> bool {
+        match self.presence {
+            Presence::Away => false,
+            Presence::Here => true,
+            Presence::Paused { .. } => self.role == Role::Client && self.outgoing.is_drained(),
         }
     }
 
@@ -232,6 +242,30 @@ impl Channel {
             .encode();
         self.outgoing.keep(frame.clone(), length, now);
         frame
+    }
+
+    /// Returns how many bytes the next data message is to carry only to find out whether they pass, if it is time for
+    /// that. A data message may be sent now, as [`Channel::room`] has said.
+    pub(crate) fn trial(&self) -> Option<usize> {
+        self.outgoing.trial().filter(|_| self.is_open())
+    }
+
+    /// Numbers a data message that says nothing; returns its frame, to be sent now. Sent again, it is as good in the
+    /// short form.
+    pub(crate) fn send_trial(&mut self, payload: Bytes, short: Bytes, now: Instant) -> Bytes {
+        let length = payload.len();
+        let (kind, _) = self.role.kinds();
+        let sequence = self.outgoing.next_sequence();
+        let trial = self
+            .stamps
+            .message(kind, sequence, 0, PayloadType::Output, payload, now);
+        let again = Message {
+            digest: message::digest(&short),
+            payload: short,
+            ..trial.clone()
+        };
+        self.outgoing.keep_trial(again.encode(), length, now);
+        trial.encode()
     }
 
     /// Returns the next acknowledgement, or message to be sent again.

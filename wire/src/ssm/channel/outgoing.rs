@@ -42,6 +42,8 @@ pub(super) struct Outgoing {
     latest_arrived: Option<Instant>,
     again: BTreeSet<u64>,
     last_tick: Option<Instant>,
+    /// The message that finds out whether its size passes.
+    trial: Option<u64>,
 }
 
 struct Sent {
@@ -70,6 +72,7 @@ impl Outgoing {
             latest_arrived: None,
             again: BTreeSet::new(),
             last_tick: None,
+            trial: None,
         }
     }
 
@@ -93,6 +96,7 @@ impl Outgoing {
         self.policy.window.trouble();
         if self.sent.iter().any(|sent| sent.length > SMALLEST_PAYLOAD) {
             self.policy.probe.trouble();
+            self.trial = None;
         }
     }
 
@@ -128,6 +132,20 @@ impl Outgoing {
             .wait_until(now)
             .is_none()
             .then(|| self.policy.probe.size())
+    }
+
+    /// Returns how many bytes the next message is to carry only to find out whether they pass, if it is time for that.
+    /// A message may be sent now, as [`Outgoing::room`] has said.
+    pub(super) fn trial(&self) -> Option<usize> {
+        let size = self.policy.probe.next_trial()?;
+        (self.unacknowledged.saturating_add(size) <= self.policy.window.limit()).then_some(size)
+    }
+
+    /// Keeps what a trial is when it has to be sent again; the trial itself, of that length, is sent now.
+    pub(super) fn keep_trial(&mut self, again: Bytes, length: usize, now: Instant) {
+        self.trial = Some(self.next_sequence);
+        self.policy.probe.try_size(length);
+        self.keep(again, length, now);
     }
 
     /// Returns when pacing lets the next message leave, if nothing else stands in its way.
@@ -263,7 +281,12 @@ impl Outgoing {
             let round_trip = now.saturating_duration_since(sent_at);
             self.round_trip.sample(round_trip);
             self.policy.window.sample(round_trip, now);
-            self.policy.probe.acknowledged(length);
+        }
+        match (self.trial == Some(sequence), sent_once) {
+            (true, true) => self.policy.probe.trial_passed(),
+            (true, false) => self.policy.probe.trial_failed(),
+            (false, true) => self.policy.probe.acknowledged(length),
+            (false, false) => {}
         }
         self.unacknowledged -= length;
         self.highest_acknowledged = self.highest_acknowledged.max(Some(sequence));
@@ -393,6 +416,9 @@ impl Outgoing {
         sent.acknowledged = true;
         let length = sent.length;
         self.unacknowledged -= length;
+        if self.trial == Some(sequence) {
+            self.policy.probe.trial_failed();
+        }
         self.drop_acknowledged();
         self.restart_waiting(now);
         true

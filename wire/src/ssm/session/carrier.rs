@@ -123,6 +123,15 @@ impl Carrier {
         }
     }
 
+    /// Returns a payload of about that length which says nothing, if bytes wait to be sent after it, and the same in
+    /// short. Basic mode has nothing of the kind.
+    pub(super) fn filler(&self, length: usize) -> Option<(Bytes, Bytes)> {
+        match self {
+            Self::Mux(mux) if mux.wants_to_send() => Some((mux.filler(length)?, mux.filler(0)?)),
+            Self::Mux(_) | Self::Basic(_) => None,
+        }
+    }
+
     /// Returns the payload of the next data message, of at most `limit` bytes.
     pub(super) fn poll_payload(&mut self, limit: usize) -> Option<(PayloadType, Bytes)> {
         match self {

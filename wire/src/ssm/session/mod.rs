@@ -291,8 +291,8 @@ impl Session {
             return Some(Frame::Binary(self.channel.send(payload_type, payload, now)));
         }
         let room = self.channel.room(now)?;
-        let (payload_type, payload) = self.carrier()?.poll_payload(room)?;
-        Some(Frame::Binary(self.channel.send(payload_type, payload, now)))
+        let frame = self.poll_trial(now).or_else(|| self.poll_data(room, now));
+        frame.map(Frame::Binary)
     }
 
     /// Returns the next thing that happened.
@@ -327,6 +327,11 @@ impl Session {
             pace,
         ];
         times.into_iter().flatten().min()
+    }
+
+    /// Returns whether the session has ended: what comes after says nothing more.
+    pub fn has_ended(&self) -> bool {
+        matches!(self.stage, Stage::Ended)
     }
 
     /// Returns whether all that was sent has been acknowledged and nothing waits to be sent.

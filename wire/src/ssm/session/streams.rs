@@ -71,4 +71,17 @@ impl Session {
             Stage::Greeting | Stage::Agreed(_) | Stage::Ended => Vec::new(),
         }
     }
+
+    /// Returns a message that finds out whether larger payloads pass, if it is time for that.
+    pub(super) fn poll_trial(&mut self, now: Instant) -> Option<Bytes> {
+        let size = self.channel.trial()?;
+        let (filler, short) = self.carrier()?.filler(size)?;
+        Some(self.channel.send_trial(filler, short, now))
+    }
+
+    /// Returns a message with what the streams have to send, of at most `room` bytes.
+    pub(super) fn poll_data(&mut self, room: usize, now: Instant) -> Option<Bytes> {
+        let (payload_type, payload) = self.carrier()?.poll_payload(room)?;
+        Some(self.channel.send(payload_type, payload, now))
+    }
 }
