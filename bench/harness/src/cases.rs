@@ -182,8 +182,9 @@ impl Bench<'_> {
         let (mut rates, mut costs) = (Vec::new(), Vec::new());
         for _ in 0..self.effort.runs {
             let before = client.process.cpu()?;
+            let began = Instant::now();
             let (mut bytes, mut took) = (0.0, 0.0);
-            while took < MOST_OF_IT * run {
+            while took < MOST_OF_IT * run && began.elapsed() < self.effort.run {
                 took += transfer(*length)?.as_secs_f64();
                 bytes += *length as f64 * f64::from(connections);
             }
