@@ -13,7 +13,10 @@ impl Session {
     /// Client: opens a stream; `None` before [`Event::Ready`], after the end, and where the session has had the one stream
     /// that it carries.
     pub fn open(&mut self, now: Instant) -> Option<StreamId> {
-        self.carrier()?.open(now)
+        let id = self.carrier()?.open(now);
+        // In basic mode the target may have spoken already.
+        self.notice_streams();
+        id
     }
 
     /// Queues bytes on a stream. See [`Session::pending_writes`] for how to bound that.
