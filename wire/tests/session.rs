@@ -426,6 +426,27 @@ fn what_comes_early_is_kept_up_to_a_size_and_then_not_acknowledged() {
 }
 
 #[test]
+fn an_outage_is_no_time_in_which_a_hole_could_be_filled() {
+    for cut in [true, false] {
+        let mut lone = Lone::ready_client("3.3.987.0");
+        for number in 400..405 {
+            lone.now += Duration::from_millis(1_500);
+            if cut {
+                lone.session.detach();
+                lone.session.attach("another", lone.now);
+            }
+            lone.data_at(
+                number,
+                PayloadType::Output,
+                Bytes::copy_from_slice(&Header::Nop.encode()),
+            );
+        }
+        let given_up = matches!(lone.events()[..], [Event::Ended(End::Hole { .. })]);
+        assert_eq!(given_up, !cut);
+    }
+}
+
+#[test]
 fn a_header_that_claims_more_than_any_field_needs_is_malformed() {
     let mut frame = vec![0; 1 << 20];
     frame[..4].copy_from_slice(&((1_u32 << 20) - 5).to_be_bytes());
