@@ -22,6 +22,7 @@ build:
 test:
 	@scripts/setup test
 	cargo fmt --all --check
+	cargo fmt --manifest-path bench/Cargo.toml --all --check
 	scripts/deny
 	cargo clippy --workspace --locked --all-targets -- --deny warnings
 	@$(MAKE) --no-print-directory build

@@ -53,7 +53,8 @@ struct Arguments {
     list_faults: bool,
 }
 
-#[tokio::main]
+// One thread: whoever is measured against it has the machine's other cores.
+#[tokio::main(flavor = "current_thread")]
 async fn main() -> anyhow::Result<()> {
     let arguments = Arguments::parse();
     let Some(config) = arguments.config.as_deref().filter(|_| !arguments.list_faults) else {

@@ -33,6 +33,9 @@ pub(crate) const PREFIX: &str = "/v1/data-channel/";
 /// allows is not known.
 const LARGEST_MESSAGE: usize = 1024 * 1024;
 
+/// What is read at once: the library clears a buffer of this size before each read.
+const READ_BUFFER: usize = 32 * 1024;
+
 /// How far the caller's clock may be off, as for the JSON services.
 const SKEW: Duration = Duration::from_secs(5 * 60);
 
@@ -59,6 +62,7 @@ pub(crate) fn answer(
         match hyper::upgrade::on(Request::from_parts(request, ())).await {
             Ok(upgraded) => {
                 let limits = WebSocketConfig::default()
+                    .read_buffer_size(READ_BUFFER)
                     .max_message_size(Some(LARGEST_MESSAGE))
                     .max_frame_size(Some(LARGEST_MESSAGE));
                 let io = Inspected::new(TokioIo::new(upgraded), conditions);

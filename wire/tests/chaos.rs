@@ -104,6 +104,26 @@ enum End {
     AgentCloses,
     /// The client's user is gone in the midst.
     ClientResets,
+    /// The target is.
+    AgentResets,
+}
+
+impl End {
+    const ALL: [Self; 5] = [
+        Self::ClientCloses,
+        Self::ClientFinishes,
+        Self::AgentCloses,
+        Self::ClientResets,
+        Self::AgentResets,
+    ];
+
+    /// Whether every byte must have come by then.
+    fn is_whole(self) -> bool {
+        match self {
+            Self::ClientCloses | Self::ClientFinishes | Self::AgentCloses => true,
+            Self::ClientResets | Self::AgentResets => false,
+        }
+    }
 }
 
 impl Chaos {
@@ -218,7 +238,9 @@ impl Chaos {
         self.looked = [self.rig.client.events.len(), self.rig.agent.events.len()];
         for event in client {
             match event {
-                Event::Finished(id) => self.finished(id, [End::ClientFinishes, End::AgentCloses]),
+                Event::Finished(id) => {
+                    self.finished(id, &[End::ClientFinishes, End::AgentCloses, End::AgentResets]);
+                }
                 // As a driver does: it asks AWS, which says that the session lives.
                 Event::Doubtful if self.rig.is_attached() => {
                     self.rig.act(Act::Cut(Told::Nothing));
@@ -242,7 +264,7 @@ impl Chaos {
         }
         for event in agent {
             match event {
-                Event::Finished(id) => self.finished(id, [End::ClientCloses, End::ClientResets]),
+                Event::Finished(id) => self.finished(id, &[End::ClientCloses, End::ClientResets]),
                 Event::Ready { .. } | Event::Opened(_) | Event::Resumed => {}
                 Event::Data(..)
                 | Event::Doubtful
@@ -260,7 +282,7 @@ impl Chaos {
     }
 
     /// One side heard of a stream's end: it must have been meant.
-    fn finished(&mut self, id: StreamId, meant: [End; 2]) {
+    fn finished(&mut self, id: StreamId, meant: &[End]) {
         let slot = self.slots.iter().find_map(|slot| match slot {
             Slot::Ending { id: ending, end } if *ending == id => Some(*end),
             Slot::Ending { .. } | Slot::Idle | Slot::Writing { .. } => None,
@@ -272,7 +294,7 @@ impl Chaos {
         );
         let load = &self.rig.loads[&id];
         assert!(
-            end == End::ClientResets || load.is_done(),
+            !end.is_whole() || load.is_done(),
             "stream {id} ended before its last byte"
         );
     }
@@ -313,15 +335,7 @@ impl Chaos {
 
     /// Ends a stream, if it is far enough for that.
     fn begin_end(&mut self, slot: usize, id: StreamId) {
-        let end = self
-            .random
-            .choice([
-                End::ClientCloses,
-                End::ClientFinishes,
-                End::AgentCloses,
-                End::ClientResets,
-            ])
-            .unwrap();
+        let end = self.random.choice(End::ALL).unwrap();
         let load = &self.rig.loads[&id];
         let up_is_done = load.got_up.len() == load.up.len() && load.accepted;
         let down_is_done = load.got_down.len() == load.down.len();
@@ -340,8 +354,13 @@ impl Chaos {
                 self.rig.queue_downwards(id);
                 self.rig.agent.session.close(id);
             }
-            End::ClientResets if self.random.u8(0..4) == 0 => self.rig.client.session.reset(id),
-            End::ClientCloses | End::ClientFinishes | End::AgentCloses | End::ClientResets => return,
+            End::ClientResets if self.random.bool() => self.rig.client.session.reset(id),
+            End::AgentResets if load.accepted => self.rig.agent.session.reset(id),
+            End::ClientCloses
+            | End::ClientFinishes
+            | End::AgentCloses
+            | End::ClientResets
+            | End::AgentResets => return,
         }
         self.slots[slot] = Slot::Ending { id, end };
     }
@@ -355,7 +374,7 @@ impl Chaos {
         let number: u32 = id.to_string().parse().unwrap();
         let told = match end {
             End::ClientCloses => rig.agent.has(&finished),
-            End::ClientFinishes | End::AgentCloses => rig.client.has(&finished),
+            End::ClientFinishes | End::AgentCloses | End::AgentResets => rig.client.has(&finished),
             End::ClientResets => {
                 let announced = rig.client.witness.pieces.contains(&Piece::Syn(number));
                 rig.agent.has(&finished) || !announced
@@ -365,7 +384,7 @@ impl Chaos {
             return;
         }
         let load = rig.loads.remove(&id).unwrap();
-        if end != End::ClientResets {
+        if end.is_whole() {
             let sent = |streams: &mut Streams| streams.0.remove(&number).unwrap_or_default();
             assert!(sent(&mut rig.client.witness.streams) == load.up);
             assert!(sent(&mut rig.agent.witness.streams) == load.down);

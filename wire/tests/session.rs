@@ -426,6 +426,27 @@ fn what_comes_early_is_kept_up_to_a_size_and_then_not_acknowledged() {
 }
 
 #[test]
+fn an_outage_is_no_time_in_which_a_hole_could_be_filled() {
+    for cut in [true, false] {
+        let mut lone = Lone::ready_client("3.3.987.0");
+        for number in 400..405 {
+            lone.now += Duration::from_millis(1_500);
+            if cut {
+                lone.session.detach();
+                lone.session.attach("another", lone.now);
+            }
+            lone.data_at(
+                number,
+                PayloadType::Output,
+                Bytes::copy_from_slice(&Header::Nop.encode()),
+            );
+        }
+        let given_up = matches!(lone.events()[..], [Event::Ended(End::Hole { .. })]);
+        assert_eq!(given_up, !cut);
+    }
+}
+
+#[test]
 fn a_header_that_claims_more_than_any_field_needs_is_malformed() {
     let mut frame = vec![0; 1 << 20];
     frame[..4].copy_from_slice(&((1_u32 << 20) - 5).to_be_bytes());
@@ -544,10 +565,9 @@ fn bytes_written_before_a_close_arrive_before_the_end() {
 
 #[test]
 fn a_reset_drops_what_is_queued_and_keeps_the_pipe_whole() {
-    for framing in [Framing::Fitted, Framing::Spanning] {
-        let network = Network::perfect(Duration::from_millis(5));
-        let mut rig = Rig::new(1, network, Agent::fast(framing));
-        rig.begin();
+    // The paced one is always in the midst of a frame.
+    for agent in [Agent::fast(Framing::Fitted), Agent::stock()] {
+        let mut rig = Rig::ready_with(Network::perfect(Duration::from_millis(5)), agent);
         let id = rig.open(b"get".to_vec(), bytes(1, 8 << 20));
         let other = rig.open(b"get".to_vec(), bytes(2, 100_000));
         rig.run_until(Duration::from_secs(5), "some bytes", |rig| {

@@ -182,8 +182,9 @@ impl Bench<'_> {
         let (mut rates, mut costs) = (Vec::new(), Vec::new());
         for _ in 0..self.effort.runs {
             let before = client.process.cpu()?;
+            let began = Instant::now();
             let (mut bytes, mut took) = (0.0, 0.0);
-            while took < MOST_OF_IT * run {
+            while took < MOST_OF_IT * run && began.elapsed() < self.effort.run {
                 took += transfer(*length)?.as_secs_f64();
                 bytes += *length as f64 * f64::from(connections);
             }
@@ -227,7 +228,7 @@ impl Bench<'_> {
     }
 
     fn pings(&self, address: SocketAddr, company: Company) -> anyhow::Result<Vec<f64>> {
-        /// As many sessions as a tunnel may have unless it is configured otherwise.
+        /// As many sessions as tunneld spreads a tunnel's connections over by itself.
         const MOST_SESSIONS: usize = 4;
         let duration = self.effort.pings;
         match company {
@@ -243,9 +244,10 @@ impl Bench<'_> {
                     || Ok(Echo::open(address)?.pings(duration)?),
                 )
             }
-            Company::Crowd => beside(address, &[Direction::Down; MOST_SESSIONS], || {
-                Ok(Echo::open(address)?.pings(duration)?)
-            }),
+            Company::Crowd => {
+                let crowd = vec![Direction::Down; self.place.sessions.unwrap_or(MOST_SESSIONS)];
+                beside(address, &crowd, || Ok(Echo::open(address)?.pings(duration)?))
+            }
             Company::StalledReader => {
                 let mut echo = Echo::open(address)?;
                 let stalled = load::connect(address, load::ENDLESS)?;

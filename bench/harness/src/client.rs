@@ -43,6 +43,8 @@ pub(crate) struct Place<'a> {
     pub(crate) programs: &'a Path,
     pub(crate) folder: &'a Path,
     pub(crate) emulator: &'a Emulator,
+    /// The most sessions that tunneld may spread a tunnel's connections over; `None`: as many as it does by itself.
+    pub(crate) sessions: Option<usize>,
 }
 
 /// A client that runs, with its tunnels up.
@@ -79,7 +81,7 @@ fn start_ours(place: &Place<'_>, agent: Agent, tunnels: usize) -> anyhow::Result
         .map(|_| free_address())
         .collect::<io::Result<Vec<_>>>()?;
     let config = place.folder.join("config.toml");
-    fs::write(&config, configuration(agent, &addresses))?;
+    fs::write(&config, configuration(agent, place.sessions, &addresses))?;
     let socket = place.folder.join("run/tunneld.sock");
     let program = |name| {
         let mut command = Command::new(place.programs.join(name));
@@ -119,13 +121,14 @@ fn start_ours(place: &Place<'_>, agent: Agent, tunnels: usize) -> anyhow::Result
     })
 }
 
-fn configuration(agent: Agent, addresses: &[SocketAddr]) -> String {
-    let pace = agent.unpaced().map_or_else(String::new, |payload| {
-        format!(
-            "[defaults]\nmessage_rate = \"unlimited\"\nlargest_payload = \"{}KiB\"\n",
-            payload.bytes() / 1_024
-        )
+fn configuration(agent: Agent, sessions: Option<usize>, addresses: &[SocketAddr]) -> String {
+    let sessions = sessions.map(|most| format!("sessions = {{ min = 1, max = {most} }}\n"));
+    let pace = agent.unpaced().map(|payload| {
+        let kibibytes = payload.bytes() / 1_024;
+        format!("message_rate = \"unlimited\"\nlargest_payload = \"{kibibytes}KiB\"\n")
     });
+    let settings = sessions.into_iter().chain(pace);
+    let defaults = settings.fold("[defaults]\n".to_owned(), |text, setting| text + &setting);
     let tunnel = |(at, address): (usize, &SocketAddr)| {
         format!(
             "[tunnels.bench-{at}]\nlisten = \"{address}\"\ntarget = \"{HOST}:{PORT}\"\n\
@@ -137,7 +140,7 @@ fn configuration(agent: Agent, addresses: &[SocketAddr]) -> String {
         .iter()
         .enumerate()
         .map(tunnel)
-        .fold(pace, |text, tunnel| text + &tunnel)
+        .fold(defaults, |text, tunnel| text + &tunnel)
 }
 
 /// Starts the peer. Its time to come up is that of the process, which makes its sessions first of all.
@@ -178,12 +181,14 @@ mod tests {
     #[test]
     fn each_tunnel_has_an_address_of_its_own() {
         let addresses = [free_address().unwrap(), free_address().unwrap()];
-        let text = configuration(Agent::Fast, &addresses);
+        let text = configuration(Agent::Fast, Some(1), &addresses);
         for (at, address) in addresses.iter().enumerate() {
             assert!(text.contains(&format!("[tunnels.bench-{at}]\nlisten = \"{address}\"\n")));
         }
         assert!(text.contains(Agent::Fast.instance()));
         assert!(text.contains("largest_payload = \"16KiB\""));
-        assert!(!configuration(Agent::Stock, &addresses).contains("defaults"));
+        assert!(text.contains("sessions = { min = 1, max = 1 }"));
+        let text = configuration(Agent::Stock, None, &addresses);
+        assert!(!text.contains("message_rate") && !text.contains("sessions"));
     }
 }

@@ -47,7 +47,7 @@ pub(crate) fn transfer(
     length: u64,
 ) -> anyhow::Result<Duration> {
     /// For the streams to be opened: the peer refuses one while another's bytes fill its queue.
-    const SETTLING: Duration = Duration::from_millis(100);
+    const SETTLING: Duration = Duration::from_millis(20);
     let sockets = (0..connections)
         .map(|_| open(address))
         .collect::<io::Result<Vec<_>>>()?;

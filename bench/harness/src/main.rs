@@ -50,6 +50,10 @@ struct Arguments {
     #[arg(long)]
     quick: bool,
 
+    /// Let tunneld spread a tunnel's connections over so many sessions at most, instead of as many as it does by itself
+    #[arg(long, value_name = "COUNT")]
+    sessions: Option<usize>,
+
     /// Write all figures to this file
     #[arg(long, value_name = "FILE")]
     json: PathBuf,
@@ -92,18 +96,21 @@ fn main() -> anyhow::Result<ExitCode> {
         &arguments.cases
     };
     let began = Instant::now();
-    let figures = measure(effort, cases)?;
+    let save = |figures: &Figures| {
+        let conditions = json!({
+            "quick": arguments.quick,
+            "cases": cases.iter().map(|case| name(*case)).collect::<Vec<_>>(),
+            "sessions": arguments.sessions,
+            "cores": available_parallelism()?.get(),
+            "seconds": began.elapsed().as_secs(),
+        });
+        let goals = goals::judge(figures, effort.round_trips);
+        let json = report::json(figures, &goals, &conditions);
+        std::fs::write(&arguments.json, format!("{json:#}\n"))
+            .with_context(|| format!("cannot write `{}`", arguments.json.display()))
+    };
+    let figures = measure(effort, cases, arguments.sessions, save)?;
     let goals = goals::judge(&figures, effort.round_trips);
-
-    let conditions = json!({
-        "quick": arguments.quick,
-        "cases": cases.iter().map(|case| name(*case)).collect::<Vec<_>>(),
-        "cores": available_parallelism()?.get(),
-        "seconds": began.elapsed().as_secs(),
-    });
-    let json = report::json(&figures, &goals, &conditions);
-    std::fs::write(&arguments.json, format!("{json:#}\n"))
-        .with_context(|| format!("cannot write `{}`", arguments.json.display()))?;
     writeln!(
         stdout(),
         "{}\n\n{}",
@@ -121,7 +128,13 @@ fn main() -> anyhow::Result<ExitCode> {
     Ok(ExitCode::SUCCESS)
 }
 
-fn measure(effort: &Effort, cases: &[Case]) -> anyhow::Result<Figures> {
+/// Measures every case under all its conditions; `save` gets what there is after each.
+fn measure(
+    effort: &Effort,
+    cases: &[Case],
+    sessions: Option<usize>,
+    save: impl Fn(&Figures) -> anyhow::Result<()>,
+) -> anyhow::Result<Figures> {
     let program = std::env::current_exe()?;
     let programs = program.parent().context("this program is in no folder")?;
     for name in ["tunneld", "tunnelctl", "tunneld-emulator", "bench-peer"] {
@@ -136,6 +149,7 @@ fn measure(effort: &Effort, cases: &[Case]) -> anyhow::Result<Figures> {
             programs,
             folder: folder.path(),
             emulator: &emulator,
+            sessions,
         },
         effort,
         figures: Figures::default(),
@@ -150,6 +164,7 @@ fn measure(effort: &Effort, cases: &[Case]) -> anyhow::Result<Figures> {
                 };
                 writeln!(stderr(), "measuring {}: {setting}", name(*case))?;
                 run(&mut bench, *case, setting);
+                save(&bench.figures)?;
             }
         }
     }

@@ -80,8 +80,11 @@ impl Process {
 
 impl Drop for Process {
     fn drop(&mut self) {
-        if let Some(id) = i32::try_from(self.child.id()).ok().and_then(Pid::from_raw) {
-            // It may have ended by itself; its id is ours until it is waited for.
+        // Once it has been waited for, its id may be another's.
+        let alive = matches!(self.child.try_wait(), Ok(None));
+        let id = i32::try_from(self.child.id()).ok().and_then(Pid::from_raw);
+        if let Some(id) = id.filter(|_| alive) {
+            // It may be about to end by itself.
             let _ = kill_process(id, Signal::TERM);
         }
         let deadline = Instant::now() + GRACE;

@@ -252,7 +252,12 @@ impl Plan {
     fn faults(&self) -> Vec<String> {
         let faults = self.rounds.iter().map(|round| match &round.fault {
             Fault::Conditions(name, _) => (*name).to_owned(),
-            other => format!("{other:?}"),
+            fault @ (Fault::Cut
+            | Fault::Recycle
+            | Fault::Freeze
+            | Fault::Outage(..)
+            | Fault::AgentOutage(_)
+            | Fault::ResumesFail(_)) => format!("{fault:?}"),
         });
         faults.collect()
     }

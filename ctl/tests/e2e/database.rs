@@ -45,7 +45,7 @@ impl Stage {
     /// Runs a COPY through the tunnel and cuts the websocket each time another part of the bytes has passed.
     fn copy(&self, sql: &str, cuts: u64, total: u64, counter: &str) {
         let before = self.world.tunnel("prod-db")["traffic"][counter].as_u64().unwrap();
-        let mut resumed = self.resumes();
+        let mut resumed = self.world.said("session resumed");
         let log = File::create(self.postgres.path("psql.log")).unwrap();
         let mut copying = client("psql", self.port)
             .args(["-q", "-v", "ON_ERROR_STOP=1", "-c", sql])
@@ -60,18 +60,14 @@ impl Stage {
                     tunnel["traffic"][counter].as_u64().unwrap() >= mark
                 });
             // The session of the copy, and the one that is kept ready beside it.
-            resumed += self.world.emulator.cut() as u64;
-            self.world.wait_for("the sessions are resumed", |_| {
-                (self.resumes() >= resumed).then_some(())
+            resumed += self.world.emulator.cut();
+            self.world.wait_for("the sessions are resumed", |world| {
+                (world.said("session resumed") >= resumed).then_some(())
             });
         }
         let status = copying.wait().unwrap();
         let said = std::fs::read_to_string(self.postgres.path("psql.log")).unwrap();
         assert!(status.success(), "{said}\n{}", self.world.log());
-    }
-
-    fn resumes(&self) -> u64 {
-        self.world.log().matches("session resumed").count() as u64
     }
 
     /// Copies out to a file and in again, with cuts, and compares both with the source.

@@ -1,8 +1,11 @@
 //! The daemon's own life: killed, stopped, asked by others, given bad files.
 
 use std::fs;
+use std::net::TcpStream;
+use std::os::unix::fs::PermissionsExt;
 use std::process::Command;
 
+use crate::target::Target;
 use crate::world::{World, free_port};
 use crate::{account, configuration};
 
@@ -18,6 +21,50 @@ fn a_killed_daemon_leaves_nothing_behind_that_the_next_one_does_not_mend() {
         let open = world.emulator.sessions();
         (open.len() == 1 && open[0].id != orphan).then_some(())
     });
+}
+
+/// A tunnel with several sessions, and the connections that keep them.
+fn with_sessions() -> (World, Vec<TcpStream>) {
+    let (target, port) = (Target::start(0), free_port());
+    let world = World::started(&account("fast", target.port), &configuration(port));
+    world.ok(&["up", "prod-db"]);
+    let connections = (0..3)
+        .map(|_| TcpStream::connect(("127.0.0.1", port)).unwrap())
+        .collect();
+    world.wait_for("each connection has a session, and one is ready", |world| {
+        (world.wait_for_sessions("prod-db") == 4).then_some(())
+    });
+    (world, connections)
+}
+
+#[test]
+fn sessions_that_a_killed_daemon_left_open_are_ended_at_the_next_start() {
+    let (mut world, _connections) = with_sessions();
+    let ledgers: Vec<_> = fs::read_dir(world.path("state"))
+        .unwrap()
+        .map(|ledger| ledger.unwrap().metadata().unwrap().permissions().mode() & 0o777)
+        .collect();
+    assert_eq!(ledgers, [0o600]);
+    world.kill();
+    assert_eq!(world.emulator.sessions().len(), 4);
+    world.start();
+    world.wait_for("they are ended", |world| {
+        world.emulator.sessions().is_empty().then_some(())
+    });
+    assert_eq!(world.tunnel("prod-db")["state"], "down");
+}
+
+#[test]
+fn no_session_is_left_after_down_and_none_after_the_end() {
+    let (world, _connections) = with_sessions();
+    world.ok(&["down", "prod-db"]);
+    assert_eq!(world.emulator.sessions(), []);
+    drop(world);
+    let (mut world, connections) = with_sessions();
+    drop(connections);
+    assert!(world.stop(), "{}", world.log());
+    assert_eq!(world.emulator.sessions(), []);
+    assert_eq!(fs::read_dir(world.path("state")).unwrap().count(), 0);
 }
 
 #[test]

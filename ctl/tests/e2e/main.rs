@@ -6,16 +6,20 @@
 mod agents;
 mod chaos;
 mod database;
+mod day;
 mod ecs;
+mod endings;
 mod failures;
 mod lifecycle;
 mod load;
 mod managed;
 mod on_demand;
+mod outage;
 mod pool;
 mod postgres;
 mod readme;
 mod stalls;
+mod target;
 mod world;
 
 /// An account with the instance `bastion`, whose agent is of the given kind, and the database `prod-db`.

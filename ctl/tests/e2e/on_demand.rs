@@ -52,18 +52,17 @@ fn an_on_demand_tunnel_has_a_session_only_while_somebody_uses_it() {
     assert_eq!(world.emulator.sessions(), []);
     assert_eq!(world.emulator.calls().get("ssm:StartSession"), None);
 
-    for session in 1..=2 {
+    for _ in 0..2 {
         let client = greeted(port);
         assert_eq!(world.tunnel("prod-db")["state"], "up");
-        assert_eq!(world.emulator.sessions().len(), 1);
+        assert_ne!(world.emulator.sessions(), []);
         drop(client);
         let tunnel = world.wait_for_tunnel("prod-db", "the quiet time passes", |tunnel| {
             tunnel["state"] == "idle"
         });
         assert_eq!(tunnel["traffic"]["links_lost"], 0, "{tunnel}");
-        world.wait_for("the session is ended at AWS", |world| {
-            let ended = world.emulator.ended_sessions();
-            (world.emulator.sessions().is_empty() && ended.len() == session).then_some(())
+        world.wait_for("its sessions are ended at AWS", |world| {
+            world.emulator.sessions().is_empty().then_some(())
         });
     }
 }
@@ -90,5 +89,5 @@ fn a_session_that_aws_ended_leaves_an_on_demand_tunnel_idle_until_its_next_use()
 
     let _client = greeted(port);
     assert_eq!(world.tunnel("prod-db")["state"], "up");
-    assert_eq!(world.emulator.sessions().len(), 1);
+    assert_ne!(world.emulator.sessions(), []);
 }

@@ -11,10 +11,10 @@ use serde_json::Value;
 use tempfile::TempDir;
 use tokio::runtime::Runtime;
 use tokio::time::Instant;
-use tunneld_emulator::{Config, Emulator};
+use tunneld_emulator::{Config, Credentials, Emulator};
 
 /// How long anything may take that a test waits for: ten times what the slowest has been seen to need.
-const PATIENCE: Duration = Duration::from_secs(60);
+pub(crate) const PATIENCE: Duration = Duration::from_secs(60);
 /// Between two looks at something that is waited for.
 const LOOK: Duration = Duration::from_millis(10);
 
@@ -70,6 +70,24 @@ impl World {
         self.environment.insert(name.to_owned(), value.to_owned());
     }
 
+    /// Has AWS replace its credentials, which have expired then, and writes the new ones to a profile as the AWS CLI does:
+    /// all at once.
+    pub(crate) fn log_in(&self, profile: &str) -> Credentials {
+        let credentials = self.emulator.rotate_credentials();
+        let mut text = format!(
+            "[{profile}]\naws_access_key_id = {}\naws_secret_access_key = {}\n",
+            credentials.access_key_id, credentials.secret_access_key
+        );
+        if let Some(token) = &credentials.session_token {
+            text += &format!("aws_session_token = {token}\n");
+        }
+        let file = self.path(".aws/credentials");
+        fs::create_dir_all(self.path(".aws")).unwrap();
+        fs::write(file.with_extension("new"), text).unwrap();
+        fs::rename(file.with_extension("new"), file).unwrap();
+        credentials
+    }
+
     /// Starts the daemon and waits until it answers.
     pub(crate) fn start(&mut self) {
         let log = fs::OpenOptions::new()
@@ -102,13 +120,17 @@ impl World {
 
     /// Asks the daemon to stop as a service manager does; returns whether it exited with 0.
     pub(crate) fn stop(&mut self) -> bool {
-        let mut daemon = self.daemon.take().unwrap();
-        let killed = Command::new("kill")
-            .arg(daemon.id().to_string())
+        self.signal("TERM");
+        self.daemon.take().unwrap().wait().unwrap().success()
+    }
+
+    /// Sends the daemon a signal.
+    pub(crate) fn signal(&self, name: &str) {
+        let sent = Command::new("kill")
+            .args(["-s", name, &self.daemon_id().to_string()])
             .status()
             .unwrap();
-        assert!(killed.success());
-        daemon.wait().unwrap().success()
+        assert!(sent.success(), "kill -s {name}");
     }
 
     pub(crate) fn daemon_id(&self) -> u32 {
@@ -175,6 +197,20 @@ impl World {
     /// Waits until a tunnel's status has something.
     pub(crate) fn wait_for_tunnel(&self, name: &str, what: &str, look: impl Fn(&Value) -> bool) -> Value {
         self.wait_for(what, |world| Some(world.tunnel(name)).filter(&look))
+    }
+
+    /// Waits until AWS has exactly the sessions that a tunnel shows; returns how many those are.
+    pub(crate) fn wait_for_sessions(&self, name: &str) -> usize {
+        self.wait_for("AWS and the status agree on the sessions", |world| {
+            let shown = world.tunnel(name)["link"]["sessions"].as_u64()?;
+            let open = world.emulator.sessions().len();
+            (open as u64 == shown).then_some(open)
+        })
+    }
+
+    /// Returns how often the daemon has said these words.
+    pub(crate) fn said(&self, words: &str) -> usize {
+        self.log().matches(words).count()
     }
 
     /// Everything the daemon has said.

@@ -227,6 +227,11 @@ impl Pool {
         [patience, retirement, start].into_iter().flatten().min()
     }
 
+    /// Returns how many streams a session carries.
+    pub(crate) fn sharing(&self) -> Sharing {
+        self.sharing
+    }
+
     /// Returns how many sessions run.
     pub(crate) fn running(&self) -> usize {
         let is_running = |state: &&State| matches!(state, State::Running { .. });

@@ -297,6 +297,13 @@ mod tests {
     }
 
     #[test]
+    fn an_answer_may_leave_out_what_is_empty() {
+        let answer = br#"{"ClientVersion":"1.2.764.0","ProcessedClientActions":[
+            {"ActionType":"SessionType","ActionStatus":1}]}"#;
+        assert!(judge(answer, "3.3.1142.0").unwrap().multiplexes);
+    }
+
+    #[test]
     fn a_request_that_cannot_be_read_is_not_answered() {
         for request in [
             "",

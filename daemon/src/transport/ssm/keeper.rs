@@ -307,7 +307,10 @@ impl Keeper {
                 if let Some(held) = self.sessions.remove(&member) {
                     self.ending.push(held.finished);
                     self.last = Some(Arc::clone(&failure));
-                    self.health.send_modify(|health| health.ended = Some(failure));
+                    // A session that carries one stream ends with it, and the stream has said why.
+                    if self.pool.sharing() == Sharing::Shared {
+                        self.health.send_modify(|health| health.ended = Some(failure));
+                    }
                     self.pool.ended(member, now);
                 }
             }

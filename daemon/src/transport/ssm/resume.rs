@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use tokio::time::{sleep, timeout};
+use tokio::time::{Instant, sleep, timeout};
 use tokio_tungstenite::WebSocketStream;
 use tracing::{debug, info, warn};
 use tunneld_wire::ssm::{End, HandshakeError, PayloadProbe};
@@ -28,6 +28,9 @@ pub(super) const LONGEST_DELAY: Duration = Duration::from_secs(2);
 const LONGEST_ANSWERED_DELAY: Duration = Duration::from_secs(10);
 /// The delay where credentials are missing: the session lives on for its idle timeout, and a person needs a while.
 const LOGIN_DELAY: Duration = Duration::from_secs(30);
+/// How long what only a person can mend is taken for something that is just being mended, with every stream at stake: a
+/// clock that is set after a sleep, a profile that is written anew.
+const PASSING: Duration = Duration::from_secs(60);
 /// How long AWS may take to confirm the end of a session that we leave.
 const SETTLE_DEADLINE: Duration = Duration::from_secs(5);
 
@@ -101,9 +104,10 @@ impl Upstream {
         })
     }
 
-    /// Brings the session back, however long it takes; fails once AWS says that it is gone, or refuses for a reason
-    /// that time does not mend. The first attempt comes after a part of `delay`.
+    /// Brings the session back, however long it takes; fails once AWS says that it is gone, or if a reason that time does
+    /// not mend outlasts [`PASSING`]. The first attempt comes after a part of `delay`.
     pub(super) async fn resume(self, reporter: Reporter, delay: Duration) -> Result<Resumed, Failure> {
+        let patient_until = Instant::now() + PASSING;
         sleep(delay.mul_f64(fastrand::f64())).await;
         let mut bound = FIRST_DELAY;
         loop {
@@ -129,10 +133,10 @@ impl Upstream {
                 | Reason::Invalid => LONGEST_ANSWERED_DELAY,
             };
             let delay = match failure.remedy() {
-                Remedy::Fix => return Err(failure),
+                Remedy::Fix if Instant::now() >= patient_until => return Err(failure),
                 Remedy::Login { .. } => LOGIN_DELAY,
                 Remedy::RetryAfter(delay) => *delay,
-                Remedy::Retry => bound.mul_f64(fastrand::f64()),
+                Remedy::Fix | Remedy::Retry => bound.mul_f64(fastrand::f64()),
             };
             bound = (bound * 2).min(longest);
             reporter.tell(Report::Judged(Judgement::Impaired(Arc::new(failure))));
@@ -172,11 +176,11 @@ impl Upstream {
             ..
         } = &self.details;
         let doing =
-            format!("{target_host}:{target_port} refused the connection, or can't be reached, from `{via}`");
+            format!("{target_host}:{target_port} refused the connection, or can't be reached, from {via}");
         Failure::new(Reason::TargetRefused, Remedy::Retry, doing)
             .of_stream()
             .hint(format!(
-                "check that {target_host}:{target_port} listens and lets `{via}` in (its security group)"
+                "check that {target_host}:{target_port} listens and lets {via} in (its security group)"
             ))
     }
 
@@ -194,8 +198,8 @@ impl Upstream {
             ),
             End::Handshake(_) | End::Protocol(_) | End::TooEarly(_) => (Reason::Invalid, Remedy::Fix, None),
         };
-        let failure = Failure::new(reason, remedy, format!("the SSM session through `{via}` ended"))
-            .because(end.clone());
+        let failure =
+            Failure::new(reason, remedy, format!("the SSM session through {via} ended")).because(end.clone());
         match hint {
             Some(hint) => failure.hint(hint),
             None => failure,
@@ -204,7 +208,7 @@ impl Upstream {
 
     fn gone(&self) -> Failure {
         let via = &self.details.via;
-        let doing = format!("AWS has ended the SSM session through `{via}` (idle too long, or terminated)");
+        let doing = format!("AWS has ended the SSM session through {via} (idle too long, or terminated)");
         Failure::new(Reason::Unreachable, Remedy::Retry, doing)
     }
 }
