@@ -110,14 +110,18 @@ impl fmt::Debug for StreamUrl {
 }
 
 impl Account {
-    /// Starts a session, when it is its turn among all that are started with this profile. When the instance's agent is
-    /// not connected, the failure says since when.
+    /// Waits for a turn to start a session, among all that are started with this profile.
+    pub async fn turn_to_start(&self) {
+        self.throttle.turn().await;
+    }
+
+    /// Starts a session; see [`Account::turn_to_start`]. When the instance's agent is not connected, the failure says since
+    /// when.
     pub async fn start_session(
         &self,
         instance: &FoundInstance,
         document: &Document,
     ) -> Result<SessionGrant, Failure> {
-        self.throttle.turn().await;
         let doing = format!("cannot start a session on {instance}");
         let started = self
             .ssm

@@ -75,6 +75,11 @@ impl Share {
         Ok(())
     }
 
+    /// Returns how many bytes wait.
+    pub(super) fn used(&self) -> usize {
+        self.used.load(Ordering::Relaxed)
+    }
+
     /// Takes note of bytes that wait no longer.
     pub(super) fn give_back(&self, bytes: usize) {
         self.used.fetch_sub(bytes, Ordering::Relaxed);

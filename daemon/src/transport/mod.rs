@@ -14,11 +14,14 @@ mod pool;
 mod ssm;
 mod websocket;
 
+use std::future::pending;
 use std::io;
 use std::sync::Arc;
 
 use async_trait::async_trait;
+use futures_util::future::BoxFuture;
 use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::net::TcpStream;
 use tokio::sync::watch;
 use tokio::time::Instant;
 use tokio_util::task::TaskTracker;
@@ -56,9 +59,15 @@ pub trait Link: Send + Sync {
 ///
 /// `shutdown` tells the far end that no more bytes come, as far as the route can say so; dropping the stream ends both
 /// directions at once.
-pub trait Stream: AsyncRead + AsyncWrite + Send + Unpin {}
+pub trait Stream: AsyncRead + AsyncWrite + Send + Unpin {
+    /// Resolves when the stream has ended abnormally and what waits to be read is of no use: whoever copies may be
+    /// waiting for its other side.
+    fn aborted(&self) -> BoxFuture<'static, Arc<Failure>> {
+        Box::pin(pending())
+    }
+}
 
-impl<S: AsyncRead + AsyncWrite + Send + Unpin> Stream for S {}
+impl Stream for TcpStream {}
 
 /// How a link is.
 #[derive(Debug, Clone)]

@@ -26,7 +26,7 @@ use crate::config::Sessions;
 const PATIENCE: Duration = Duration::from_millis(1_500);
 /// How long a session without streams is kept: a database client's next connection finds it ready.
 const IDLE: Duration = Duration::from_secs(60);
-/// The first and the longest pause after a session that did not start, when nobody waits for it.
+/// The first and the longest pause after a session that did not start: the next one would fail in the same way.
 const FIRST_PAUSE: Duration = Duration::from_secs(1);
 const LONGEST_PAUSE: Duration = Duration::from_secs(60);
 /// Stalled sessions that are let be beside `max` others; beyond, no more are started for them.
@@ -86,7 +86,7 @@ pub(crate) struct Pool {
     named: u64,
     /// Sessions that did not start, one after the other.
     failures: u32,
-    /// No session is started before this unless somebody waits for it.
+    /// No session is started before this.
     start_after: Option<Instant>,
     actions: VecDeque<Action>,
 }

@@ -146,6 +146,8 @@ pub(crate) struct FakeFar {
     openings: Mutex<mpsc::UnboundedReceiver<Opening>>,
 }
 
+impl Stream for DuplexStream {}
+
 /// A stream that waits for the test's decision.
 pub(crate) struct Opening(oneshot::Sender<Result<Box<dyn Stream>, Failure>>);
 

@@ -35,6 +35,9 @@ use crate::tunnel::slot::{Lease, Slot};
 /// How much is copied at once: the pipes of the transports are as large, and more gains nothing on loopback.
 const BUFFER: usize = 64 * 1024;
 
+/// How long opening a stream may take where connections are held for less: a session of its own takes a second.
+const OPENING: Duration = Duration::from_secs(20);
+
 /// One accepted connection, to be run.
 #[derive(Debug)]
 pub(crate) struct Proxy {
@@ -120,9 +123,11 @@ impl Proxy {
                 Ok(lease) => lease,
                 Err(end) => return end,
             };
+            let opening_until = Instant::now() + OPENING;
             let opened = tokio::select! {
                 error = self.client.gone() => return End::ClientGone(error),
                 opened = lease.link.open(&client) => opened,
+                () = sleep_until(until.max(opening_until)) => return End::HeldTooLong(self.hold, None),
                 // What can't be had from this link at the moment is waited for like any link.
                 () = superseded(&mut self.slot, lease.number) => continue,
             };
@@ -186,7 +191,11 @@ impl Proxy {
             broken: false,
             untouched: true,
         };
-        let copied = copy_bidirectional_with_sizes(&mut self.client, &mut far, BUFFER, BUFFER).await;
+        let aborted = far.stream.aborted();
+        let copied = tokio::select! {
+            copied = copy_bidirectional_with_sizes(&mut self.client, &mut far, BUFFER, BUFFER) => copied,
+            failure = aborted => return Copied::Ended(End::Failed(failure)),
+        };
         let end = match (copied, far.first) {
             (Ok(_), Some(Side::Client)) => End::ClientClosed,
             (Err(_), _) if far.has_left => End::ClientClosed,

@@ -63,6 +63,12 @@ impl PayloadProbe {
         }
     }
 
+    /// Returns whether another session would begin in the same way with what was learned by `other`.
+    pub fn teaches_as(&self, other: &Self) -> bool {
+        let lesson = |probe: &Self| (probe.size.max(probe.known), probe.wanted);
+        lesson(self) == lesson(other)
+    }
+
     /// Returns how many bytes a data message carries at present.
     pub fn size(&self) -> usize {
         self.size

@@ -10,8 +10,8 @@ use crate::config::{Instance, Target};
 use crate::failure::{Failure, Reason, Remedy};
 use crate::transport::LinkDetails;
 
-/// How long an answer is good for: sessions of a pool that start together ask once, and a bastion that was replaced is
-/// noticed soon. One that can't be reached is looked up anew at once.
+/// How long an answer is good for: sessions of a pool that start after one another ask once, and a bastion that was
+/// replaced is noticed soon. One that can't be reached is looked up anew at once.
 const GOOD_FOR: Duration = Duration::from_secs(60);
 
 /// Where a session goes.

@@ -29,10 +29,13 @@ use tunneld_wire::ssm::{End, Session};
 use super::channel::{Activity, Channel, Lost};
 use super::keeper::{Judgement, Report, Reporter, Seat};
 use super::renewal::Renewal;
-use super::resume::{FIRST_DELAY, LONGEST_DELAY, Resumed, Upstream};
+use super::resume::{FIRST_DELAY, Hopeless, LONGEST_DELAY, Resumed, Upstream};
 use super::stream::{SsmStream, StreamEnd, pair};
 use crate::failure::{Failure, Reason, Remedy};
 use crate::transport::pool::Sharing;
+
+/// Frames after which a websocket counts as one that works: more than the hint that the service sends by itself.
+const ENOUGH_FRAMES: usize = 3;
 
 /// What a link or stream asks of its driver.
 pub(super) enum Command {
@@ -66,8 +69,12 @@ pub(super) struct Driver {
     /// Whether it carries many streams; `None` before it is ready.
     pub(super) sharing: Option<Sharing>,
     goodbye: CancellationToken,
-    /// When the present websocket last carried a frame; `None` if it has not.
+    /// When the last frame came.
     heard: Option<Instant>,
+    /// How many frames the present websocket has carried.
+    frames: usize,
+    /// AWS said that the agent is away, for long enough to doubt that it comes back.
+    pub(super) doubted: bool,
     /// How long to wait before resuming: grows while websockets open and carry nothing.
     calm: Duration,
 }
@@ -77,14 +84,16 @@ pub(super) enum Phase {
         channel: Box<Channel>,
         plan: Renewal,
         /// Another websocket on its way, to replace this one.
-        renewed: Option<Resuming>,
+        renewed: Option<Renewing>,
     },
     Resuming(Resuming),
     Over,
 }
 
-/// A websocket on its way.
-pub(super) type Resuming = Pin<Box<dyn Future<Output = Result<Resumed, Failure>> + Send>>;
+/// A websocket on its way, for a session that has none.
+type Resuming = Pin<Box<dyn Future<Output = Result<Resumed, Hopeless>> + Send>>;
+/// A websocket on its way, for a session that has one.
+type Renewing = Pin<Box<dyn Future<Output = Result<Resumed, Failure>> + Send>>;
 
 /// Why driving stops.
 pub(super) enum Stop {
@@ -93,12 +102,12 @@ pub(super) enum Stop {
     /// The session has ended.
     Ended(End),
     /// The session can't be resumed.
-    Gone(Failure),
+    Hopeless(Hopeless),
 }
 
 enum Wake {
     Activity(Result<Activity, Lost>),
-    Resumed(Result<Resumed, Failure>),
+    Resumed(Result<Resumed, Hopeless>),
     Renewed(Result<Resumed, Failure>),
     Command(Command),
     Timeout,
@@ -128,6 +137,8 @@ impl Driver {
             sharing: None,
             goodbye,
             heard: None,
+            frames: 0,
+            doubted: false,
             calm: Duration::ZERO,
         };
         driver.attach(first);
@@ -152,7 +163,7 @@ impl Driver {
             match self.wait(full, now).await {
                 Wake::Activity(activity) => self.handle_activity(activity),
                 Wake::Resumed(Ok(resumed)) => self.handle_resumed(resumed),
-                Wake::Resumed(Err(failure)) => return Stop::Gone(failure),
+                Wake::Resumed(Err(hopeless)) => return Stop::Hopeless(hopeless),
                 Wake::Renewed(renewed) => self.handle_renewed(renewed),
                 Wake::Command(command) => self.handle_commands(command),
                 Wake::Timeout => {
@@ -213,19 +224,26 @@ impl Driver {
 
     /// Handles what came of the websocket, and what else is there already, so that one write answers all of it.
     fn handle_activity(&mut self, first: Result<Activity, Lost>) {
-        let mut next = Some(first);
-        while let Some(activity) = next {
-            match activity {
-                Ok(Activity::Frame(frame)) => self.handle_frame(frame),
-                Ok(Activity::Pong) => self.session.handle_pong(Instant::now().into_std()),
-                Ok(Activity::Nothing) => return,
-                Err(lost) => return self.handle_loss(lost),
-            }
-            next = match &mut self.phase {
-                // AWS closes the websocket of a session that has ended. That is no loss.
-                Phase::Attached { channel, .. } if !self.session.has_ended() => channel.next_at_once(),
-                Phase::Attached { .. } | Phase::Resuming(_) | Phase::Over => None,
-            };
+        self.handle_one(first);
+        self.take_what_has_come();
+    }
+
+    fn take_what_has_come(&mut self) {
+        // AWS closes the websocket of a session that has ended. That is no loss.
+        while !self.session.has_ended()
+            && let Phase::Attached { channel, .. } = &mut self.phase
+            && let Some(activity) = channel.next_at_once()
+        {
+            self.handle_one(activity);
+        }
+    }
+
+    fn handle_one(&mut self, activity: Result<Activity, Lost>) {
+        match activity {
+            Ok(Activity::Frame(frame)) => self.handle_frame(frame),
+            Ok(Activity::Pong) => self.session.handle_pong(Instant::now().into_std()),
+            Ok(Activity::Nothing) => {}
+            Err(lost) => self.handle_loss(lost),
         }
     }
 
@@ -233,6 +251,7 @@ impl Driver {
         trace!(length = frame.len(), "receive");
         let now = Instant::now();
         self.heard = Some(now);
+        self.frames += 1;
         if let Err(malformed) = self.session.handle_frame(frame, now.into_std()) {
             debug!(%malformed, "ignored a frame");
         }
@@ -247,7 +266,7 @@ impl Driver {
         }
     }
 
-    fn handle_command(&mut self, command: Command) {
+    pub(super) fn handle_command(&mut self, command: Command) {
         let now = Instant::now().into_std();
         match command {
             Command::Open { seat, client, answer } => {
@@ -290,7 +309,7 @@ impl Driver {
 
     pub(super) fn handle_loss(&mut self, lost: Lost) {
         self.session.detach();
-        let doubted = matches!(lost, Lost::Paused);
+        self.doubted |= matches!(lost, Lost::Paused);
         let cause = Failure::new(
             Reason::Unreachable,
             Remedy::Retry,
@@ -303,14 +322,15 @@ impl Driver {
             "resuming the session"
         );
         let cause = Arc::new(cause);
-        self.judge(if doubted {
+        self.judge(if self.doubted {
             Judgement::Stalled(cause)
         } else {
             Judgement::Impaired(cause)
         });
-        self.calm = match self.heard.take() {
-            Some(_) => Duration::ZERO,
-            None => (self.calm * 2).clamp(FIRST_DELAY, LONGEST_DELAY),
+        self.calm = if self.frames >= ENOUGH_FRAMES {
+            Duration::ZERO
+        } else {
+            (self.calm * 2).clamp(FIRST_DELAY, LONGEST_DELAY)
         };
         self.resume(self.calm);
     }
@@ -335,6 +355,7 @@ impl Driver {
 
     fn attach(&mut self, resumed: Resumed) {
         let now = Instant::now();
+        self.frames = 0;
         self.session.attach(resumed.token.reveal(), now.into_std());
         self.phase = Phase::Attached {
             channel: Box::new(Channel::new(*resumed.socket)),
@@ -347,6 +368,7 @@ impl Driver {
     fn renew_if_due(&mut self) {
         let now = Instant::now();
         if let Phase::Attached { plan, renewed, .. } = &mut self.phase
+            && renewed.is_none()
             && plan.is_due(self.session.is_drained(), self.heard.unwrap_or(now), now)
         {
             debug!("replacing the websocket before AWS closes it");
@@ -357,6 +379,16 @@ impl Driver {
     fn handle_renewed(&mut self, renewed: Result<Resumed, Failure>) {
         match renewed {
             Ok(resumed) => {
+                // What has come on the present one would have to be sent again.
+                self.take_what_has_come();
+                let Phase::Attached { renewed, .. } = &mut self.phase else {
+                    return;
+                };
+                if !self.session.is_drained() {
+                    // A transfer began meanwhile. The next quiet moment will do.
+                    *renewed = None;
+                    return;
+                }
                 self.session.detach();
                 self.attach(resumed);
                 info!(
@@ -367,8 +399,9 @@ impl Driver {
             Err(failure) => {
                 // The present one is as good as before.
                 debug!(cause = failure.in_one_line(), "the websocket was not replaced");
-                if let Phase::Attached { renewed, .. } = &mut self.phase {
+                if let Phase::Attached { plan, renewed, .. } = &mut self.phase {
                     *renewed = None;
+                    plan.leave_to_aws();
                 }
             }
         }

@@ -10,8 +10,9 @@ use tunneld_wire::smux::StreamId;
 use tunneld_wire::ssm::{End, Event};
 
 use super::channel::{Activity, Lost};
-use super::driver::{Driver, Phase, Stop};
+use super::driver::{Command, Driver, Phase, Stop};
 use super::keeper::{Judgement, Report};
+use super::resume::Hopeless;
 use crate::failure::{Failure, Reason, Remedy};
 use crate::transport::pool::Sharing;
 
@@ -42,8 +43,12 @@ impl Driver {
                     self.fail(id, Failure::new(Reason::Unreachable, Remedy::Retry, doing));
                 }
                 Event::Refused(id) => self.fail(id, self.upstream.refused()),
-                Event::Paused => self.impaired("AWS says that the SSM agent is away"),
-                Event::Resumed | Event::Flowing => self.judge(Judgement::Fit),
+                Event::Paused => self.away(),
+                Event::Resumed => {
+                    self.doubted = false;
+                    self.well();
+                }
+                Event::Flowing => self.well(),
                 Event::Doubtful => self.handle_loss(Lost::Paused),
                 Event::Unanswered => {
                     if let Phase::Attached { channel, .. } = &mut self.phase {
@@ -74,6 +79,27 @@ impl Driver {
         let mut details = self.upstream.details().clone();
         details.agent_version = agent_version;
         self.reporter.tell(Report::Ready { sharing, details });
+        if !matches!(self.phase, Phase::Attached { .. }) {
+            self.impaired("the SSM session lost its websocket");
+        }
+    }
+
+    /// The far end takes bytes, if they can get there.
+    fn well(&self) {
+        if matches!(self.phase, Phase::Attached { .. }) && !self.session.is_peer_away() {
+            self.judge(Judgement::Fit);
+        }
+    }
+
+    fn away(&self) {
+        let doing = "AWS says that the SSM agent is away";
+        let cause = Arc::new(Failure::new(Reason::Unreachable, Remedy::Retry, doing));
+        // Nobody waits any longer for one that has been away for so long.
+        self.judge(if self.doubted {
+            Judgement::Stalled(cause)
+        } else {
+            Judgement::Impaired(cause)
+        });
     }
 
     fn deliver(&mut self, id: StreamId, bytes: Bytes) {
@@ -89,7 +115,10 @@ impl Driver {
             .because(exceeded)
             .hint("a larger `receive_buffer` in this tunnel's configuration lets more wait in memory");
         warn!("{}", failure.in_one_line());
-        self.fail(id, failure);
+        // At once, and without what it has not read: the client may never read it.
+        if let Some(stream) = self.streams.remove(&id) {
+            stream.abort(Arc::new(failure.of_stream()));
+        }
     }
 
     /// Ends a stream with a failure of its own.
@@ -144,11 +173,14 @@ impl Driver {
             self.phase = Phase::Over;
         }
         let ended = matches!(stop, Stop::Ended(_));
-        let closed_at_aws = matches!(stop, Stop::Ended(End::ChannelClosed(_)) | Stop::Gone(_));
+        let closed_at_aws = matches!(
+            stop,
+            Stop::Ended(End::ChannelClosed(_)) | Stop::Hopeless(Hopeless::Gone(_))
+        );
         let failure = Arc::new(match stop {
             Stop::Goodbye => Failure::new(Reason::Unreachable, Remedy::Retry, "the link was closed"),
             Stop::Ended(end) => self.upstream.ended(&end),
-            Stop::Gone(failure) => failure,
+            Stop::Hopeless(Hopeless::Gone(failure) | Hopeless::GivenUp(failure)) => failure,
         });
         self.reporter.tell(match self.sharing {
             Some(_) => Report::Ended(Arc::clone(&failure)),
@@ -156,7 +188,13 @@ impl Driver {
         });
         // Whoever asks for a stream from here on looks for another session at once.
         self.commands.close();
-        while self.commands.try_recv().is_ok() {}
+        while let Ok(command) = self.commands.try_recv() {
+            match command {
+                Command::Open { .. } | Command::Probe => {}
+                // A client that has said its last words and left.
+                Command::Write { .. } | Command::Finish(_) | Command::Drop(_) => self.handle_command(command),
+            }
+        }
         for (id, stream) in self.streams.drain() {
             self.session.reset(id);
             // An agent in basic mode ends the session where a target refuses, and says no more than that.

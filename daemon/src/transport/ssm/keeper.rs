@@ -279,6 +279,9 @@ impl Keeper {
         match report {
             Report::Ready { sharing, details } => {
                 self.details = details;
+                if let Some(held) = self.sessions.get_mut(&member) {
+                    held.trouble = None;
+                }
                 self.pool.started(member, sharing, now);
                 if let Some(ready) = self.ready.take() {
                     // Whoever waited is gone: then the link was dropped, and `goodbye` is on the way.

@@ -55,6 +55,11 @@ impl Renewal {
         self.next
     }
 
+    /// The websocket is not replaced any more.
+    pub(super) fn leave_to_aws(&mut self) {
+        self.next = None;
+    }
+
     /// Returns whether the websocket is to be replaced at this moment. `heard` is when its last frame came.
     pub(super) fn is_due(&mut self, is_drained: bool, heard: Instant, now: Instant) -> bool {
         if self.next.is_none_or(|next| next > now) {

@@ -14,7 +14,7 @@ use super::destination::Destination;
 use super::driver::{Command, Driver};
 use super::keeper::{Report, Reporter};
 use super::resume::Upstream;
-use crate::aws::SessionGrant;
+use crate::aws::{Account, SessionGrant};
 use crate::failure::{Failure, Reason};
 
 /// One session, to be started and driven to its end.
@@ -30,8 +30,16 @@ pub(super) struct Start {
 
 impl Start {
     pub(super) async fn run(self) {
-        // Not given up at `goodbye`: AWS may have started the session already, and then it has to be ended.
-        let (destination, grant) = match self.grant().await {
+        let prepared = tokio::select! {
+            () = self.goodbye.cancelled() => return,
+            prepared = self.prepare() => prepared,
+        };
+        // From here on it is not given up: AWS may have started the session already, and then it has to be ended.
+        let granted = match prepared {
+            Ok((account, destination)) => self.grant(&account, destination).await,
+            Err(failure) => Err(failure),
+        };
+        let (destination, grant) = match granted {
             Ok(granted) => granted,
             Err(failure) => return self.reporter.tell(Report::Failed(failure)),
         };
@@ -69,9 +77,19 @@ impl Start {
         .await;
     }
 
-    async fn grant(&self) -> Result<(Arc<Destination>, SessionGrant), Failure> {
+    /// Finds out where the session goes, and waits for its turn.
+    async fn prepare(&self) -> Result<(Arc<Account>, Arc<Destination>), Failure> {
         let account = self.context.shared.aws.account(&self.context.account).await?;
         let destination = self.context.directory.find(&account).await?;
+        account.turn_to_start().await;
+        Ok((account, destination))
+    }
+
+    async fn grant(
+        &self,
+        account: &Account,
+        destination: Arc<Destination>,
+    ) -> Result<(Arc<Destination>, SessionGrant), Failure> {
         let started = account
             .start_session(&destination.instance, &destination.document)
             .await;

@@ -5,14 +5,16 @@
 //! the driver bounds by the stream's share of the budget, because the driver must never stop reading the websocket.
 
 use std::collections::VecDeque;
+use std::future::pending;
 use std::io;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 
 use bytes::{Buf, Bytes};
+use futures_util::future::BoxFuture;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
-use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, watch};
 use tokio_util::sync::PollSemaphore;
 use tunneld_wire::smux::StreamId;
 
@@ -20,7 +22,7 @@ use super::driver::Command;
 use super::keeper::Seat;
 use crate::failure::Failure;
 use crate::transport::budget::{Exceeded, Share};
-use crate::transport::io_error;
+use crate::transport::{Stream, io_error};
 
 /// The most writes of a stream that wait in the driver: with [`LONGEST_WRITE`] a quarter MiB, enough to fill the
 /// session's window together with three other streams.
@@ -30,6 +32,8 @@ const LONGEST_WRITE: usize = 16_384;
 
 /// What a piece that waits costs beside its bytes: the frame's header that it keeps alive, and its place in a queue.
 const PIECE: usize = 256;
+/// A piece up to this size is copied where others wait before it: it shares the memory of all that came with it.
+const SMALL: usize = 4_096;
 
 /// What the driver hands to a stream.
 pub(super) enum Incoming {
@@ -49,12 +53,15 @@ pub(super) struct SsmStream {
     share: Arc<Share>,
     present: Bytes,
     ended: Option<Result<(), Arc<Failure>>>,
+    /// Says that the stream ends at once, whatever waits to be read.
+    aborted: watch::Receiver<Option<Arc<Failure>>>,
 }
 
 /// The driver's end of a stream.
 pub(super) struct StreamEnd {
     incoming: mpsc::UnboundedSender<Incoming>,
     share: Arc<Share>,
+    abort: watch::Sender<Option<Arc<Failure>>>,
     /// What to call it in messages.
     pub(super) client: String,
     /// Whether the target has sent a byte.
@@ -77,6 +84,7 @@ pub(super) fn pair(
 ) -> (SsmStream, StreamEnd) {
     // Unbounded in type, bounded by `StreamEnd::deliver`.
     let (sender, receiver) = mpsc::unbounded_channel();
+    let (abort, aborted) = watch::channel(None);
     let stream = SsmStream {
         id,
         commands,
@@ -85,12 +93,14 @@ pub(super) fn pair(
         share: Arc::clone(&share),
         present: Bytes::new(),
         ended: None,
+        aborted,
     };
     (
         stream,
         StreamEnd {
             incoming: sender,
             share,
+            abort,
             client,
             heard: false,
             _seat: seat,
@@ -104,6 +114,12 @@ impl StreamEnd {
     /// Hands bytes to the stream, unless more than may would wait.
     pub(super) fn deliver(&mut self, bytes: Bytes) -> Result<(), Exceeded> {
         self.heard = true;
+        // A small piece that waits must not keep all of what it was read with.
+        let bytes = if bytes.len() <= SMALL && self.share.used() > SMALL {
+            Bytes::copy_from_slice(&bytes)
+        } else {
+            bytes
+        };
         self.share.take(bytes.len() + PIECE)?;
         // A stream that is being dropped takes no more: its `Command::Drop` is on the way.
         let _ = self.incoming.send(Incoming::Data(bytes));
@@ -113,6 +129,12 @@ impl StreamEnd {
     /// The far end ended the stream, after what was delivered.
     pub(super) fn end(self) {
         let _ = self.incoming.send(Incoming::End);
+    }
+
+    /// The stream ends abnormally, at once.
+    pub(super) fn abort(self, failure: Arc<Failure>) {
+        self.abort.send_replace(Some(Arc::clone(&failure)));
+        self.fail(failure);
     }
 
     /// The stream ends abnormally, after what was delivered.
@@ -147,6 +169,21 @@ impl SsmStream {
             Incoming::End => self.ended = Some(Ok(())),
             Incoming::Failed(failure) => self.ended = Some(Err(failure)),
         }
+    }
+}
+
+impl Stream for SsmStream {
+    fn aborted(&self) -> BoxFuture<'static, Arc<Failure>> {
+        let mut aborted = self.aborted.clone();
+        Box::pin(async move {
+            let seen = aborted.wait_for(Option::is_some).await;
+            let failure = seen.ok().and_then(|failure| failure.clone());
+            match failure {
+                Some(failure) => failure,
+                // It ended in another way, as its reader learns.
+                None => pending().await,
+            }
+        })
     }
 }
 

@@ -70,6 +70,8 @@ fn is_reset<T: fmt::Debug>(result: io::Result<T>) -> bool {
 /// A stream whose reads fail after what is in the pipe, as a lost link's do.
 struct Failing(DuplexStream, Arc<Failure>);
 
+impl Stream for Failing {}
+
 impl AsyncRead for Failing {
     fn poll_read(
         mut self: Pin<&mut Self>,

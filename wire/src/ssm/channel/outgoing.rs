@@ -5,6 +5,7 @@ use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 
+use super::flight::{Flight, Sending};
 use crate::ssm::policy::{Pace, Policy, Resend, SMALLEST_PAYLOAD};
 use crate::ssm::probe::PayloadProbe;
 use crate::ssm::rtt::RoundTrip;
@@ -32,14 +33,7 @@ pub(super) struct Outgoing {
     /// Since when something has been un-acknowledged without any acknowledgement.
     waiting_since: Option<Instant>,
     highest_acknowledged: Option<u64>,
-    /// Each sending with its time, oldest first; entries that a later sending or an acknowledgement made stale stay
-    /// until they come to the front.
-    flight: VecDeque<(Instant, u64)>,
-    /// Sendings whose time is over, lost or stuck in a queue: see [`Outgoing::ask`]. Stale entries stay here too.
-    overdue: BTreeSet<(Instant, u64)>,
-    asked: Option<Instant>,
-    /// The latest sending of which an acknowledgement is known to tell.
-    latest_arrived: Option<Instant>,
+    flight: Flight,
     again: BTreeSet<u64>,
     last_tick: Option<Instant>,
     /// The message that finds out whether its size passes.
@@ -66,10 +60,7 @@ impl Outgoing {
             unacknowledged: 0,
             waiting_since: None,
             highest_acknowledged: None,
-            flight: VecDeque::new(),
-            overdue: BTreeSet::new(),
-            asked: None,
-            latest_arrived: None,
+            flight: Flight::default(),
             again: BTreeSet::new(),
             last_tick: None,
             trial: None,
@@ -169,7 +160,10 @@ impl Outgoing {
 
     /// Keeps a new message with [`Outgoing::next_sequence`], which is sent now.
     pub(super) fn keep(&mut self, frame: Bytes, length: usize, now: Instant) {
-        self.flight.push_back((now, self.next_sequence));
+        self.flight.launch(Sending {
+            at: now,
+            sequence: self.next_sequence,
+        });
         self.next_sequence += 1;
         self.unacknowledged += length;
         self.waiting_since.get_or_insert(now);
@@ -201,15 +195,14 @@ impl Outgoing {
         };
         self.again = (first..self.next_sequence).collect();
         self.flight.clear();
-        self.overdue.clear();
     }
 
     /// What can't have arrived, were it still under way, is to be sent again.
     pub(super) fn send_overdue_again(&mut self, now: Instant) {
         self.expire_flight(self.round_trip.smoothed(), now);
-        let overdue = std::mem::take(&mut self.overdue);
-        self.again
-            .extend(overdue.into_iter().map(|(_, sequence)| sequence));
+        while let Some(sending) = self.flight.take_overdue() {
+            self.again.insert(sending.sequence);
+        }
     }
 
     /// The oldest un-acknowledged message is to be sent again.
@@ -226,8 +219,9 @@ impl Outgoing {
     pub(super) fn handle_timeout(&mut self, now: Instant) {
         match self.policy.resend {
             Resend::All => {
-                self.expire_flight(self.round_trip.timeout(), now);
-                if self.ask_at().is_some_and(|due| due <= now) {
+                let timeout = self.round_trip.timeout();
+                self.expire_flight(timeout, now);
+                if self.flight.asks(timeout, now) {
                     self.ask(now);
                 }
             }
@@ -243,11 +237,7 @@ impl Outgoing {
     /// Returns when [`Outgoing::handle_timeout`] wants to be called.
     pub(super) fn poll_timeout(&self) -> Option<Instant> {
         match self.policy.resend {
-            Resend::All => {
-                let oldest = self.flight.front();
-                let due = oldest.map(|(sent, _)| *sent + self.round_trip.timeout());
-                due.into_iter().chain(self.ask_at()).min()
-            }
+            Resend::All => self.flight.poll_timeout(self.round_trip.timeout()),
             Resend::Oldest => self.next_tick(),
         }
     }
@@ -275,7 +265,7 @@ impl Outgoing {
         // What comes this soon after a repeat tells of an earlier sending.
         let plausible = now.saturating_duration_since(sent_at) >= self.round_trip.smoothed() / 2;
         if sent_once || plausible {
-            self.handle_arrival(sent_at);
+            self.again.extend(self.flight.handle_arrival(sent_at));
         }
         if sent_once {
             let round_trip = now.saturating_duration_since(sent_at);
@@ -330,48 +320,36 @@ impl Outgoing {
         sent.times_sent += 1;
         sent.overtaken = 0;
         let frame = sent.frame.clone();
-        self.flight.push_back((now, sequence));
+        self.flight.launch(Sending { at: now, sequence });
         Some(frame)
     }
 
-    /// Finds what was sent `timeout` ago or earlier. What was sent before something that arrived is lost, and to be sent
-    /// again.
+    /// Looks at what was sent `timeout` ago or earlier, and marks what is lost of it to be sent again.
     fn expire_flight(&mut self, timeout: Duration, now: Instant) {
-        while let Some((sent_at, sequence)) = self.flight.front().copied() {
-            let live = self.is_latest(sent_at, sequence);
-            if live && sent_at + timeout > now {
+        while let Some(oldest) = self.flight.oldest() {
+            let live = self.is_latest(oldest);
+            if live && oldest.at + timeout > now {
                 break;
             }
-            self.flight.pop_front();
-            if !live || self.believe(sequence, now) {
+            self.flight.drop_oldest();
+            if !live || self.believe(oldest.sequence, now) {
                 continue;
             }
-            if self.latest_arrived.is_some_and(|arrived| sent_at < arrived) {
-                self.again.insert(sequence);
+            if self.flight.is_lost(oldest) {
+                self.again.insert(oldest.sequence);
             } else {
-                self.overdue.insert((sent_at, sequence));
+                self.flight.keep_overdue(oldest);
             }
         }
     }
 
-    /// Returns when [`Outgoing::ask`] is due.
-    fn ask_at(&self) -> Option<Instant> {
-        let (oldest, _) = self.overdue.first()?;
-        Some(
-            self.asked
-                .map_or(*oldest, |asked| asked + self.round_trip.timeout()),
-        )
-    }
-
-    /// Sends one overdue message again, whose acknowledgement tells that the others are lost. Were all of them sent at
-    /// once while they only stand in a queue before a slow uplink, they would make it longer each time.
+    /// Sends the oldest overdue message again; all of them to a peer that is silent on duplicates and can't be asked.
     fn ask(&mut self, now: Instant) {
-        while let Some((sent_at, sequence)) = self.overdue.pop_first() {
-            if self.is_latest(sent_at, sequence) {
-                self.again.insert(sequence);
-                self.asked = Some(now);
+        while let Some(sending) = self.flight.take_overdue() {
+            if self.is_latest(sending) {
+                self.again.insert(sending.sequence);
+                self.flight.asked(now);
                 self.round_trip.back_off();
-                // A peer that is silent on duplicates can't be asked.
                 if !self.silent_on_duplicates {
                     return;
                 }
@@ -379,23 +357,10 @@ impl Outgoing {
         }
     }
 
-    /// A sending of that time has arrived: what was sent before it and is overdue is lost.
-    fn handle_arrival(&mut self, sent_at: Instant) {
-        self.latest_arrived = self.latest_arrived.max(Some(sent_at));
-        while self
-            .overdue
-            .first()
-            .is_some_and(|(overdue, _)| *overdue < sent_at)
-        {
-            self.again
-                .extend(self.overdue.pop_first().map(|(_, sequence)| sequence));
-        }
-    }
-
     /// Returns whether a message is un-acknowledged and was sent then for the last time.
-    fn is_latest(&mut self, sent_at: Instant, sequence: u64) -> bool {
-        self.sent_mut(sequence)
-            .is_some_and(|sent| sent.last_sent == sent_at)
+    fn is_latest(&mut self, sending: Sending) -> bool {
+        self.sent_mut(sending.sequence)
+            .is_some_and(|sent| sent.last_sent == sending.at)
     }
 
     /// With an agent that never acknowledges twice, a message sent often while later ones were acknowledged must have
@@ -446,7 +411,6 @@ impl Outgoing {
         }
         if self.sent.is_empty() {
             self.flight.clear();
-            self.overdue.clear();
         }
     }
 

@@ -10,10 +10,13 @@ use crate::smux::StreamId;
 use crate::ssm::message::{Flag, PayloadType};
 
 impl Session {
-    /// Client: opens a stream; `None` before [`Event::Ready`], after the end, and where the session has had the one stream
-    /// that it carries.
+    /// Client: opens a stream; `None` before [`Event::Ready`](super::Event::Ready), after the end, and where the session
+    /// has had the one stream that it carries.
     pub fn open(&mut self, now: Instant) -> Option<StreamId> {
-        self.carrier()?.open(now)
+        let id = self.carrier()?.open(now);
+        // In basic mode the target may have spoken already.
+        self.notice_streams();
+        id
     }
 
     /// Queues bytes on a stream. See [`Session::pending_writes`] for how to bound that.
