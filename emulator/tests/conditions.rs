@@ -70,20 +70,29 @@ async fn a_recycled_websocket_is_closed_with_1000_and_its_session_can_be_resumed
 }
 
 #[tokio::test]
-async fn a_websocket_is_recycled_at_its_nth_byte() {
-    let far = Far::start("fast").await;
-    let limit = 200_000;
-    far.emulator.set_conditions(service(ServiceConditions {
-        recycle_bytes: Some(limit),
-        ..ServiceConditions::default()
-    }));
-    let (mut client, _) = Client::with_stream(&far.caller, SOURCE).await;
-    assert_eq!(client.end().await, bye());
-    let received: usize = client.frames.iter().map(Bytes::len).sum();
-    assert!(
-        (100_000..=limit as usize + 20_000).contains(&received),
-        "{received}"
-    );
+async fn a_websocket_is_recycled_at_its_nth_byte_whatever_is_under_way() {
+    for delay in [Duration::ZERO, MILLISECOND * 20] {
+        let far = Far::start("fast").await;
+        let limit = 200_000;
+        far.emulator.set_conditions(Conditions {
+            line: LineConditions {
+                delay,
+                ..LineConditions::default()
+            },
+            service: ServiceConditions {
+                recycle_bytes: Some(limit),
+                ..ServiceConditions::default()
+            },
+            ..Conditions::default()
+        });
+        let (mut client, _) = Client::with_stream(&far.caller, SOURCE).await;
+        assert_eq!(client.end().await, bye());
+        let received: usize = client.frames.iter().map(Bytes::len).sum();
+        assert!(
+            (100_000..=limit as usize + 20_000).contains(&received),
+            "{received} after a delay of {delay:?}"
+        );
+    }
 }
 
 #[tokio::test]

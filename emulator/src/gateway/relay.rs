@@ -255,14 +255,16 @@ impl Relay {
     /// An agent sends no more than the websocket takes, and numbers nothing that it does not send.
     fn carry_down(&mut self, now: std::time::Instant) -> Flow {
         while !self.service.wants_to_act() {
-            while self.line.down.has_arrived(now)
+            if self.line.down.has_arrived(now)
                 && let Some(Arrival { writer, .. }) = &self.client
             {
                 match writer.try_reserve() {
                     Ok(room) => {
                         if let Some(frame) = self.line.down.poll(now) {
+                            self.service.relays_down(&frame, now);
                             room.send(frame);
                         }
+                        continue;
                     }
                     Err(TrySendError::Full(())) => return Flow::Full,
                     Err(TrySendError::Closed(())) => return Flow::Closed,
@@ -278,7 +280,6 @@ impl Relay {
             if is_lost || !self.line.down.has_room() {
                 continue;
             }
-            self.service.relays_down(&frame, now);
             self.line.down.push(frame, now);
         }
         Flow::Free

@@ -132,7 +132,7 @@ impl Service {
         true
     }
 
-    /// A frame of the agent goes to the client.
+    /// A frame reaches the client.
     pub(super) fn relays_down(&mut self, frame: &Bytes, now: Instant) {
         if sort(frame) == Sort::Output {
             self.last_data = now;
