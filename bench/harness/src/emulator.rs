@@ -144,12 +144,13 @@ impl Emulator {
     /// Sends a request to the emulator's own endpoints.
     fn ask(&self, method: &str, path: &str, body: &str) -> anyhow::Result<()> {
         let mut socket = TcpStream::connect(self.address)?;
-        write!(
-            socket,
+        // In one write: during an outage the emulator spares what it sees at once to be meant for itself.
+        let request = format!(
             "{method} /_emulator/{path} HTTP/1.1\r\nHost: {}\r\nConnection: close\r\nContent-Length: {}\r\n\r\n{body}",
             self.address,
             body.len()
-        )?;
+        );
+        socket.write_all(request.as_bytes())?;
         let mut answer = String::new();
         socket.read_to_string(&mut answer)?;
         if !answer.starts_with("HTTP/1.1 200 ") {
