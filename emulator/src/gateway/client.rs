@@ -47,7 +47,7 @@ impl Buffers {
     fn frames(self) -> usize {
         match self {
             Self::Small => 4,
-            Self::Large => 16,
+            Self::Large => 128,
         }
     }
 }

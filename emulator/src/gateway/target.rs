@@ -19,6 +19,8 @@ use crate::conditions::{Conditions, Dials};
 const READS: usize = 8;
 /// Bytes of one read.
 const LONGEST_READ: usize = 32_768;
+/// Pieces for a target that are written together, so that a client's small messages cost no system call each.
+const PIECES_AT_ONCE: usize = 256;
 /// Pieces a second that a slow target takes, so that a rate is smooth.
 const PIECES: u64 = 20;
 
@@ -85,7 +87,9 @@ pub(super) async fn serve(
         }
     };
     let writes = async {
-        while let Some(bytes) = outgoing.recv().await {
+        let mut pieces = Vec::new();
+        while outgoing.recv_many(&mut pieces, PIECES_AT_ONCE).await > 0 {
+            let bytes = joined(&mut pieces);
             let length = bytes.len();
             let written = write(&mut writer, bytes, &mut conditions).await;
             // The relay is gone: so is the session.
@@ -100,6 +104,16 @@ pub(super) async fn serve(
         () = writes => {}
     }
     let _ = reports.send(Report::Closed(id)).await;
+}
+
+/// Takes all pieces as one.
+fn joined(pieces: &mut Vec<Bytes>) -> Bytes {
+    let joined = match pieces.as_slice() {
+        [alone] => alone.clone(),
+        several => several.concat().into(),
+    };
+    pieces.clear();
+    joined
 }
 
 /// Writes as fast as the conditions let the target take it.
