@@ -241,20 +241,29 @@ impl Mux {
         self.current.is_some() || !self.ready.is_empty() || self.nop_due
     }
 
-    /// Returns the next piece of the pipe, of at most `limit` bytes: frames of all streams that have some, in turns.
-    /// `limit` must hold a header and a byte.
-    pub fn poll_bytes(&mut self, limit: usize) -> Option<Bytes> {
-        if !self.wants_to_send() {
-            return None;
+    /// Returns how long the next piece may get, up to `limit`: a message of a few bytes is kept until it is acknowledged,
+    /// and must not hold the memory of a full one.
+    pub(crate) fn next_length(&self, limit: usize) -> usize {
+        let promised = self.current.map_or(0, |(_, missing)| missing);
+        let mut length = promised + HEADER_LENGTH;
+        for stream in self.ready.iter().filter_map(|id| self.streams.get(id)) {
+            if length >= limit {
+                break;
+            }
+            length += stream.outgoing.len() + 2 * HEADER_LENGTH;
         }
-        let mut piece = BytesMut::with_capacity(limit);
+        length.min(limit)
+    }
+
+    /// Appends the next bytes of the pipe to `piece`, at most `length` of them: frames of all streams that have some, in
+    /// turns. `length` must hold a header and a byte.
+    pub fn poll_bytes(&mut self, length: usize, piece: &mut BytesMut) {
+        let limit = piece.len() + length;
         while piece.len() < limit {
             if let Some((id, missing)) = self.current.take() {
                 let room = limit - piece.len();
                 let stream = self.streams.get_mut(&id);
-                let sent = stream.map_or(0, |stream| {
-                    stream.outgoing.move_into(&mut piece, missing.min(room))
-                });
+                let sent = stream.map_or(0, |stream| stream.outgoing.move_into(piece, missing.min(room)));
                 if sent < missing && sent > 0 {
                     self.current = Some((id, missing - sent));
                 } else {
@@ -270,9 +279,8 @@ impl Mux {
                 continue;
             }
             let Some(id) = self.ready.pop_front() else { break };
-            self.begin_turn(id, limit, &mut piece);
+            self.begin_turn(id, limit, piece);
         }
-        (!piece.is_empty()).then(|| piece.freeze())
     }
 
     /// Returns a piece that says nothing, of at most that many bytes and at least one frame; `None` in the midst of a
@@ -475,7 +483,7 @@ mod tests {
                     Order::Poll(limit) => {
                         now += Duration::from_secs(2);
                         client.handle_timeout(now);
-                        let Some(piece) = client.poll_bytes(limit) else { continue };
+                        let Some(piece) = next_piece(&mut client, limit) else { continue };
                         prop_assert!((1..=limit).contains(&piece.len()));
                         if fitted {
                             prop_assert!(are_whole_frames(&piece));
@@ -508,6 +516,12 @@ mod tests {
         }
     }
 
+    fn next_piece(mux: &mut Mux, length: usize) -> Option<Bytes> {
+        let mut piece = BytesMut::new();
+        mux.poll_bytes(length, &mut piece);
+        (!piece.is_empty()).then(|| piece.freeze())
+    }
+
     /// Whether the bytes are whole frames: one more, put behind them, is read as what it is.
     fn are_whole_frames(piece: &Bytes) -> bool {
         let marker = StreamId(4);
@@ -525,7 +539,9 @@ mod tests {
         for id in &ids {
             client.write(*id, vec![1; 100_000].into());
         }
-        server.receive(client.poll_bytes(16_384).unwrap(), now).unwrap();
+        server
+            .receive(next_piece(&mut client, 16_384).unwrap(), now)
+            .unwrap();
         let turns = events(&mut server).into_iter().filter_map(|event| match event {
             Event::Data(id, bytes) => Some((id, bytes.len())),
             Event::Opened(_) | Event::Finished { .. } | Event::Abandoned(_) => None,
@@ -540,9 +556,9 @@ mod tests {
         let (mut client, _) = pair(Framing::Fitted);
         let id = client.open(origin()).unwrap();
         client.write(id, vec![1; 100_000].into());
-        let piece = client.poll_bytes(16_384).unwrap();
+        let piece = next_piece(&mut client, 16_384).unwrap();
         assert_eq!(piece.len(), 16_384);
-        let second = client.poll_bytes(16_384).unwrap();
+        let second = next_piece(&mut client, 16_384).unwrap();
         assert_eq!(second[..4], [1, 2, 0xf8, 0x3f], "one frame of 16,376 bytes");
     }
 

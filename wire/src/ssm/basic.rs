@@ -199,24 +199,27 @@ impl Basic {
         self.sign_due || stream.is_some_and(|stream| stream.outgoing.len() > 0 || stream.end == End::Closing)
     }
 
-    /// Returns the next message's payload, of at most `limit` bytes.
-    pub(crate) fn poll_payload(&mut self, limit: usize) -> Option<(PayloadType, Bytes)> {
+    /// Appends the next message's payload, of at most `limit` bytes; returns what it is, if there is one.
+    pub(crate) fn poll_payload(&mut self, limit: usize, payload: &mut BytesMut) -> Option<PayloadType> {
         if std::mem::take(&mut self.sign_due) {
-            return Some((PayloadType::Flag, Bytes::from_static(&NO_FLAG)));
+            payload.extend_from_slice(&NO_FLAG);
+            return Some(PayloadType::Flag);
         }
         let stream = self.stream.as_mut()?;
         let length = stream.outgoing.len().min(limit);
         if length > 0 {
-            let mut piece = BytesMut::with_capacity(length);
-            stream.outgoing.move_into(&mut piece, length);
-            return Some((PayloadType::Output, piece.freeze()));
+            stream.outgoing.move_into(payload, length);
+            return Some(PayloadType::Output);
         }
         if stream.end != End::Closing {
             return None;
         }
         self.stream = None;
         // The agent has no word for it.
-        (self.side == Side::Client).then(|| (PayloadType::Flag, Flag::DisconnectToPort.payload()))
+        (self.side == Side::Client).then(|| {
+            payload.extend_from_slice(&Flag::DisconnectToPort.payload());
+            PayloadType::Flag
+        })
     }
 
     pub(crate) fn poll_event(&mut self) -> Option<Event> {
@@ -276,7 +279,12 @@ mod tests {
     }
 
     fn payloads(basic: &mut Basic) -> Vec<(PayloadType, Bytes)> {
-        std::iter::from_fn(|| basic.poll_payload(4)).collect()
+        std::iter::from_fn(|| {
+            let mut payload = BytesMut::new();
+            let payload_type = basic.poll_payload(4, &mut payload)?;
+            Some((payload_type, payload.freeze()))
+        })
+        .collect()
     }
 
     fn events(basic: &mut Basic) -> Vec<Event> {

@@ -131,25 +131,42 @@ pub enum Malformed {
 }
 
 impl Message {
-    /// Encodes the frame, with the digest of its payload.
+    /// Encodes the frame, with the digest that it claims.
     pub fn encode(&self) -> Bytes {
         let mut frame = BytesMut::with_capacity(OVERHEAD + self.payload.len());
-        frame.put_u32(HEADER_LENGTH as u32);
-        let name = self.kind.name().as_bytes();
-        frame.put_slice(name);
-        frame.put_bytes(b' ', TYPE_WIDTH.saturating_sub(name.len()));
-        frame.put_u32(1);
-        frame.put_u64(self.created);
-        frame.put_u64(self.sequence);
-        frame.put_u64(self.flags);
-        let (high, low) = self.id.as_u64_pair();
-        frame.put_u64(low);
-        frame.put_u64(high);
-        frame.put_slice(&self.digest);
-        frame.put_u32(self.payload_type.number());
-        frame.put_u32(self.payload.len() as u32);
+        frame.put_slice(&self.header(self.payload.len()));
         frame.put_slice(&self.payload);
         frame.freeze()
+    }
+
+    /// Encodes the frame around a payload that was written into a draft, in place of its own.
+    pub(crate) fn encode_around(&self, draft: Draft) -> Bytes {
+        let Draft(mut frame) = draft;
+        let header = self.header(frame.len().saturating_sub(OVERHEAD));
+        if let Some(room) = frame.get_mut(..OVERHEAD) {
+            room.copy_from_slice(&header);
+        }
+        frame.freeze()
+    }
+
+    fn header(&self, payload_length: usize) -> [u8; OVERHEAD] {
+        let mut header = [0; OVERHEAD];
+        let mut fields = header.as_mut_slice();
+        fields.put_u32(HEADER_LENGTH as u32);
+        let name = self.kind.name().as_bytes();
+        fields.put_slice(name);
+        fields.put_bytes(b' ', TYPE_WIDTH.saturating_sub(name.len()));
+        fields.put_u32(1);
+        fields.put_u64(self.created);
+        fields.put_u64(self.sequence);
+        fields.put_u64(self.flags);
+        let (high, low) = self.id.as_u64_pair();
+        fields.put_u64(low);
+        fields.put_u64(high);
+        fields.put_slice(&self.digest);
+        fields.put_u32(self.payload_type.number());
+        fields.put_u32(payload_length as u32);
+        header
     }
 
     /// Decodes one websocket message. The digest is not looked at: see [`Message::verify`].
@@ -180,9 +197,10 @@ impl Message {
             false => PayloadType::Undefined,
         };
 
-        let name = String::from_utf8_lossy(name);
-        let name = name.trim_matches('\0').trim();
-        let kind = Kind::from_name(name).ok_or_else(|| Malformed::UnknownKind(name.to_owned()))?;
+        let kind = Kind::from_name(without_padding(name)).ok_or_else(|| {
+            let name = String::from_utf8_lossy(without_padding(name));
+            Malformed::UnknownKind(name.into_owned())
+        })?;
         if created == 0 {
             return Err(Malformed::Created);
         }
@@ -217,6 +235,29 @@ impl Message {
     }
 }
 
+/// A frame whose payload is written before its header: the bytes of a stream are copied once, to where they are sent
+/// from.
+pub(crate) struct Draft(BytesMut);
+
+impl Draft {
+    /// An empty one with room for so many bytes of payload.
+    pub(crate) fn with_room(payload: usize) -> Self {
+        let mut frame = BytesMut::with_capacity(OVERHEAD + payload);
+        frame.put_bytes(0, OVERHEAD);
+        Self(frame)
+    }
+
+    /// Returns what the payload is appended to.
+    pub(crate) fn payload(&mut self) -> &mut BytesMut {
+        &mut self.0
+    }
+
+    /// Returns the payload as written so far.
+    pub(crate) fn written(&self) -> &[u8] {
+        self.0.get(OVERHEAD..).unwrap_or_default()
+    }
+}
+
 /// Returns the SHA-256 of a payload.
 pub fn digest(payload: &[u8]) -> [u8; 32] {
     Sha256::digest(payload).into()
@@ -235,7 +276,7 @@ impl fmt::Debug for Message {
 }
 
 impl Kind {
-    fn name(self) -> &'static str {
+    pub(crate) fn name(self) -> &'static str {
         match self {
             Self::InputStreamData => "input_stream_data",
             Self::OutputStreamData => "output_stream_data",
@@ -247,7 +288,7 @@ impl Kind {
         }
     }
 
-    fn from_name(name: &str) -> Option<Self> {
+    fn from_name(name: &[u8]) -> Option<Self> {
         let all = [
             Self::InputStreamData,
             Self::OutputStreamData,
@@ -257,7 +298,7 @@ impl Kind {
             Self::PausePublication,
             Self::AgentSessionState,
         ];
-        all.into_iter().find(|kind| kind.name() == name)
+        all.into_iter().find(|kind| kind.name().as_bytes() == name)
     }
 }
 
@@ -313,6 +354,20 @@ impl Flag {
             _ => None,
         }
     }
+}
+
+/// The bytes of a message type without what fills its field up.
+fn without_padding(field: &[u8]) -> &[u8] {
+    let is_padding = |byte: &u8| *byte == 0 || byte.is_ascii_whitespace();
+    let start = field
+        .iter()
+        .position(|byte| !is_padding(byte))
+        .unwrap_or(field.len());
+    let end = field
+        .iter()
+        .rposition(|byte| !is_padding(byte))
+        .map_or(start, |last| last + 1);
+    field.get(start..end).unwrap_or_default()
 }
 
 /// A cursor over the header's fields.

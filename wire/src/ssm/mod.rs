@@ -42,5 +42,5 @@ pub use basic::TooEarly;
 pub use handshake::HandshakeError;
 pub use policy::{LARGEST_PAYLOAD, MESSAGE_RATE, Pace, Policy, SMALLEST_PAYLOAD};
 pub use probe::PayloadProbe;
-pub use session::{AgentOptions, ClientOptions, End, Event, Frame, Origin, Session};
+pub use session::{AgentOptions, ClientOptions, Digests, End, Event, Frame, Origin, Session};
 pub use version::{CLIENT_VERSION, Version};

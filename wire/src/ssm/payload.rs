@@ -1,5 +1,6 @@
 //! The JSON bodies of the data channel, key order and spacing as the official client and agent write them.
 
+use std::borrow::Cow;
 use std::collections::BTreeMap;
 
 use bytes::Bytes;
@@ -29,7 +30,7 @@ pub struct OpenDataChannel {
 #[serde(rename_all = "PascalCase")]
 pub struct Acknowledge {
     /// The acknowledged message's type.
-    pub acknowledged_message_type: String,
+    pub acknowledged_message_type: Cow<'static, str>,
     /// Its id.
     pub acknowledged_message_id: Uuid,
     /// Its number: the only field that receivers match.

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use tunneld_wire::smux::Framing;
-use tunneld_wire::ssm::{AgentOptions, Policy};
+use tunneld_wire::ssm::{AgentOptions, Digests, Policy};
 
 /// A version that has every capability.
 pub(crate) const AGENT_VERSION: &str = "3.3.1142.0";
@@ -51,6 +51,7 @@ fn options(policy: Policy, framing: Framing) -> AgentOptions {
             .into(),
         policy,
         framing,
+        digests: Digests::Checked,
         quiet: Duration::ZERO,
     }
 }

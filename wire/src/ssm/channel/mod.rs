@@ -31,7 +31,7 @@ use self::incoming::{Ack, Incoming};
 use self::outgoing::Outgoing;
 pub(crate) use self::stamps::Stamps;
 pub(crate) use self::window::Window;
-use super::message::{self, Kind, Message, PayloadType};
+use super::message::{self, Draft, Kind, Message, PayloadType};
 use super::payload::{self, Acknowledge};
 use super::policy::{Pace, Policy, Resend};
 use super::probe::PayloadProbe;
@@ -231,16 +231,13 @@ impl Channel {
     }
 
     /// Numbers and keeps a data message; returns its frame, to be sent now.
-    pub(crate) fn send(&mut self, payload_type: PayloadType, payload: Bytes, now: Instant) -> Bytes {
-        let length = payload.len();
+    pub(crate) fn send(&mut self, payload_type: PayloadType, draft: Draft, now: Instant) -> Bytes {
+        let length = draft.written().len();
         let sequence = self.outgoing.next_sequence();
         // Only the agent marks its first message; no known peer reads it.
         let flags = u64::from(self.role == Role::Agent && sequence == 0);
         let (kind, _) = self.role.kinds();
-        let frame = self
-            .stamps
-            .message(kind, sequence, flags, payload_type, payload, now)
-            .encode();
+        let frame = self.stamps.frame(kind, sequence, flags, payload_type, draft, now);
         self.outgoing.keep(frame.clone(), length, now);
         frame
     }
@@ -331,7 +328,7 @@ impl Channel {
     fn acknowledgement(&mut self, ack: Ack, now: Instant) -> Bytes {
         let (_, kind) = self.role.kinds();
         let body = payload::json(&Acknowledge {
-            acknowledged_message_type: kind.to_string(),
+            acknowledged_message_type: kind.name().into(),
             acknowledged_message_id: ack.id,
             acknowledged_message_sequence_number: ack.sequence,
             is_sequential_message: true,

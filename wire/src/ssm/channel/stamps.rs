@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 use bytes::Bytes;
 use uuid::Uuid;
 
-use crate::ssm::message::{self, Kind, Message, PayloadType};
+use crate::ssm::message::{self, Draft, Kind, Message, PayloadType};
 
 /// Makes messages of one side, each with a new id and the present date.
 #[derive(Debug)]
@@ -38,9 +38,36 @@ impl Stamps {
         payload: Bytes,
         now: Instant,
     ) -> Message {
+        let digest = message::digest(&payload);
+        self.stamp(kind, sequence, flags, payload_type, (payload, digest), now)
+    }
+
+    /// Encodes a frame around what was written into a draft.
+    pub(crate) fn frame(
+        &mut self,
+        kind: Kind,
+        sequence: u64,
+        flags: u64,
+        payload_type: PayloadType,
+        draft: Draft,
+        now: Instant,
+    ) -> Bytes {
+        let digest = message::digest(draft.written());
+        self.stamp(kind, sequence, flags, payload_type, (Bytes::new(), digest), now)
+            .encode_around(draft)
+    }
+
+    fn stamp(
+        &mut self,
+        kind: Kind,
+        sequence: u64,
+        flags: u64,
+        payload_type: PayloadType,
+        (payload, digest): (Bytes, [u8; 32]),
+        now: Instant,
+    ) -> Message {
         let since_1970 = self.began_unix + now.saturating_duration_since(self.began);
         let created = u64::try_from(since_1970.as_millis()).unwrap_or(u64::MAX).max(1);
-        let digest = message::digest(&payload);
         Message {
             kind,
             created,

@@ -2,7 +2,7 @@
 
 use std::time::{Duration, Instant};
 
-use bytes::Bytes;
+use bytes::{Bytes, BytesMut};
 
 use super::End;
 use crate::smux::{self, Framing, Mux, Side, StreamId};
@@ -132,11 +132,23 @@ impl Carrier {
         }
     }
 
-    /// Returns the payload of the next data message, of at most `limit` bytes.
-    pub(super) fn poll_payload(&mut self, limit: usize) -> Option<(PayloadType, Bytes)> {
+    /// Returns how long the payload of the next data message may get, up to `limit`.
+    pub(super) fn next_length(&self, limit: usize) -> usize {
         match self {
-            Self::Mux(mux) => mux.poll_bytes(limit).map(|bytes| (PayloadType::Output, bytes)),
-            Self::Basic(basic) => basic.poll_payload(limit),
+            Self::Mux(mux) => mux.next_length(limit),
+            Self::Basic(_) => limit,
+        }
+    }
+
+    /// Appends the payload of the next data message, of at most `limit` bytes; returns what it is, if there is one.
+    pub(super) fn poll_payload(&mut self, limit: usize, payload: &mut BytesMut) -> Option<PayloadType> {
+        match self {
+            Self::Mux(mux) => {
+                let before = payload.len();
+                mux.poll_bytes(limit, payload);
+                (payload.len() > before).then_some(PayloadType::Output)
+            }
+            Self::Basic(basic) => basic.poll_payload(limit, payload),
         }
     }
 

@@ -30,6 +30,15 @@ pub struct ClientOptions {
     pub stall_timeout: Duration,
 }
 
+/// Whether an agent looks at the digests of what it is sent.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Digests {
+    /// It does not, as the official agent (ssm.md section 3.3).
+    Trusted,
+    /// It takes no message whose digest is wrong, which shows the mistakes of a client.
+    Checked,
+}
+
 /// How an agent presents itself.
 #[derive(Debug, Clone)]
 pub struct AgentOptions {
@@ -41,6 +50,8 @@ pub struct AgentOptions {
     pub policy: Policy,
     /// Frames of up to 32 KiB that span messages, as the official agent's, or such that fit their message.
     pub framing: Framing,
+    /// Whether it looks at the digests of what it is sent.
+    pub digests: Digests,
     /// How long it is silent after HandshakeComplete: the official client ends its reader at any frame that comes
     /// while it sets itself up (ssm.md section 6.7).
     pub quiet: Duration,

@@ -7,7 +7,7 @@ use bytes::Bytes;
 use super::carrier::Carrier;
 use super::{End, Session, Stage};
 use crate::smux::StreamId;
-use crate::ssm::message::{Flag, PayloadType};
+use crate::ssm::message::{Draft, Flag, PayloadType};
 
 impl Session {
     /// Client: opens a stream; `None` before [`Event::Ready`](super::Event::Ready), after the end, and where the session
@@ -84,7 +84,9 @@ impl Session {
 
     /// Returns a message with what the streams have to send, of at most `room` bytes.
     pub(super) fn poll_data(&mut self, room: usize, now: Instant) -> Option<Bytes> {
-        let (payload_type, payload) = self.carrier()?.poll_payload(room)?;
-        Some(self.channel.send(payload_type, payload, now))
+        let carrier = self.carrier().filter(|carrier| carrier.wants_to_send())?;
+        let mut draft = Draft::with_room(carrier.next_length(room));
+        let payload_type = carrier.poll_payload(room, draft.payload())?;
+        Some(self.channel.send(payload_type, draft, now))
     }
 }
