@@ -65,6 +65,11 @@ pub trait Stream: AsyncRead + AsyncWrite + Send + Unpin {
     fn aborted(&self) -> BoxFuture<'static, Arc<Failure>> {
         Box::pin(pending())
     }
+
+    /// Returns when the route will cut this stream, where it does that to each after a while.
+    fn expires(&self) -> Option<Instant> {
+        None
+    }
 }
 
 impl Stream for TcpStream {}

@@ -138,7 +138,8 @@ impl Upstream {
                 | Reason::PortInUse
                 | Reason::AgentOffline
                 | Reason::TargetRefused
-                | Reason::Invalid => LONGEST_ANSWERED_DELAY,
+                | Reason::Invalid
+                | Reason::Expired => LONGEST_ANSWERED_DELAY,
             };
             let delay = match failure.remedy() {
                 Remedy::Fix if Instant::now() >= patient_until => return Err(Hopeless::GivenUp(failure)),
