@@ -93,7 +93,6 @@ fn traffic(traffic: Traffic) -> v1::Traffic {
         bytes_out,
         held,
         links_lost,
-        connections_expired,
     } = traffic;
     v1::Traffic {
         connections,
@@ -103,6 +102,7 @@ fn traffic(traffic: Traffic) -> v1::Traffic {
         bytes_out,
         held,
         links_lost,
+        connections_expired,
     }
 }
 

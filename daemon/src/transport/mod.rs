@@ -10,7 +10,10 @@
 
 mod budget;
 mod direct;
+mod inbox;
+mod keeper;
 mod pool;
+mod pooled;
 mod ssm;
 mod websocket;
 
