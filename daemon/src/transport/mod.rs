@@ -65,6 +65,11 @@ pub trait Stream: AsyncRead + AsyncWrite + Send + Unpin {
     fn aborted(&self) -> BoxFuture<'static, Arc<Failure>> {
         Box::pin(pending())
     }
+
+    /// Returns when the route itself will cut the stream, however well it is; `None` if it never does.
+    fn expires(&self) -> Option<Instant> {
+        None
+    }
 }
 
 impl Stream for TcpStream {}
