@@ -23,7 +23,7 @@ use tracing::{Instrument, debug, info};
 use super::pool::{Action, Fitness, Member, Pool, Sharing, Ticket};
 use super::pooled::PooledLink;
 use super::{Health, Impaired, Link, LinkDetails, Stream};
-use crate::config::Sessions;
+use crate::config::PoolSize;
 use crate::failure::{Failure, Reason, Remedy};
 
 /// What the members of a link are.
@@ -34,7 +34,7 @@ pub(super) trait Kind: Send + Sync + 'static {
     type Command: From<Ask> + Send + 'static;
 
     /// Returns how many there are to be.
-    fn limits(&self) -> Sessions;
+    fn limits(&self) -> PoolSize;
 
     /// Returns where the tasks live.
     fn tasks(&self) -> &TaskTracker;
