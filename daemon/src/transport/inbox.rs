@@ -90,6 +90,11 @@ impl Feed {
         Ok(())
     }
 
+    /// Resolves when the reader is gone.
+    pub(super) async fn unread(&self) {
+        self.incoming.closed().await;
+    }
+
     /// The far end ended the stream, after what was delivered.
     pub(super) fn end(&self) {
         let _ = self.incoming.send(Incoming::End);

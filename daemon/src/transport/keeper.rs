@@ -42,6 +42,11 @@ pub(super) trait Kind: Send + Sync + 'static {
     /// Brings one about, and keeps it to its end.
     fn run(self: Arc<Self>, station: Station<Self::Command>) -> impl Future<Output = ()> + Send;
 
+    /// Returns what a person might want to know of what all have in common, a sentence each.
+    fn notes(&self) -> Vec<String> {
+        Vec::new()
+    }
+
     /// Ends what all had in common, once the last has ended.
     fn finish(&self) -> impl Future<Output = ()> + Send {
         std::future::ready(())
@@ -415,6 +420,7 @@ impl<K: Kind> Keeper<K> {
     fn show(&self) {
         let mut details = self.details.clone();
         details.sessions = u32::try_from(self.pool.running()).unwrap_or(u32::MAX);
+        details.notes.extend(self.kind.notes());
         let mut impairment = None;
         for held in self.members.values() {
             match &held.trouble {

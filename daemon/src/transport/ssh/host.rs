@@ -37,7 +37,9 @@ impl Server {
     pub(super) fn names(&self) -> Vec<String> {
         let (name, address) = match &self.instance {
             FoundInstance::Machine {
-                name, private_address, ..
+                name,
+                private_address,
+                ..
             } => (name.clone(), private_address.clone()),
             FoundInstance::Task(_) => (None, None),
         };

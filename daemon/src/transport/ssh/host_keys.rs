@@ -12,8 +12,8 @@
 use std::path::PathBuf;
 use std::sync::{Arc, OnceLock};
 
-use russh::keys::{Algorithm, HashAlg, PublicKey, PublicKeyOrCertificate};
 use russh::Preferred;
+use russh::keys::{Algorithm, HashAlg, PublicKey, PublicKeyOrCertificate};
 use tracing::{info, warn};
 
 use super::host::Server;

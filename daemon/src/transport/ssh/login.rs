@@ -76,12 +76,7 @@ impl Login<'_> {
         let public = public.map_err(|error| self.broken(Box::new(error)))?;
         for attempt in 1..=2 {
             self.account
-                .send_ssh_public_key(
-                    instance.id(),
-                    instance.availability_zone(),
-                    &self.server.user,
-                    public.trim(),
-                )
+                .send_ssh_public_key(instance.id(), None, &self.server.user, public.trim())
                 .await?;
             if self.authenticate(handle, &key, None).await?.success() {
                 return Ok(());
@@ -131,9 +126,11 @@ impl Login<'_> {
             Err(error) => matches!(error, russh::keys::Error::KeyIsEncrypted),
         };
         if is_locked {
-            return Err(unreadable("it has a passphrase, which a daemon cannot ask for".into())
-                .hint(format!("ssh-add {}", path.display()))
-                .hint("and have the agent log in: identity = \"agent\""));
+            return Err(
+                unreadable("it has a passphrase, which a daemon cannot ask for".into())
+                    .hint(format!("ssh-add {}", path.display()))
+                    .hint("and have the agent log in: identity = \"agent\""),
+            );
         }
         decoded.map_err(|error| unreadable(Box::new(error)))
     }

@@ -30,7 +30,7 @@ use async_trait::async_trait;
 
 use self::host::Directory;
 use self::members::Connections;
-pub use self::store::HostKeyStore;
+use self::store::HostKeyStore;
 use super::{Link, Shared, Transport, keeper};
 use crate::config::{AccountSpec, SshRoute, SshSettings, Target, TunnelSpec};
 use crate::connector::Environment;
@@ -54,11 +54,11 @@ struct Context {
 #[derive(Debug)]
 pub struct SshFiles {
     /// The host keys that the daemon has learned.
-    pub(super) host_keys: Arc<HostKeyStore>,
+    host_keys: Arc<HostKeyStore>,
     /// The user's `known_hosts`, where there is a home.
-    pub(super) known_hosts: Option<PathBuf>,
+    known_hosts: Option<PathBuf>,
     /// Where the ssh-agent listens.
-    pub(super) agent: Option<PathBuf>,
+    agent: Option<PathBuf>,
 }
 
 impl SshFiles {

@@ -23,7 +23,7 @@ const MOST_BYTES: u64 = 1 << 20;
 
 /// The file of learned host keys.
 #[derive(Debug)]
-pub struct HostKeyStore {
+pub(super) struct HostKeyStore {
     path: PathBuf,
     /// Held while the file is written.
     writing: Mutex<()>,
@@ -59,7 +59,7 @@ pub(super) enum Unusable {
 
 impl HostKeyStore {
     /// A store in this folder. Nothing is read or written yet.
-    pub fn in_folder(folder: &Path) -> Self {
+    pub(super) fn in_folder(folder: &Path) -> Self {
         Self {
             path: folder.join("host_keys"),
             writing: Mutex::default(),
@@ -95,7 +95,9 @@ impl HostKeyStore {
                         id: id.to_owned(),
                     });
                 }
-                None => warn!(file = %self.path.display(), line = number, "passed over a line that is no host key"),
+                None => {
+                    warn!(file = %self.path.display(), line = number, "passed over a line that is no host key")
+                }
             }
         }
         Ok(pins)
@@ -236,7 +238,10 @@ mod tests {
             .learn("i-0b", &fake::public_key(), Origin::FirstUse)
             .unwrap();
         assert_eq!(store.pins("i-0b").unwrap()[0].line, 3);
-        assert!(store.pins("i-0a").is_err(), "what is damaged stays, to be looked at");
+        assert!(
+            store.pins("i-0a").is_err(),
+            "what is damaged stays, to be looked at"
+        );
     }
 
     #[test]

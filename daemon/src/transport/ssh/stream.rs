@@ -229,13 +229,10 @@ impl Pump {
 
     async fn why(&mut self) -> Arc<Failure> {
         let ended = self.ended.wait_for(Option::is_some).await;
-        ended
-            .ok()
-            .and_then(|failure| failure.clone())
-            .unwrap_or_else(|| {
-                let doing = "the SSH connection has ended";
-                Arc::new(Failure::new(Reason::Unreachable, Remedy::Retry, doing))
-            })
+        ended.ok().and_then(|failure| failure.clone()).unwrap_or_else(|| {
+            let doing = "the SSH connection has ended";
+            Arc::new(Failure::new(Reason::Unreachable, Remedy::Retry, doing))
+        })
     }
 
     /// The reader has left more than may wait.

@@ -31,32 +31,35 @@ pub(super) fn not_shaken(server: &Server, trouble: Trouble, greeting: &Greeting)
         Trouble::Ssh(error) => error,
     };
     let words = greeting.words();
-    let retry = |why: Cause| Failure::new(Reason::Unreachable, Remedy::Retry, &doing).because(why);
-    match error {
-        russh::Error::NoCommonAlgo { kind, ours, theirs } => {
-            let why = format!(
-                "it has no {kind:?} algorithm in common with us: it knows {}, we know {}",
-                theirs.join(" "),
-                ours.join(" ")
-            );
-            Failure::new(Reason::Invalid, Remedy::Fix, doing)
-                .because(why)
-                .hint("a newer OpenSSH there has safe ones")
-        }
-        russh::Error::Version => Failure::new(Reason::Invalid, Remedy::Fix, doing)
-            .because(format!("what answers there is no SSH server: it says `{words}`")),
-        russh::Error::IO(error) if failure_of(&error).is_some() => retry(Box::new(error)),
-        error if words.contains("MaxStartups") => retry(Box::new(error))
-            .because(format!("it has too many logins under way and says `{words}`"))
-            .hint("a larger MaxStartups in its sshd_config lets more log in at the same time"),
-        error if words.is_empty() && is_end(&error) => {
-            retry("it closed the connection before it said a word".into())
-                .hint("it does so when too many log in at once (MaxStartups), and while it starts or stops")
-        }
-        error if words.starts_with("SSH-") => retry(Box::new(error)),
-        error if is_end(&error) => retry(format!("it closed the connection and said `{words}`").into()),
-        error => retry(Box::new(error)),
+    if let russh::Error::NoCommonAlgo { kind, ours, theirs } = &error {
+        let why = format!(
+            "it has no {kind:?} algorithm in common with us: it knows {}, we know {}",
+            theirs.join(" "),
+            ours.join(" ")
+        );
+        return Failure::new(Reason::Invalid, Remedy::Fix, doing)
+            .because(why)
+            .hint("a newer OpenSSH there has safe ones");
     }
+    if matches!(error, russh::Error::Version) {
+        return Failure::new(Reason::Invalid, Remedy::Fix, doing)
+            .because(format!("what answers there is no SSH server: it says `{words}`"));
+    }
+    let failure = Failure::new(Reason::Unreachable, Remedy::Retry, doing);
+    if words.contains("MaxStartups") {
+        return failure
+            .because(format!("it has too many logins under way, and says `{words}`"))
+            .hint("a larger MaxStartups in its sshd_config lets more log in at the same time");
+    }
+    if !is_end(&error) {
+        return failure.because(error);
+    }
+    if words.is_empty() {
+        return failure
+            .because("it closed the connection before it said a word")
+            .hint("it does so when too many log in at once (MaxStartups), and while it starts or stops");
+    }
+    failure.because(format!("it closed the connection after it had said `{words}`"))
 }
 
 /// The server ended the connection during the login.
@@ -150,11 +153,10 @@ fn cause(ended: Ended) -> Cause {
 
 /// Whether the far end just closed the bytes below.
 fn is_end(error: &russh::Error) -> bool {
-    match error {
-        russh::Error::Disconnect | russh::Error::HUP => true,
-        russh::Error::IO(error) => failure_of(error).is_none(),
-        _ => false,
+    if let russh::Error::IO(error) = error {
+        return failure_of(error).is_none();
     }
+    matches!(error, russh::Error::Disconnect | russh::Error::HUP)
 }
 
 /// A failure of the route below, which ends what stands on it.
@@ -162,8 +164,5 @@ fn passed_on(failure: Failure, doing: String) -> Failure {
     let passed = Failure::new(failure.reason(), failure.remedy().clone(), doing);
     let hints = failure.hints().to_vec();
     debug_assert_eq!(passed.scope(), Scope::Link);
-    hints
-        .into_iter()
-        .fold(passed, Failure::hint)
-        .because(failure)
+    hints.into_iter().fold(passed, Failure::hint).because(failure)
 }
