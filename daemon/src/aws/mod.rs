@@ -3,6 +3,7 @@
 //! ```text
 //!   Aws ──account(profile, region)──► Account ──► sessions   start, resume, terminate
 //!    │                                   │   ├──► targets    instance, task, database, agent, endpoint
+//!    │                                   │   ├──► keys       of users, for a minute; of hosts, from the console
 //!    │                                   │   └──► upgrades   signed websocket requests
 //!    └─ Connector, Environment           └─ credentials: kept here alone, lent for one call
 //! ```
@@ -19,6 +20,7 @@ mod credentials;
 mod database;
 mod endpoint;
 mod http;
+mod instance_connect;
 mod opening;
 mod session;
 mod sign;
@@ -163,6 +165,7 @@ impl Aws {
         Ok(Account {
             ssm: aws_sdk_ssm::Client::new(&config),
             ec2: aws_sdk_ec2::Client::new(&config),
+            instance_connect: aws_sdk_ec2instanceconnect::Client::new(&config),
             ecs: aws_sdk_ecs::Client::new(&config),
             rds: aws_sdk_rds::Client::new(&config),
             streams_at: Override::of(&self.environment, "AWS_ENDPOINT_URL_SSMMESSAGES"),
@@ -188,6 +191,7 @@ impl fmt::Debug for Aws {
 pub struct Account {
     ssm: aws_sdk_ssm::Client,
     ec2: aws_sdk_ec2::Client,
+    instance_connect: aws_sdk_ec2instanceconnect::Client,
     ecs: aws_sdk_ecs::Client,
     rds: aws_sdk_rds::Client,
     /// Where data channels are instead of where their URLs say.
