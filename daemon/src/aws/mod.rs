@@ -3,6 +3,7 @@
 //! ```text
 //!   Aws ──account(profile, region)──► Account ──► sessions   start, resume, terminate
 //!    │                                   │   ├──► targets    instance, task, database, agent
+//!    │                                   │   ├──► keys       of users, for a minute; of hosts, from the console
 //!    │                                   │   └──► upgrades   signed websocket requests
 //!    └─ Connector, Environment           └─ credentials: kept here alone, lent for one call
 //! ```
@@ -18,6 +19,7 @@ mod classify;
 mod credentials;
 mod database;
 mod http;
+mod instance_connect;
 mod session;
 mod sign;
 mod target;
@@ -155,6 +157,7 @@ impl Aws {
         Ok(Account {
             ssm: aws_sdk_ssm::Client::new(&config),
             ec2: aws_sdk_ec2::Client::new(&config),
+            instance_connect: aws_sdk_ec2instanceconnect::Client::new(&config),
             ecs: aws_sdk_ecs::Client::new(&config),
             rds: aws_sdk_rds::Client::new(&config),
             stream_endpoint: self
@@ -181,6 +184,7 @@ impl fmt::Debug for Aws {
 pub struct Account {
     ssm: aws_sdk_ssm::Client,
     ec2: aws_sdk_ec2::Client,
+    instance_connect: aws_sdk_ec2instanceconnect::Client,
     ecs: aws_sdk_ecs::Client,
     rds: aws_sdk_rds::Client,
     stream_endpoint: Option<String>,
