@@ -35,6 +35,7 @@ use crate::config::{Route, Target, TunnelSpec};
 use crate::failure::{Failure, Reason, Remedy};
 
 pub use self::budget::{Budget, RECEIVE_BUDGET};
+use self::direct::Direct;
 pub use self::ssh::SshFiles;
 pub use self::ssm::{Ledger, Orphan, end_orphans};
 
@@ -126,7 +127,7 @@ pub fn build(spec: &TunnelSpec, shared: &Arc<Shared>) -> Arc<dyn Transport> {
 /// Builds the transport that follows a route to a target, with the account and the settings of a tunnel.
 fn follow(route: &Route, target: &Target, spec: &TunnelSpec, shared: &Arc<Shared>) -> Arc<dyn Transport> {
     match route {
-        Route::Direct => Arc::new(direct::Direct::new(spec, target.clone(), Arc::clone(&shared.aws))),
+        Route::Direct => Arc::new(Direct::new(spec, target.clone(), Arc::clone(&shared.aws))),
         Route::Ssm { via } => Arc::new(ssm::Ssm::new(
             spec,
             target.clone(),
@@ -139,7 +140,12 @@ fn follow(route: &Route, target: &Target, spec: &TunnelSpec, shared: &Arc<Shared
                 instance: route.host.clone(),
                 port: SSH_PORT,
             };
-            let below = follow(&route.over, &server, spec, shared);
+            let below = match &route.over {
+                Route::Direct => Arc::new(Direct::to_server(spec, server, Arc::clone(&shared.aws))),
+                over @ (Route::Ssm { .. } | Route::Eice { .. } | Route::Ssh(_)) => {
+                    follow(over, &server, spec, shared)
+                }
+            };
             Arc::new(ssh::Ssh::new(
                 spec,
                 target.clone(),
