@@ -101,6 +101,8 @@ pub(super) enum Report {
     Judged(Judgement),
     /// One of its streams has ended, or was never opened.
     StreamEnded,
+    /// It still works, and should be replaced.
+    WornOut,
     /// It has ended.
     Ended(Arc<Failure>),
 }
@@ -430,6 +432,7 @@ impl<K: Kind> Keeper<K> {
                 }
             }
             Report::StreamEnded => self.pool.stream_ended(member, now),
+            Report::WornOut => self.pool.wear_out(member, now),
             Report::Ended(failure) => {
                 if let Some(held) = self.members.remove(&member) {
                     self.ending.push(held.finished);

@@ -203,6 +203,16 @@ impl Pool {
         self.settle(now);
     }
 
+    /// A member is to be replaced as soon as there is another one.
+    pub(crate) fn wear_out(&mut self, member: Member, now: Instant) {
+        if let Some(State::Running { tenure, .. }) = self.members.get_mut(&member)
+            && *tenure != Tenure::Draining
+        {
+            *tenure = Tenure::Due;
+        }
+        self.settle(now);
+    }
+
     /// A stream of a member has ended, or was never opened.
     pub(crate) fn stream_ended(&mut self, member: Member, now: Instant) {
         if let Some(State::Running {

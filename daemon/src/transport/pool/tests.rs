@@ -370,6 +370,22 @@ fn a_successor_that_does_not_start_leaves_the_old_session_in_use_and_is_tried_ag
     assert!(rig.draining.is_empty() && rig.pool.is_able());
 }
 
+#[test]
+fn a_session_that_is_worn_out_is_replaced_like_one_that_will_be_cut() {
+    let (mut rig, first) = Rig::ready(LIMITS);
+    rig.open();
+    rig.starts(rig.last_started());
+    let spare = rig.last_started();
+    rig.pool.wear_out(first, rig.now);
+    rig.perform();
+    assert_eq!(rig.draining, [first], "there is another one");
+    rig.pool.wear_out(spare, rig.now);
+    rig.perform();
+    assert_eq!(rig.draining, [first], "there is none that is better");
+    rig.starts(rig.last_started());
+    assert_eq!(rig.draining, [first, spare]);
+}
+
 #[derive(Debug, Clone)]
 enum Step {
     Open,

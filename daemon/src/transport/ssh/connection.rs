@@ -52,7 +52,8 @@ const PACKET: u32 = 32 << 10;
 /// Messages of one channel that wait for its pump, 2 MiB at most: the pump takes them at once unless its stream is alone
 /// and not read.
 const MESSAGES: usize = 64;
-/// How long a goodbye may take to reach the server.
+/// How long what clients that left said last may take to reach their targets, and then a goodbye the server.
+const LAST_BYTES: Duration = Duration::from_secs(2);
 const GOODBYE: Duration = Duration::from_secs(2);
 /// A connection that is logged in.
 pub(super) struct Connection {
@@ -189,7 +190,8 @@ impl Connection {
         });
         let (tell, why) = watch::channel(None);
         let mut streams = JoinSet::new();
-        let stop = self.keep(&mut station, &mut streams, &why).await;
+        let company = Company::new();
+        let stop = self.keep(&mut station, &mut streams, &company, &why).await;
         let (failure, is_goodbye) = match stop {
             Stop::Goodbye => (words::closed_by_us(), true),
             Stop::Lost(failure) => (failure, false),
@@ -199,11 +201,16 @@ impl Connection {
         // Whoever asks for a stream from here on looks for another connection at once.
         station.commands.1.close();
         while station.commands.1.try_recv().is_ok() {}
+        if is_goodbye {
+            // What is still on the way then is lost.
+            let _ = timeout(LAST_BYTES, company.has_said_all()).await;
+        }
         tell.send_replace(Some(failure));
         if is_goodbye {
             self.say_goodbye().await;
         }
-        // Each learns why, and ends.
+        // Takes the bytes below away, and so the last that streams could wait for: each learns why, and ends.
+        drop(self);
         while streams.join_next().await.is_some() {}
     }
 
@@ -211,9 +218,10 @@ impl Connection {
         &mut self,
         station: &mut Station<Ask>,
         streams: &mut JoinSet<()>,
+        company: &Arc<Company>,
         why: &watch::Receiver<Option<Arc<Failure>>>,
     ) -> Stop {
-        let company = Company::new();
+        let mut is_worn_out = false;
         let mut below = self.below.health();
         below.mark_changed();
         let mut probes = JoinSet::new();
@@ -259,7 +267,13 @@ impl Connection {
                 Wake::Probed(Probed::Silent) if !company.stands_still() => {
                     return Stop::Lost(words::unanswered(&self.places.server));
                 }
-                Wake::Probed(_) | Wake::Finished => {}
+                Wake::Finished => {
+                    if !is_worn_out && company.is_worn_out() {
+                        is_worn_out = true;
+                        station.reporter.tell(Report::WornOut);
+                    }
+                }
+                Wake::Probed(_) => {}
             }
         }
     }

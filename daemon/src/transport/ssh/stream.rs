@@ -39,12 +39,19 @@ const PLACES: usize = 16;
 /// may still be on the way to it.
 const LAST_BYTES: Duration = Duration::from_secs(10);
 
+/// Channels of one connection that our side may close before it is replaced: a few KiB each, 8 MiB in all.
+const MOST_CLOSED: usize = 2_000;
+
 /// The streams of one connection.
 #[derive(Debug)]
 pub(super) struct Company {
     streams: watch::Sender<usize>,
     /// Those that wait for their reader, and the connection with them.
     waiting: AtomicUsize,
+    /// Those whose client has left, and whose last bytes may still be on the way.
+    leaving: watch::Sender<usize>,
+    /// Channels that our side has closed so far.
+    closed: AtomicUsize,
 }
 
 /// A stream's place in the company.
@@ -122,6 +129,8 @@ impl Company {
         Arc::new(Self {
             streams: watch::Sender::new(0),
             waiting: AtomicUsize::new(0),
+            leaving: watch::Sender::new(0),
+            closed: AtomicUsize::new(0),
         })
     }
 
@@ -134,6 +143,19 @@ impl Company {
     /// Returns whether the connection stands still because a reader does.
     pub(super) fn stands_still(&self) -> bool {
         self.waiting.load(Ordering::Relaxed) > 0
+    }
+
+    /// Resolves once no stream is left whose client said its last words and left.
+    pub(super) async fn has_said_all(&self) {
+        let mut leaving = self.leaving.subscribe();
+        // The sender lives as long as this.
+        let _ = leaving.wait_for(|leaving| *leaving == 0).await;
+    }
+
+    /// Returns whether the library remembers more channels of the connection than it should have to: each that our side
+    /// closed stays in its memory with the queue that it had.
+    pub(super) fn is_worn_out(&self) -> bool {
+        self.closed.load(Ordering::Relaxed) >= MOST_CLOSED
     }
 }
 
@@ -214,7 +236,7 @@ impl Pump {
         }
     }
 
-    /// Waits for room, which a stream that is not alone always has.
+    /// Waits for room, which a stream always has that is not alone, or whose connection has ended.
     async fn room(&self) -> Option<OwnedSemaphorePermit> {
         if let Ok(place) = Arc::clone(&self.places).try_acquire_owned() {
             return Some(place);
@@ -224,7 +246,14 @@ impl Pump {
             // Nobody closes the semaphore.
             place = Arc::clone(&self.places).acquire_owned() => place.ok(),
             () = self.presence.is_shared() => None,
+            () = self.has_ended() => None,
         }
+    }
+
+    async fn has_ended(&self) {
+        let mut ended = self.ended.clone();
+        // A connection that is gone without a word has ended too.
+        let _ = ended.wait_for(Option::is_some).await;
     }
 
     async fn why(&mut self) -> Arc<Failure> {
@@ -259,7 +288,11 @@ impl Pump {
                     }
                 }
             };
-            if timeout(LAST_BYTES, closed).await.is_ok() {
+            let company = Arc::clone(&self.presence.0);
+            company.leaving.send_modify(|leaving| *leaving += 1);
+            let closed = timeout(LAST_BYTES, closed).await;
+            company.leaving.send_modify(|leaving| *leaving -= 1);
+            if closed.is_ok() {
                 return;
             }
         }
@@ -267,6 +300,7 @@ impl Pump {
     }
 
     async fn close(&self) {
+        self.presence.0.closed.fetch_add(1, Ordering::Relaxed);
         // A connection that is gone has closed it.
         let _ = self.closer.close().await;
     }

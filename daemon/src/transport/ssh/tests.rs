@@ -484,13 +484,18 @@ async fn a_server_that_is_too_busy_is_told_as_that_and_tried_again() {
         ..Wish::default()
     })
     .await;
-    // Somebody who is slow to log in.
-    let busy = TcpStream::connect((Ipv4Addr::LOCALHOST, rig.sshd.port))
-        .await
-        .unwrap();
-    let mut banner = [0; 4];
-    let mut busy = busy;
-    busy.read_exact(&mut banner).await.unwrap();
+    // Somebody who is slow to log in; at first the server may still count who looked whether it listens.
+    let began = tokio::time::Instant::now();
+    let busy = loop {
+        let mut busy = TcpStream::connect((Ipv4Addr::LOCALHOST, rig.sshd.port))
+            .await
+            .unwrap();
+        let mut banner = [0; 4];
+        if busy.read_exact(&mut banner).await.is_ok() && &banner == b"SSH-" {
+            break busy;
+        }
+        assert!(began.elapsed() < PATIENCE, "nobody gets in");
+    };
     let failure = rig.refused().await;
     assert_eq!(
         (failure.reason(), failure.remedy()),
@@ -576,6 +581,51 @@ async fn a_stream_that_is_alone_waits_for_its_reader_however_long() {
     assert_eq!(rest.len() + 1, ALL);
     let expected = (0..ALL).skip(1).map(|index| (index >> 16) as u8);
     assert!(rest.iter().copied().eq(expected), "what arrived is what was sent");
+}
+
+#[tokio::test]
+async fn a_link_is_closed_although_a_reader_has_stopped() {
+    let rig = Rig::new(Wish {
+        settings: pool_of(1),
+        ..Wish::default()
+    })
+    .await;
+    let link = rig.connect().await;
+    let (mut near, mut far) = rig.open(&link).await;
+    let mut sending = JoinSet::new();
+    sending.spawn(async move { while far.write_all(&[0; 1 << 16]).await.is_ok() {} });
+    near.read_exact(&mut [0; 1]).await.unwrap();
+    let mut before = 0;
+    let budget = Arc::clone(&rig.budget);
+    eventually("nothing moves any more", || {
+        let used = budget.used();
+        let still = used == before && used > 0;
+        before = used;
+        still
+    })
+    .await;
+    timeout(PATIENCE, link.close()).await.expect("it is closed");
+    let failure = failure_in(&mut near).await;
+    assert_eq!(failure.to_string(), "the link was closed");
+}
+
+#[tokio::test]
+async fn what_a_client_said_last_arrives_before_its_link_is_closed() {
+    let rig = Rig::new(Wish::default()).await;
+    let link = rig.connect().await;
+    let (mut near, mut far) = rig.open(&link).await;
+    let last = vec![7; 1 << 20];
+    near.write_all(&last).await.unwrap();
+    near.shutdown().await.unwrap();
+    drop(near);
+    let (said, ()) = tokio::join!(read_and_hang_up(&mut far), link.close());
+    assert_eq!(said, last);
+}
+
+async fn read_and_hang_up(stream: &mut TcpStream) -> Vec<u8> {
+    let said = read_to_end(stream).await;
+    stream.shutdown().await.unwrap();
+    said
 }
 
 #[tokio::test]
