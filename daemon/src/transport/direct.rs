@@ -5,7 +5,7 @@ use std::sync::Arc;
 use async_trait::async_trait;
 use tokio::sync::watch;
 
-use super::{Health, Link, LinkDetails, Stream, Transport};
+use super::{Carried, Health, Link, LinkDetails, Stream, Transport};
 use crate::aws::Aws;
 use crate::config::{AccountSpec, Target, TunnelSpec};
 use crate::connector::{authority, connect_tcp};
@@ -14,15 +14,17 @@ use crate::failure::{Failure, Reason, Remedy};
 /// Reaches a target over plain TCP.
 pub(crate) struct Direct {
     target: Target,
+    carried: Carried,
     account: AccountSpec,
     aws: Arc<Aws>,
 }
 
 impl Direct {
     /// The route to a target, with a tunnel's account.
-    pub(crate) fn new(spec: &TunnelSpec, target: Target, aws: Arc<Aws>) -> Self {
+    pub(super) fn new(spec: &TunnelSpec, target: Target, carried: Carried, aws: Arc<Aws>) -> Self {
         Self {
             target,
+            carried,
             account: spec.account.clone(),
             aws,
         }
@@ -43,8 +45,17 @@ impl Direct {
                     .await?
                     .find_instance(instance)
                     .await?;
-                let Some(address) = found.private_address() else {
-                    let doing = format!("cannot find the private address of {found}");
+                let address = match (self.carried, found.place()) {
+                    // A client of an instance is in its network already; an SSH server is reached from anywhere.
+                    (Carried::Ssh, Some(place)) => place
+                        .public_address
+                        .as_deref()
+                        .or(place.ipv6_address.as_deref())
+                        .or(found.private_address()),
+                    (Carried::Ssh, None) | (Carried::Clients, _) => found.private_address(),
+                };
+                let Some(address) = address else {
+                    let doing = format!("cannot find an address of {found}");
                     return Err(Failure::new(Reason::NotFound, Remedy::Fix, doing)
                         .hint("give the tunnel a target HOST:PORT, or the route \"ssm\""));
                 };
@@ -129,6 +140,7 @@ mod tests {
         };
         Direct {
             target,
+            carried: Carried::Clients,
             account: AccountSpec::default(),
             aws,
         }
