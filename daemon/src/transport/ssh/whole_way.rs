@@ -15,7 +15,7 @@ use crate::aws::Aws;
 use crate::config::Config;
 use crate::connector::Environment;
 use crate::failure::{Failure, Reason, Remedy, Scope};
-use crate::transport::{Budget, Ledger, Link, RECEIVE_BUDGET, Shared, build};
+use crate::transport::{Budget, Ledger, Link, RECEIVE_BUDGET, Shared, Slots, build};
 
 const DATABASE: &str = "prod-db.cabcdefghijk.ap-northeast-1.rds.amazonaws.com";
 
@@ -63,6 +63,7 @@ impl Stage {
             aws: Arc::new(Aws::new(Environment::from_iter(emulator.environment())).unwrap()),
             ledger: Arc::new(ledger),
             ssh: SshFiles::new(state.path(), &Environment::default()),
+            endpoints: Slots::default(),
             budget: Budget::new(RECEIVE_BUDGET),
             tasks: TaskTracker::new(),
         });
