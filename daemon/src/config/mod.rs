@@ -135,6 +135,8 @@ pub struct SsmSettings {
     /// Sends a sign of life that often, which keeps an administrator's idle timeout from ending the session; `None`:
     /// never.
     pub keep_alive: Option<Duration>,
+    /// After how long AWS ends a session, as an administrator has set it; `None`: it is not known.
+    pub max_session_duration: Option<Duration>,
     /// Data messages a second of one session; `None`: as many as there are.
     pub message_rate: Option<NonZeroU32>,
     /// The largest payload of a data message, in bytes.
@@ -156,6 +158,7 @@ impl Default for SsmSettings {
             sessions: pool::DEFAULT,
             stall_timeout: Duration::from_secs(120),
             keep_alive: None,
+            max_session_duration: None,
             message_rate: NonZeroU32::new(MESSAGE_RATE),
             largest_payload: LARGEST_PAYLOAD,
         }

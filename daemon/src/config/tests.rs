@@ -190,6 +190,7 @@ fn the_settings_of_the_route_ssm_are_the_tunnels_or_the_defaults_or_those_unwrit
         route = { ssm = "bastion" }
         sessions = { max = 16 }
         keep_alive = "off"
+        max_session_duration = "8h"
         message_rate = 450
         largest_payload = "1KiB"
         stall_timeout = "1m 30s"
@@ -216,6 +217,7 @@ fn the_settings_of_the_route_ssm_are_the_tunnels_or_the_defaults_or_those_unwrit
             sessions: PoolSize { min: 1, max: 16 },
             stall_timeout: Duration::from_secs(90),
             keep_alive: None,
+            max_session_duration: Some(Duration::from_secs(8 * 3600)),
             message_rate: NonZeroU32::new(450),
             largest_payload: 1024,
         }
@@ -679,7 +681,7 @@ listen = 1
 12: tunnels `bad name` and `b` both listen on 127.0.0.1:15433
   use: another `listen` for one of them
 13: unknown key `port` in `[tunnels.b]`
-  use: one of `listen`, `target`, `route`, `mode`, `autostart`, `allow_remote`, `profile`, `region`, `hold`, `half_close_grace`, `idle_after`, `receive_buffer`, `sessions`, `stall_timeout`, `keep_alive`, `message_rate`, `largest_payload`, `identity`, `host_keys`, `connections`, `max_tunnel_duration`
+  use: one of `listen`, `target`, `route`, `mode`, `autostart`, `allow_remote`, `profile`, `region`, `hold`, `half_close_grace`, `idle_after`, `receive_buffer`, `sessions`, `stall_timeout`, `keep_alive`, `max_session_duration`, `message_rate`, `largest_payload`, `identity`, `host_keys`, `connections`, `max_tunnel_duration`
 14: `db:0` does not end in a port (1 to 65535)
   use: target = "rds:ID", "ec2:INSTANCE:PORT", "ecs:CLUSTER/SERVICE:PORT" or "HOST:PORT"
 15: `hold = 3o` lacks the quotes around text

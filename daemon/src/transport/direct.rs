@@ -127,8 +127,10 @@ mod tests {
     use futures_util::FutureExt;
     use tokio::io::{AsyncReadExt, AsyncWriteExt};
     use tokio::net::TcpListener;
+    use tunneld_emulator::{Config as World, Emulator};
 
     use super::*;
+    use crate::config::Instance;
     use crate::connector::Environment;
     use crate::failure::Scope;
 
@@ -195,6 +197,38 @@ mod tests {
             failure.to_string().contains(&format!("127.0.0.1:{port}")),
             "{failure}"
         );
+    }
+
+    #[tokio::test]
+    async fn an_instance_is_a_neighbour_and_its_ssh_server_may_be_far_away() {
+        let world = r#"
+            [[instances]]
+            id = "i-0123456789abcdef0"
+            private_address = "10.0.1.10"
+            public_address = "203.0.113.10"
+            [[instances]]
+            id = "i-0123456789abcdef1"
+            private_address = "10.0.1.11"
+        "#;
+        let emulator = Emulator::start(World::parse(world).unwrap()).await.unwrap();
+        let aws = Arc::new(Aws::new(Environment::from_iter(emulator.environment())).unwrap());
+        let instance = |id: &str| Target::Instance {
+            instance: Instance::Id(id.to_owned()),
+            port: 22,
+        };
+        let (public, private) = (instance("i-0123456789abcdef0"), instance("i-0123456789abcdef1"));
+        let spec = crate::tunnel::fake::spec("db");
+        let as_target = Direct::new(&spec, public.clone(), Carried::Clients, Arc::clone(&aws));
+        let as_server = Direct::new(&spec, public, Carried::Ssh, Arc::clone(&aws));
+        let hidden = Direct::new(&spec, private, Carried::Ssh, aws);
+        for (route, address) in [
+            (as_target, "10.0.1.10"),
+            (as_server, "203.0.113.10"),
+            (hidden, "10.0.1.11"),
+        ] {
+            let link = route.connect().await.unwrap();
+            assert_eq!(link.health().borrow().details.target_host, address);
+        }
     }
 
     #[tokio::test]

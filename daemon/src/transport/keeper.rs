@@ -12,7 +12,7 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
-use std::time::SystemTime;
+use std::time::{Duration, SystemTime};
 
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::time::{Instant, sleep_until};
@@ -105,13 +105,41 @@ pub(super) enum Report {
     Ended(Arc<Failure>),
 }
 
+/// A member is replaced when about half of its time is over: somewhere between these parts of it, so that those of a
+/// pool do not go together.
+const EARLIEST: f64 = 0.45;
+const LATEST: f64 = 0.55;
+/// Whoever cuts may be a little early: by so much of the time that it gives, and no more than that.
+const EARLY: f64 = 0.05;
+const EARLIEST_CUT: Duration = Duration::from_secs(5);
+
 /// How long a member lasts.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Term {
     /// When it is to be replaced.
-    pub(super) replace_at: Instant,
+    replace_at: Instant,
     /// When it will be cut.
     pub(super) ends_at: Instant,
+    /// From when on it may have been cut.
+    over_at: Instant,
+}
+
+impl Term {
+    /// The term of a member that began and will be cut at these times.
+    pub(super) fn between(began: Instant, ends_at: Instant) -> Self {
+        let time = ends_at.saturating_duration_since(began);
+        let part = EARLIEST + fastrand::f64() * (LATEST - EARLIEST);
+        Self {
+            replace_at: began + time.mul_f64(part),
+            ends_at,
+            over_at: ends_at - time.mul_f64(EARLY).min(EARLIEST_CUT),
+        }
+    }
+
+    /// Returns whether a member that has ended was cut.
+    pub(super) fn is_over(&self, now: Instant) -> bool {
+        self.over_at <= now
+    }
 }
 
 /// Whether a member takes new streams.

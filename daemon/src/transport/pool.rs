@@ -157,7 +157,11 @@ impl Pool {
                 streams: 0,
                 idle_since: now,
                 used: false,
-                tenure: replace_at.map_or(Tenure::Lasting, Tenure::Until),
+                tenure: match (sharing, replace_at) {
+                    (Sharing::Shared, Some(at)) => Tenure::Until(at),
+                    // It ends with its one stream.
+                    (Sharing::Single, _) | (Sharing::Shared, None) => Tenure::Lasting,
+                },
             };
         }
         self.settle(now);

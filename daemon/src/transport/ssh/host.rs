@@ -35,16 +35,20 @@ pub(super) struct Server {
 impl Server {
     /// Returns what a person may know it by, the surest first.
     pub(super) fn names(&self) -> Vec<String> {
-        let (name, address) = match &self.instance {
-            FoundInstance::Machine {
-                name,
-                private_address,
-                ..
-            } => (name.clone(), private_address.clone()),
-            FoundInstance::Task(_) => (None, None),
+        let id = self.instance.id().to_owned();
+        let FoundInstance::Machine {
+            name,
+            private_address,
+            place,
+            ..
+        } = &self.instance
+        else {
+            return vec![id];
         };
-        let id = Some(self.instance.id().to_owned());
-        [id, name, address].into_iter().flatten().collect()
+        let others = [name, &place.public_address, private_address, &place.ipv6_address];
+        std::iter::once(id)
+            .chain(others.into_iter().flatten().cloned())
+            .collect()
     }
 }
 

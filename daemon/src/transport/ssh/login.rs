@@ -74,9 +74,12 @@ impl Login<'_> {
         let key = Arc::new(key.map_err(|error| self.broken(Box::new(error)))?);
         let public = key.public_key().to_openssh();
         let public = public.map_err(|error| self.broken(Box::new(error)))?;
+        let zone = instance
+            .place()
+            .and_then(|place| place.availability_zone.as_deref());
         for attempt in 1..=2 {
             self.account
-                .send_ssh_public_key(instance.id(), None, &self.server.user, public.trim())
+                .send_ssh_public_key(instance.id(), zone, &self.server.user, public.trim())
                 .await?;
             if self.authenticate(handle, &key, None).await?.success() {
                 return Ok(());

@@ -104,3 +104,5 @@ impl Transport for Ssh {
 mod fake;
 #[cfg(test)]
 mod tests;
+#[cfg(test)]
+mod whole_way;

@@ -31,7 +31,7 @@ use super::renewal::Renewal;
 use super::resume::{FIRST_DELAY, Hopeless, LONGEST_DELAY, Resumed, Upstream};
 use super::stream::{StreamEnd, pair};
 use crate::failure::{Failure, Reason, Remedy};
-use crate::transport::keeper::{Ask, Judgement, Report, Reporter, Station};
+use crate::transport::keeper::{Ask, Judgement, Report, Reporter, Station, Term};
 use crate::transport::pool::Sharing;
 
 /// Frames after which a websocket counts as one that works: more than the hint that the service sends by itself.
@@ -60,6 +60,8 @@ pub(super) struct Driver {
     pub(super) session: Session,
     pub(super) phase: Phase,
     pub(super) upstream: Upstream,
+    /// Where AWS ends it after a time that is known.
+    pub(super) term: Option<Term>,
     pub(super) reporter: Reporter,
     /// Bounded by its senders: a stream holds a permit for every write, and opens come one for each connection.
     pub(super) commands: mpsc::UnboundedReceiver<Command>,
@@ -119,6 +121,7 @@ impl Driver {
         session: Session,
         first: Resumed,
         upstream: Upstream,
+        term: Option<Term>,
         station: Station<Command>,
     ) -> Self {
         let Station {
@@ -130,6 +133,7 @@ impl Driver {
             session,
             phase: Phase::Over,
             upstream,
+            term,
             reporter,
             sender,
             commands,
@@ -273,7 +277,8 @@ impl Driver {
                 let opened = self.session.open(now).zip(self.sender.upgrade());
                 // Without an answer the link looks for another session.
                 let Some((id, sender)) = opened else { return };
-                let (stream, end) = pair(id, sender, self.upstream.share(), client, seat);
+                let ends_at = self.term.map(|term| term.ends_at);
+                let (stream, end) = pair(id, sender, self.upstream.share(), client, seat, ends_at);
                 self.streams.insert(id, end);
                 // A connection that left meanwhile drops the stream, which sends `Command::Drop`.
                 let _ = answer.send(Ok(Box::new(stream)));

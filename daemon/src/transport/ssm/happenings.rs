@@ -81,7 +81,7 @@ impl Driver {
         self.reporter.tell(Report::Ready {
             sharing,
             details,
-            term: None,
+            term: self.term,
         });
         if !matches!(self.phase, Phase::Attached { .. }) {
             self.impaired("the SSM session lost its websocket");
@@ -181,10 +181,18 @@ impl Driver {
             stop,
             Stop::Ended(End::ChannelClosed(_)) | Stop::Hopeless(Hopeless::Gone(_))
         );
-        let failure = Arc::new(match stop {
+        let is_cut = !matches!(stop, Stop::Goodbye)
+            && closed_at_aws
+            && self.term.is_some_and(|term| term.is_over(Instant::now()));
+        let failure = match stop {
             Stop::Goodbye => Failure::new(Reason::Unreachable, Remedy::Retry, "the link was closed"),
             Stop::Ended(end) => self.upstream.ended(&end),
             Stop::Hopeless(Hopeless::Gone(failure) | Hopeless::GivenUp(failure)) => failure,
+        };
+        let failure = Arc::new(if is_cut {
+            self.upstream.cut(failure)
+        } else {
+            failure
         });
         self.reporter.tell(match self.sharing {
             Some(_) => Report::Ended(Arc::clone(&failure)),

@@ -215,6 +215,14 @@ impl Upstream {
         }
     }
 
+    /// The failure of streams whose session AWS has ended because its time was over.
+    pub(super) fn cut(&self, cause: Failure) -> Failure {
+        let via = &self.details.via;
+        let doing = format!("the SSM session through {via} was cut because its maximum duration was over");
+        let cut = Failure::new(Reason::Expired, Remedy::Retry, doing);
+        cut.of_stream().because(cause)
+    }
+
     fn gone(&self) -> Failure {
         let via = &self.details.via;
         let doing = format!("AWS has ended the SSM session through {via} (idle too long, or terminated)");

@@ -13,7 +13,7 @@ use super::driver::{Command, Driver};
 use super::resume::Upstream;
 use crate::aws::{Account, SessionGrant};
 use crate::failure::{Failure, Reason};
-use crate::transport::keeper::{Report, Station};
+use crate::transport::keeper::{Report, Station, Term};
 
 /// One session, to be started and driven to its end.
 pub(super) struct Start {
@@ -36,6 +36,7 @@ impl Start {
             Ok(granted) => granted,
             Err(failure) => return self.station.reporter.tell(Report::Failed(failure)),
         };
+        let began = Instant::now();
         let details = destination.details.clone();
         info!(session = grant.session_id, via = details.via, "session started");
         let upstream = Upstream::new(Arc::clone(&self.context), &grant.session_id, details);
@@ -58,7 +59,11 @@ impl Start {
             stall_timeout: self.context.settings.stall_timeout,
         };
         let session = Session::client(options, self.origin());
-        Driver::new(session, first, upstream, self.station).run().await;
+        let lasts = self.context.settings.max_session_duration;
+        let term = lasts.map(|lasts| Term::between(began, began + lasts));
+        Driver::new(session, first, upstream, term, self.station)
+            .run()
+            .await;
     }
 
     /// Finds out where the session goes, and waits for its turn.

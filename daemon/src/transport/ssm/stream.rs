@@ -14,6 +14,7 @@ use bytes::{Buf, Bytes};
 use futures_util::future::BoxFuture;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
+use tokio::time::Instant;
 use tokio_util::sync::PollSemaphore;
 use tunneld_wire::smux::StreamId;
 
@@ -36,6 +37,8 @@ pub(super) struct SsmStream {
     commands: mpsc::UnboundedSender<Command>,
     permits: PollSemaphore,
     inbox: Inbox,
+    /// When AWS will end the session, where that is known.
+    ends_at: Option<Instant>,
 }
 
 /// The driver's end of a stream.
@@ -60,6 +63,7 @@ pub(super) fn pair(
     share: Arc<Share>,
     client: String,
     seat: Seat,
+    ends_at: Option<Instant>,
 ) -> (SsmStream, StreamEnd) {
     let (feed, inbox) = inbox::pair(share);
     let stream = SsmStream {
@@ -67,6 +71,7 @@ pub(super) fn pair(
         commands,
         permits: PollSemaphore::new(Arc::new(Semaphore::new(WRITES))),
         inbox,
+        ends_at,
     };
     let end = StreamEnd {
         feed,
@@ -105,6 +110,10 @@ impl StreamEnd {
 impl Stream for SsmStream {
     fn aborted(&self) -> BoxFuture<'static, Arc<Failure>> {
         self.inbox.aborted()
+    }
+
+    fn expires(&self) -> Option<Instant> {
+        self.ends_at
     }
 }
 

@@ -4,7 +4,7 @@ use tempfile::TempDir;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpListener;
 use tokio::task::JoinSet;
-use tokio::time::{sleep, timeout};
+use tokio::time::{Instant, sleep, timeout};
 use tokio_util::task::TaskTracker;
 use tunneld_emulator::{Config as World, Emulator};
 
@@ -12,6 +12,7 @@ use super::*;
 use crate::aws::Aws;
 use crate::config::{Config, PoolSize};
 use crate::connector::Environment;
+use crate::failure::Reason;
 use crate::transport::{Budget, Health, LinkDetails, RECEIVE_BUDGET, Slots, SshFiles, Stream, failure_of};
 
 /// How long anything may take that a test waits for.
@@ -215,6 +216,44 @@ async fn a_session_that_is_gone_takes_its_streams_and_the_link_goes_on_with_the_
     echoes(&mut other, b"not concerned").await;
     let mut third = link.open("c").await.unwrap();
     echoes(&mut third, b"z").await;
+}
+
+#[tokio::test]
+async fn a_session_whose_duration_is_known_is_replaced_before_and_its_end_is_told_as_that() {
+    const LASTS: Duration = Duration::from_secs(2);
+    let rig = Rig::with(|context| {
+        context.settings.sessions = PoolSize { min: 1, max: 1 };
+        context.settings.max_session_duration = Some(LASTS);
+    })
+    .await;
+    let link = rig.link().await;
+    let began = Instant::now();
+    let mut long = link.open("a").await.unwrap();
+    details(&link, |details| {
+        details.notes.iter().any(|note| note.contains("will be cut at"))
+    })
+    .await;
+    let mut new = link.open("b").await.unwrap();
+    echoes(&mut new, b"y").await;
+    echoes(&mut long, b"x").await;
+    rig.comes_about("the end of its time", || began.elapsed() >= LASTS)
+        .await;
+    rig.emulator.faults().set("resume-says-gone*1").unwrap();
+    rig.emulator.cut();
+    let ended = async {
+        tokio::select! {
+            end = long.read_u8() => end.unwrap_err(),
+            // The newer one was told that it is gone instead. Then it is the older one's turn.
+            _ = new.read_u8() => {
+                rig.emulator.faults().set("resume-says-gone*1").unwrap();
+                rig.emulator.cut();
+                long.read_u8().await.unwrap_err()
+            }
+        }
+    };
+    let error = timeout(PATIENCE, ended).await.expect("the end of the older one");
+    let failure = failure_of(&error).expect("it says why");
+    assert_eq!(failure.reason(), Reason::Expired, "{}", failure.in_one_line());
 }
 
 #[tokio::test]
