@@ -194,6 +194,18 @@ impl Route {
     }
 }
 
+impl Route {
+    /// Returns it in the form in which [`Self::parse`] reads it: a word, or a table.
+    pub(crate) fn written(&self) -> String {
+        match self {
+            Self::Direct | Self::Ssm { via: None } => self.to_string(),
+            Self::Ssm { via: Some(instance) } => {
+                format!("{{ ssm = {} }}", toml::Value::from(instance.to_string()))
+            }
+        }
+    }
+}
+
 impl fmt::Display for Route {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {

@@ -91,6 +91,7 @@ impl WrittenSessions {
 }
 
 /// The settings of a section, read.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub(super) struct Checked {
     sessions: Option<Sessions>,
     receive_buffer: Option<usize>,

@@ -1,0 +1,111 @@
+//! What a client of the daemon wants to reach without a tunnel: the words of a tunnel, and the rules for them, without
+//! an entry in the file.
+
+use std::path::Path;
+use std::sync::Arc;
+
+use super::check::{Check, Defaults};
+use super::file::File;
+use super::problem::{Findings, Refusal, quoted};
+use super::{AccountSpec, Route, Target, TunnelSpec};
+
+/// What the client wrote. What is empty is as the section `[defaults]` says.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Written {
+    /// As the key `target`.
+    pub target: String,
+    /// As the key `route`: a word, or a table in braces. Empty: the best there is to a port of an instance.
+    pub route: String,
+    /// As the key `profile`.
+    pub profile: String,
+    /// As the key `region`.
+    pub region: String,
+}
+
+/// What a client wants to reach. Two equal ones can share a link.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Wanted {
+    /// The target.
+    pub target: Target,
+    /// The tunnel that would lead there by the route that was named; `None`: none was, and the best is meant.
+    pub named: Option<Box<TunnelSpec>>,
+    /// With whose credentials, and where.
+    pub account: AccountSpec,
+    written: Written,
+    defaults: Arc<Defaults>,
+}
+
+impl Wanted {
+    /// Reads what a client wrote.
+    pub(crate) fn read(written: Written, defaults: Arc<Defaults>) -> Result<Self, Refusal> {
+        let is_open = written.route.is_empty();
+        // To a port of an instance `ssm` is always a route, if not one that works; to anything else it is none.
+        let route = if is_open { "ssm" } else { &written.route };
+        let spec = match spec(&written, route, &defaults) {
+            Err(_) if is_open && !is_instance(&written.target) => {
+                let message = format!(
+                    "{} needs a route: only an instance has one by itself",
+                    quoted(&written.target)
+                );
+                return Err(Refusal::new(message).instead(r#"{ ssm = "INSTANCE" }, or direct"#));
+            }
+            read => read?,
+        };
+        Ok(Self {
+            target: spec.target.clone(),
+            account: spec.account.clone(),
+            named: (!is_open).then(|| Box::new(spec)),
+            written,
+            defaults,
+        })
+    }
+
+    /// Returns the tunnel that would lead there by this route.
+    pub(crate) fn by(&self, route: &Route) -> Result<TunnelSpec, Refusal> {
+        spec(&self.written, &route.written(), &self.defaults)
+    }
+}
+
+fn is_instance(target: &str) -> bool {
+    matches!(Target::parse(target), Ok(Target::Instance { .. }) | Err(_))
+}
+
+/// Reads a tunnel with these words, which listens nowhere that matters.
+fn spec(written: &Written, route: &str, defaults: &Arc<Defaults>) -> Result<TunnelSpec, Refusal> {
+    let Written {
+        target,
+        route: _,
+        profile,
+        region,
+    } = written;
+    let text = |text: &str| toml::Value::from(text).to_string();
+    let route = if route.starts_with('{') {
+        route.to_owned()
+    } else {
+        text(route)
+    };
+    let mut file = format!(
+        "[tunnels.visit]\nlisten = 1\ntarget = {}\nroute = {route}\n",
+        text(target)
+    );
+    for (key, value) in [("profile", profile), ("region", region)] {
+        if !value.is_empty() {
+            file += &format!("{key} = {}\n", text(value));
+        }
+    }
+    let mut findings = Findings::new(Path::new(""), &file);
+    let tunnels = File::read(&file, &mut findings).tunnels;
+    let spec = tunnels
+        .first()
+        .and_then(|tunnel| Check::against(Arc::clone(defaults)).tunnel(tunnel, &mut findings));
+    let problems = match findings.finish(spec) {
+        Ok(Some(spec)) => return Ok(spec),
+        Ok(None) => return Err(Refusal::new("this names nothing that can be reached")),
+        Err(problems) => problems,
+    };
+    let refusals = problems.as_slice().first().map(|problem| Refusal {
+        message: problem.message.clone(),
+        hint: problem.hint.clone(),
+    });
+    Err(refusals.unwrap_or_else(|| Refusal::new("this names nothing that can be reached")))
+}
