@@ -18,6 +18,7 @@ mod classify;
 mod credentials;
 mod database;
 mod http;
+mod instance_connect;
 mod session;
 mod sign;
 mod target;
@@ -156,6 +157,7 @@ impl Aws {
             ssm: aws_sdk_ssm::Client::new(&config),
             ec2: aws_sdk_ec2::Client::new(&config),
             ecs: aws_sdk_ecs::Client::new(&config),
+            instance_connect: aws_sdk_ec2instanceconnect::Client::new(&config),
             rds: aws_sdk_rds::Client::new(&config),
             stream_endpoint: self
                 .environment
@@ -182,6 +184,7 @@ pub struct Account {
     ssm: aws_sdk_ssm::Client,
     ec2: aws_sdk_ec2::Client,
     ecs: aws_sdk_ecs::Client,
+    instance_connect: aws_sdk_ec2instanceconnect::Client,
     rds: aws_sdk_rds::Client,
     stream_endpoint: Option<String>,
     region: String,

@@ -37,6 +37,14 @@ impl FoundInstance {
         }
     }
 
+    /// Returns its name, where it has one that is known.
+    pub fn name(&self) -> Option<&str> {
+        match self {
+            Self::Machine { name, .. } => name.as_deref(),
+            Self::Task(_) => None,
+        }
+    }
+
     /// Returns its address inside its network, where it is known.
     pub fn private_address(&self) -> Option<&str> {
         match self {

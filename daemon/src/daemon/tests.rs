@@ -23,7 +23,7 @@ impl Rig {
         let made: Arc<Mutex<Vec<String>>> = Arc::default();
         let transports: Transports = {
             let (attempts, made) = (Arc::clone(&attempts), Arc::clone(&made));
-            Box::new(move |spec| {
+            Arc::new(move |spec| {
                 let (transport, received) = fake::transport();
                 attempts.lock().unwrap().insert(spec.name.to_string(), received);
                 made.lock().unwrap().push(spec.name.to_string());
@@ -34,7 +34,9 @@ impl Rig {
             Config {
                 path: path.clone(),
                 tunnels: specs,
+                defaults: Arc::default(),
             },
+            fake::aws(),
             transports,
         )
         .await;

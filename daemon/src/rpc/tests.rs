@@ -45,8 +45,10 @@ impl Rig {
         let config = Config {
             path: folder.path().join("config.toml"),
             tunnels: vec![spec],
+            defaults: Arc::default(),
         };
-        let daemon = Daemon::start(config, Box::new(move |_| Arc::clone(&transport) as _)).await;
+        let transports = Arc::new(move |_: &TunnelSpec| Arc::clone(&transport) as _);
+        let daemon = Daemon::start(config, fake::aws(), transports).await;
         let (stop, ended) = (CancellationToken::new(), CancellationToken::new());
         let mut serving = JoinSet::new();
         serving.spawn(serve(socket, Arc::clone(&daemon), stop.clone(), ended.clone()));
