@@ -4,8 +4,9 @@
 //!   text ──► file ────────────► check ────────────────────────────► Config
 //!            syntax, section:   grammar, instance, listen, quantity:
 //!            tables and keys    the words in them
-//!              ├── ssm: the keys ────┤
-//!              │   of one route      │
+//!              ├── ssm, ssh, eice: ──┤
+//!              │   keys of one route │     route, reach: how a route is
+//!              │                     │     written, where it can lead
 //!              └──────────┬──────────┘
 //!                         ▼
 //!                      problem ──► Problems: everything that is wrong
@@ -15,13 +16,19 @@
 //! world, but not about itself.
 
 mod check;
+mod eice;
 mod file;
 mod grammar;
 mod instance;
 mod listen;
+mod path;
+mod pool;
 mod problem;
 mod quantity;
+mod reach;
+mod route;
 mod section;
+mod ssh;
 mod ssm;
 mod syntax;
 #[cfg(test)]
@@ -101,8 +108,15 @@ pub struct TunnelSpec {
     pub hold: Duration,
     /// How long, on routes without half-close, a client's FIN is held back after the far end's last byte.
     pub half_close_grace: Duration,
+    /// The most bytes that wait in memory for one local client that does not read, on routes where it shares its way
+    /// with others.
+    pub receive_buffer: usize,
     /// How sessions of the route `ssm` behave.
     pub ssm: SsmSettings,
+    /// How connections of the route `ssh` behave.
+    pub ssh: SshSettings,
+    /// How connections of the route `eice` behave.
+    pub eice: EiceSettings,
 }
 
 /// When a tunnel that is up has a link.
@@ -121,9 +135,7 @@ pub enum Mode {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct SsmSettings {
     /// How many sessions carry a tunnel's connections.
-    pub sessions: Sessions,
-    /// The most bytes that wait in memory for one local client that does not read.
-    pub receive_buffer: usize,
+    pub sessions: PoolSize,
     /// How long a target may take nothing before its connection is reset.
     pub stall_timeout: Duration,
     /// Sends a sign of life that often, which keeps an administrator's idle timeout from ending the session; `None`:
@@ -135,9 +147,9 @@ pub struct SsmSettings {
     pub largest_payload: usize,
 }
 
-/// How many sessions carry a tunnel's connections.
+/// How many sessions, or connections to an SSH server, carry a tunnel's connections.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Sessions {
+pub struct PoolSize {
     /// So many are kept while the tunnel is up; at least 1.
     pub min: usize,
     /// No more than this at a time; at least `min`.
@@ -147,14 +159,61 @@ pub struct Sessions {
 impl Default for SsmSettings {
     fn default() -> Self {
         Self {
-            sessions: Sessions { min: 1, max: 4 },
-            receive_buffer: 256 << 20,
+            sessions: pool::DEFAULT,
             stall_timeout: Duration::from_secs(120),
             keep_alive: None,
             message_rate: NonZeroU32::new(MESSAGE_RATE),
             largest_payload: LARGEST_PAYLOAD,
         }
     }
+}
+
+/// How connections of the route `ssh` behave.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct SshSettings {
+    /// With what the user logs in.
+    pub identity: Identity,
+    /// Which keys of a host are accepted.
+    pub host_keys: HostKeys,
+    /// How many connections to the SSH server carry a tunnel's connections.
+    pub connections: PoolSize,
+}
+
+/// With what a user logs in to an SSH server.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Identity {
+    /// A key made for one connection, which EC2 Instance Connect takes to the instance.
+    InstanceConnect,
+    /// The keys of the user's ssh-agent.
+    Agent,
+    /// The private key in a file.
+    File(PathBuf),
+}
+
+/// Which keys of a host are accepted.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum HostKeys {
+    /// The one that it shows first, and no other after that.
+    FirstUse,
+    /// One that is known from elsewhere: the user's `known_hosts`, or the instance's console output.
+    Strict,
+}
+
+impl Default for SshSettings {
+    fn default() -> Self {
+        Self {
+            identity: Identity::InstanceConnect,
+            host_keys: HostKeys::FirstUse,
+            connections: pool::DEFAULT,
+        }
+    }
+}
+
+/// How connections of the route `eice` behave.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct EiceSettings {
+    /// How long one may last, in whole seconds; `None` asks for nothing, and gets what AWS gives.
+    pub max_tunnel_duration: Option<Duration>,
 }
 
 /// The name of a tunnel: 1 to 63 of `a-z A-Z 0-9 . _ -`, beginning with a letter or digit.
@@ -233,6 +292,24 @@ pub enum Route {
         /// The instance; `None` goes straight to the target instance.
         via: Option<Instance>,
     },
+    /// Through an EC2 Instance Connect Endpoint.
+    Eice {
+        /// Its id; `None`: the one that serves the target's VPC.
+        endpoint: Option<String>,
+    },
+    /// Through an SSH server.
+    Ssh(Box<SshRoute>),
+}
+
+/// A route through an SSH server.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct SshRoute {
+    /// Who logs in.
+    pub user: String,
+    /// The instance with the server.
+    pub host: Instance,
+    /// How to get to its port 22.
+    pub over: Route,
 }
 
 /// The profile and region that a tunnel's AWS calls use. `None` leaves it to the environment and profile.

@@ -7,7 +7,8 @@ use std::sync::Arc;
 use super::check::{Check, Defaults};
 use super::file::File;
 use super::problem::{Findings, Refusal, quoted};
-use super::{AccountSpec, Route, Target, TunnelSpec};
+use super::route::ROUTE_FORMS;
+use super::{AccountSpec, Route, Target, TunnelSpec, route};
 
 /// What the client wrote. What is empty is as the section `[defaults]` says.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -71,22 +72,21 @@ fn is_instance(target: &str) -> bool {
 }
 
 /// Reads a tunnel with these words, which listens nowhere that matters.
-fn spec(written: &Written, route: &str, defaults: &Arc<Defaults>) -> Result<TunnelSpec, Refusal> {
+fn spec(written: &Written, way: &str, defaults: &Arc<Defaults>) -> Result<TunnelSpec, Refusal> {
     let Written {
         target,
         route: _,
         profile,
         region,
     } = written;
+    if way.contains(char::is_control) {
+        return Err(Refusal::new(format!("{} is not a route", quoted(way))).instead(ROUTE_FORMS));
+    }
     let text = |text: &str| toml::Value::from(text).to_string();
-    let route = if route.starts_with('{') {
-        route.to_owned()
-    } else {
-        text(route)
-    };
     let mut file = format!(
-        "[tunnels.visit]\nlisten = 1\ntarget = {}\nroute = {route}\n",
-        text(target)
+        "[tunnels.visit]\nlisten = 1\ntarget = {}\nroute = {}\n",
+        text(target),
+        route::value(way)
     );
     for (key, value) in [("profile", profile), ("region", region)] {
         if !value.is_empty() {

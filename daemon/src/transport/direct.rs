@@ -19,10 +19,10 @@ pub(crate) struct Direct {
 }
 
 impl Direct {
-    /// The route of a tunnel to its target.
-    pub(crate) fn new(spec: &TunnelSpec, aws: Arc<Aws>) -> Self {
+    /// The route to a target, with a tunnel's account.
+    pub(crate) fn new(spec: &TunnelSpec, target: Target, aws: Arc<Aws>) -> Self {
         Self {
-            target: spec.target.clone(),
+            target,
             account: spec.account.clone(),
             aws,
         }

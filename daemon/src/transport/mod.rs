@@ -27,7 +27,7 @@ use tokio::time::Instant;
 use tokio_util::task::TaskTracker;
 
 use crate::aws::Aws;
-use crate::config::{Route, TunnelSpec};
+use crate::config::{Route, Target, TunnelSpec};
 use crate::failure::{Failure, Reason, Remedy};
 
 pub use self::budget::{Budget, RECEIVE_BUDGET};
@@ -64,6 +64,11 @@ pub trait Stream: AsyncRead + AsyncWrite + Send + Unpin {
     /// waiting for its other side.
     fn aborted(&self) -> BoxFuture<'static, Arc<Failure>> {
         Box::pin(pending())
+    }
+
+    /// Returns when the route itself will cut the stream, however well it is; `None` if it never does.
+    fn expires(&self) -> Option<Instant> {
+        None
     }
 }
 
@@ -113,9 +118,42 @@ pub(crate) type Transports = Arc<dyn Fn(&TunnelSpec) -> Arc<dyn Transport> + Sen
 
 /// Builds the transport that follows a tunnel's route to its target.
 pub fn build(spec: &TunnelSpec, shared: &Arc<Shared>) -> Arc<dyn Transport> {
-    match &spec.route {
-        Route::Direct => Arc::new(direct::Direct::new(spec, Arc::clone(&shared.aws))),
-        Route::Ssm { via } => Arc::new(ssm::Ssm::new(spec, via.clone(), Arc::clone(shared))),
+    follow(&spec.route, &spec.target, spec, shared)
+}
+
+/// Builds the transport that follows a route to a target, with the account and the settings of a tunnel.
+fn follow(route: &Route, target: &Target, spec: &TunnelSpec, shared: &Arc<Shared>) -> Arc<dyn Transport> {
+    match route {
+        Route::Direct => Arc::new(direct::Direct::new(spec, target.clone(), Arc::clone(&shared.aws))),
+        Route::Ssm { via } => Arc::new(ssm::Ssm::new(
+            spec,
+            target.clone(),
+            via.clone(),
+            Arc::clone(shared),
+        )),
+        Route::Eice { .. } => Arc::new(Unbuilt("eice")),
+        Route::Ssh(ssh) => {
+            let server = Target::Instance {
+                instance: ssh.host.clone(),
+                port: SSH_PORT,
+            };
+            let _over = follow(&ssh.over, &server, spec, shared);
+            Arc::new(Unbuilt("ssh"))
+        }
+    }
+}
+
+/// Where an SSH server listens.
+const SSH_PORT: u16 = 22;
+
+/// A route that cannot be followed yet.
+struct Unbuilt(&'static str);
+
+#[async_trait]
+impl Transport for Unbuilt {
+    async fn connect(&self) -> Result<Arc<dyn Link>, Failure> {
+        let doing = format!("this version cannot follow the route `{}`", self.0);
+        Err(Failure::new(Reason::Invalid, Remedy::Fix, doing))
     }
 }
 

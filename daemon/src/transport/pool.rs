@@ -20,7 +20,7 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
-use crate::config::Sessions;
+use crate::config::PoolSize;
 
 /// How long a new connection waits for a session of its own: StartSession, websocket and handshake take about one.
 const PATIENCE: Duration = Duration::from_millis(1_500);
@@ -78,7 +78,7 @@ pub(crate) enum Action {
 /// The machine. See the module's documentation.
 #[derive(Debug)]
 pub(crate) struct Pool {
-    limits: Sessions,
+    limits: PoolSize,
     sharing: Sharing,
     members: BTreeMap<Member, State>,
     waiting: VecDeque<Waiting>,
@@ -112,7 +112,7 @@ struct Waiting {
 
 impl Pool {
     /// A pool whose first session is to be started.
-    pub(crate) fn new(limits: Sessions) -> Self {
+    pub(crate) fn new(limits: PoolSize) -> Self {
         let mut pool = Self {
             limits,
             sharing: Sharing::Shared,

@@ -2,7 +2,7 @@ use proptest::prelude::*;
 
 use super::*;
 
-const LIMITS: Sessions = Sessions { min: 1, max: 4 };
+const LIMITS: PoolSize = PoolSize { min: 1, max: 4 };
 
 /// A pool, its clock, and what it asked for.
 struct Rig {
@@ -15,7 +15,7 @@ struct Rig {
 }
 
 impl Rig {
-    fn new(limits: Sessions) -> Self {
+    fn new(limits: PoolSize) -> Self {
         let mut rig = Self {
             pool: Pool::new(limits),
             now: Instant::now(),
@@ -29,7 +29,7 @@ impl Rig {
     }
 
     /// A pool with one session that is ready.
-    fn ready(limits: Sessions) -> (Self, Member) {
+    fn ready(limits: PoolSize) -> (Self, Member) {
         let mut rig = Self::new(limits);
         let first = rig.started[0];
         rig.starts(first);
@@ -125,7 +125,7 @@ fn connections_that_come_together_get_a_session_each_up_to_the_most() {
 
 #[test]
 fn beyond_the_most_the_least_loaded_session_is_taken() {
-    let (mut rig, first) = Rig::ready(Sessions { min: 1, max: 2 });
+    let (mut rig, first) = Rig::ready(PoolSize { min: 1, max: 2 });
     rig.open();
     rig.starts(rig.started[1]);
     rig.open();
@@ -195,7 +195,7 @@ fn sessions_without_streams_are_retired_but_for_a_spare_and_the_least() {
 
 #[test]
 fn a_stalled_session_gets_no_streams_and_another_is_made() {
-    let (mut rig, first) = Rig::ready(Sessions { min: 1, max: 1 });
+    let (mut rig, first) = Rig::ready(PoolSize { min: 1, max: 1 });
     rig.open();
     assert_eq!(rig.started.len(), 1, "no room for a spare");
     rig.judge(first, Fitness::Stalled);
@@ -232,7 +232,7 @@ fn while_all_sessions_are_brought_back_nobody_is_placed_and_none_is_started() {
 
 #[test]
 fn the_least_is_kept_up_when_a_session_ends() {
-    let mut rig = Rig::new(Sessions { min: 2, max: 4 });
+    let mut rig = Rig::new(PoolSize { min: 2, max: 4 });
     assert_eq!(rig.started.len(), 1, "the first one shows whether any can be had");
     let first = rig.started[0];
     rig.starts(first);
@@ -318,7 +318,7 @@ proptest! {
         min in 1..3_usize,
         more in 0..3_usize,
     ) {
-        let limits = Sessions { min, max: min + more };
+        let limits = PoolSize { min, max: min + more };
         let (mut rig, _) = Rig::ready(limits);
         let mut tickets = Vec::new();
         for step in steps {

@@ -36,7 +36,7 @@ use self::destination::Directory;
 use self::keeper::Keeper;
 use self::renewal::{HOURLY, Schedule};
 use super::{Link, Shared, Transport};
-use crate::config::{AccountSpec, Instance, SsmSettings, TunnelSpec};
+use crate::config::{AccountSpec, Instance, SsmSettings, Target, TunnelSpec};
 use crate::failure::{Failure, Reason, Remedy};
 
 pub use self::ledger::{Ledger, Orphan};
@@ -50,6 +50,7 @@ struct Context {
     directory: Directory,
     account: AccountSpec,
     half_close_grace: Duration,
+    receive_buffer: usize,
     settings: SsmSettings,
     /// How large payloads may be on the way to this target, as the last session found out.
     payloads: Mutex<PayloadProbe>,
@@ -59,13 +60,14 @@ struct Context {
 }
 
 impl Ssm {
-    pub(super) fn new(spec: &TunnelSpec, via: Option<Instance>, shared: Arc<Shared>) -> Self {
+    pub(super) fn new(spec: &TunnelSpec, target: Target, via: Option<Instance>, shared: Arc<Shared>) -> Self {
         let settings = spec.ssm.clone();
         let payloads = PayloadProbe::between(SMALLEST_PAYLOAD, settings.largest_payload);
         Self(Arc::new(Context {
-            directory: Directory::new(spec.target.clone(), via),
+            directory: Directory::new(target, via),
             account: spec.account.clone(),
             half_close_grace: spec.half_close_grace,
+            receive_buffer: spec.receive_buffer,
             settings,
             payloads: Mutex::new(payloads),
             renewals: HOURLY,

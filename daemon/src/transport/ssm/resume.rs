@@ -88,7 +88,7 @@ impl Upstream {
 
     /// Returns the share of a new stream in the memory for bytes that wait.
     pub(super) fn share(&self) -> Arc<Share> {
-        let limit = self.context.settings.receive_buffer;
+        let limit = self.context.receive_buffer;
         self.context.shared.budget.share(limit)
     }
 

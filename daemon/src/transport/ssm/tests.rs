@@ -10,7 +10,7 @@ use tunneld_emulator::{Config as World, Emulator};
 
 use super::*;
 use crate::aws::Aws;
-use crate::config::{Config, Sessions};
+use crate::config::{Config, PoolSize};
 use crate::connector::Environment;
 use crate::transport::{Budget, Health, LinkDetails, RECEIVE_BUDGET, Stream, failure_of};
 
@@ -57,7 +57,7 @@ impl Rig {
             .unwrap()
             .tunnels
             .remove(0);
-        let Ssm(context) = Ssm::new(&spec, None, Arc::clone(&shared));
+        let Ssm(context) = Ssm::new(&spec, spec.target.clone(), None, Arc::clone(&shared));
         let mut context = Arc::into_inner(context).unwrap();
         change(&mut context);
         Self {
@@ -174,7 +174,7 @@ async fn an_attempt_that_is_given_up_leaves_no_session() {
 
 #[tokio::test]
 async fn a_stream_survives_a_lost_websocket_and_new_ones_are_held() {
-    let rig = Rig::with(|context| context.settings.sessions = Sessions { min: 1, max: 1 }).await;
+    let rig = Rig::with(|context| context.settings.sessions = PoolSize { min: 1, max: 1 }).await;
     let link = rig.link().await;
     let mut stream = link.open("a").await.unwrap();
     echoes(&mut stream, b"before").await;
@@ -193,7 +193,7 @@ async fn a_stream_survives_a_lost_websocket_and_new_ones_are_held() {
 
 #[tokio::test]
 async fn a_session_that_is_gone_takes_its_streams_and_the_link_goes_on_with_the_others() {
-    let rig = Rig::with(|context| context.settings.sessions = Sessions { min: 1, max: 2 }).await;
+    let rig = Rig::with(|context| context.settings.sessions = PoolSize { min: 1, max: 2 }).await;
     let link = rig.link().await;
     let mut first = link.open("a").await.unwrap();
     rig.sessions(2).await;
@@ -217,7 +217,7 @@ async fn a_session_that_is_gone_takes_its_streams_and_the_link_goes_on_with_the_
 
 #[tokio::test]
 async fn the_link_ends_with_its_last_session_and_says_why() {
-    let rig = Rig::with(|context| context.settings.sessions = Sessions { min: 1, max: 1 }).await;
+    let rig = Rig::with(|context| context.settings.sessions = PoolSize { min: 1, max: 1 }).await;
     let link = rig.link().await;
     let mut stream = link.open("a").await.unwrap();
     echoes(&mut stream, b"x").await;
@@ -233,7 +233,7 @@ async fn the_link_ends_with_its_last_session_and_says_why() {
 async fn a_websocket_is_replaced_in_a_quiet_moment_and_nobody_notices() {
     let rig = Rig::with(|context| {
         context.renewals = Schedule::quick();
-        context.settings.sessions = Sessions { min: 1, max: 1 };
+        context.settings.sessions = PoolSize { min: 1, max: 1 };
     })
     .await;
     let link = rig.link().await;
@@ -252,7 +252,7 @@ async fn a_websocket_is_replaced_in_a_quiet_moment_and_nobody_notices() {
 
 #[tokio::test]
 async fn what_a_reader_has_not_taken_counts_until_it_is_gone() {
-    let rig = Rig::with(|context| context.settings.receive_buffer = 2 << 20).await;
+    let rig = Rig::with(|context| context.receive_buffer = 2 << 20).await;
     let link = rig.link().await;
     let mut greedy = link.open("127.0.0.1:5").await.unwrap();
     let mut modest = link.open("127.0.0.1:6").await.unwrap();
