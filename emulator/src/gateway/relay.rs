@@ -164,7 +164,12 @@ impl Relay {
 
     fn set_conditions(&mut self, now: std::time::Instant) {
         let conditions = Arc::clone(&self.conditions.borrow_and_update());
-        let Conditions { line, service, agent } = &*conditions;
+        let Conditions {
+            line,
+            service,
+            agent,
+            connect: _,
+        } = &*conditions;
         self.line.set(line);
         self.service.set(service.clone(), now);
         self.greeting
