@@ -12,6 +12,7 @@ use crate::error::Error;
 const READER_CHECK: Duration = Duration::from_secs(1);
 
 /// Standard output and standard error, and how the answer is wanted.
+#[derive(Clone, Copy)]
 pub(crate) struct Output {
     json: bool,
     colour: bool,

@@ -205,7 +205,9 @@ impl Daemon {
         let wanted = self.read(written)?;
         let account = self.aws.account(&wanted.account).await?;
         let found = account.find_instance(instance(&wanted)?).await?;
-        account.push_key(found.id(), user, public_key).await
+        account
+            .send_ssh_public_key(found.id(), None, user, public_key)
+            .await
     }
 
     /// Reaches a target without a tunnel. Dropping the future gives it up.

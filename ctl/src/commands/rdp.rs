@@ -2,10 +2,13 @@
 
 use std::ffi::{OsStr, OsString};
 use std::net::{Ipv4Addr, SocketAddr};
+use std::path::PathBuf;
 use std::process::{Command, ExitCode};
+use std::time::Duration;
 
 use tokio::net::{TcpListener, TcpStream};
 use tokio::task::JoinSet;
+use tunneld_proto::v1::Opening;
 
 use crate::cli::remote::{Rdp, Reach};
 use crate::client::Client;
@@ -77,7 +80,7 @@ struct Destination {
     instance: String,
 }
 
-/// Serves connections for ever. One that fails is told of, and ends alone.
+/// Serves connections for ever. One that fails ends alone.
 async fn serve(listener: &TcpListener, to: &Destination, client: &Client, output: &Output) -> Error {
     let mut connections = JoinSet::new();
     loop {
@@ -85,40 +88,30 @@ async fn serve(listener: &TcpListener, to: &Destination, client: &Client, output
             accepted = listener.accept(), if connections.len() < MOST_CONNECTIONS => match accepted {
                 Ok((socket, _)) => {
                     let opening = to.reach.opening(&to.instance, RDP_PORT);
-                    let path = client.socket().to_owned();
-                    connections.spawn(async move {
-                        // A call of its own, so that no connection fills the window of another.
-                        let mut client = Client::quietly(Some(&path)).await?;
-                        let pipe = Pipe::open(&mut client, opening).await;
-                        carry(pipe, socket).await
-                    });
+                    connections.spawn(carry(client.socket().to_owned(), opening, socket, *output));
                 }
                 Err(error) => return Error::failed("cannot accept a connection").because(error.to_string()),
             },
-            Some(ended) = connections.join_next() => {
-                if let Ok(Err(error)) = ended {
-                    error.signed().tell(output);
-                }
-            }
+            Some(_) = connections.join_next() => {}
         }
     }
 }
 
-/// Carries a connection; one that fails ends by a reset, so that it cannot pass for one that is complete.
-async fn carry(pipe: Result<Pipe, Error>, mut socket: TcpStream) -> Result<(), Error> {
+/// Carries a connection. One that fails is told of, and ends by a reset, so that it cannot pass for one that is complete.
+async fn carry(daemon: PathBuf, opening: Opening, mut socket: TcpStream, output: Output) {
     // Refused by a socket that is gone already.
     let _ = socket.set_nodelay(true);
-    let carried = match pipe {
-        Ok(pipe) => {
-            let (input, output) = socket.split();
-            pipe.carry(input, output).await
-        }
-        Err(error) => Err(error),
+    let carried = async {
+        // A call on a connection of its own, so that no desktop fills the window of another.
+        let mut client = Client::quietly(Some(&daemon)).await?;
+        let pipe = Pipe::open(&mut client, opening).await?;
+        let (input, output) = socket.split();
+        pipe.carry(input, output).await
     };
-    if carried.is_err() {
-        let _ = rustix::net::sockopt::set_socket_linger(&socket, Some(std::time::Duration::ZERO));
+    if let Err(error) = carried.await {
+        error.signed().tell(&output);
+        let _ = rustix::net::sockopt::set_socket_linger(&socket, Some(Duration::ZERO));
     }
-    carried
 }
 
 /// A program that shows desktops, and how it is told of one.

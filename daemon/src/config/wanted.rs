@@ -109,3 +109,93 @@ fn spec(written: &Written, way: &str, defaults: &Arc<Defaults>) -> Result<Tunnel
     });
     Err(refusals.unwrap_or_else(|| Refusal::new("this names nothing that can be reached")))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::Config;
+
+    fn read(target: &str, route: &str, defaults: &str) -> Result<Wanted, Refusal> {
+        let config = Config::parse(Path::new("config.toml"), defaults).unwrap();
+        let written = Written {
+            target: target.to_owned(),
+            route: route.to_owned(),
+            ..Written::default()
+        };
+        Wanted::read(written, config.defaults)
+    }
+
+    fn route(wanted: &Wanted) -> &Route {
+        &wanted.named.as_ref().unwrap().route
+    }
+
+    #[test]
+    fn what_is_left_out_is_as_the_defaults_say() {
+        let defaults = "[defaults]\nprofile = \"dev\"\nreceive_buffer = \"1MiB\"\n";
+        let wanted = read("ec2:web-1:22", "ssm", defaults).unwrap();
+        assert_eq!(wanted.account.profile.as_deref(), Some("dev"));
+        assert_eq!(wanted.named.as_ref().unwrap().receive_buffer, 1 << 20);
+        let other = Written {
+            profile: "prod".to_owned(),
+            ..wanted.written.clone()
+        };
+        let other = Wanted::read(other, Arc::clone(&wanted.defaults)).unwrap();
+        assert_eq!(other.account.profile.as_deref(), Some("prod"));
+        assert_ne!(other, wanted);
+    }
+
+    #[test]
+    fn a_route_is_a_word_or_a_table() {
+        let named = read("rds:db", "{ ssm = \"bastion\" }", "").unwrap();
+        assert_eq!(route(&named).to_string(), "ssm via bastion");
+        let named = read("10.0.0.1:80", "direct", "").unwrap();
+        assert_eq!(*route(&named), Route::Direct);
+    }
+
+    #[test]
+    fn every_route_is_written_as_it_is_read() {
+        for written in [
+            "direct",
+            "ssm",
+            "eice",
+            "{ ssm = \"tag:Role=a \\\"b\\\"\" }",
+            "{ eice = \"eice-0123456789abcdef0\" }",
+            "{ ssh = \"admin@hop\", over = \"eice\" }",
+            "{ ssh = \"admin@hop\", over = { ssm = \"bastion\" } }",
+        ] {
+            let read_back = |text: &str| route(&read("ec2:web-1:22", text, "").unwrap()).clone();
+            let read = read_back(written);
+            assert_eq!(read_back(&read.written()), read, "{written}");
+        }
+    }
+
+    #[test]
+    fn a_port_of_an_instance_needs_no_route_and_anything_else_does() {
+        let wanted = read("ec2:web-1:22", "", "").unwrap();
+        assert_eq!(wanted.named, None);
+        assert_eq!(wanted.by(&Route::Direct).unwrap().route, Route::Direct);
+        let refusal = read("rds:db", "", "").unwrap_err();
+        assert_eq!(
+            refusal.message,
+            "`rds:db` needs a route: only an instance has one by itself"
+        );
+    }
+
+    #[test]
+    fn the_rules_of_the_configuration_hold() {
+        assert!(
+            read("ec2:i-xyz:22", "", "")
+                .unwrap_err()
+                .message
+                .contains("not an instance id")
+        );
+        assert!(
+            read("ec2:web-1:5432", "eice", "")
+                .unwrap_err()
+                .message
+                .contains("22 and 3389")
+        );
+        assert!(read("ec2:web-1:22", "ssm\nautostart = false", "").is_err());
+        assert!(read("ec2:web-1:22", "{ ssm = \"a\" }\nmode = \"always\"", "").is_err());
+    }
+}

@@ -123,10 +123,9 @@ impl AsyncRead for Pipe {
             if self.finished {
                 return Poll::Ready(Ok(()));
             }
-            let request = match ready!(self.requests.poll_next_unpin(context)) {
-                Some(Ok(request)) => request,
+            let Some(Ok(request)) = ready!(self.requests.poll_next_unpin(context)) else {
                 // A client that says nothing of an end has been ended.
-                Some(Err(_)) | None => return Poll::Ready(Err(gone())),
+                return Poll::Ready(Err(gone()));
             };
             match request.message {
                 Some(Asked::Data(data)) => self.unread = data,
