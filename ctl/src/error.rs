@@ -112,7 +112,8 @@ impl From<Failure> for Error {
             | Reason::NotFound
             | Reason::PortInUse
             | Reason::AgentOffline
-            | Reason::TargetRefused => Exit::Failed,
+            | Reason::TargetRefused
+            | Reason::Expired => Exit::Failed,
         };
         let mut chain = failure.chain.into_iter();
         Self {

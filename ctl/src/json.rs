@@ -90,6 +90,7 @@ struct Traffic {
     bytes_out: u64,
     held: u32,
     links_lost: u64,
+    connections_expired: u64,
 }
 
 #[derive(Serialize)]
@@ -182,6 +183,7 @@ impl<'a> From<&'a v1::Tunnel> for Tunnel<'a> {
                 bytes_out: traffic.bytes_out,
                 held: traffic.held,
                 links_lost: traffic.links_lost,
+                connections_expired: traffic.connections_expired,
             },
             last_error: tunnel.last_error.as_ref().map(|failure| LastError {
                 at: tunnel.last_error_at.as_ref().and_then(rfc3339),
@@ -297,6 +299,7 @@ fn reason_name(reason: Reason) -> &'static str {
         Reason::AgentOffline => "agent_offline",
         Reason::TargetRefused => "target_refused",
         Reason::Invalid => "invalid",
+        Reason::Expired => "expired",
     }
 }
 

@@ -39,7 +39,7 @@ use crate::aws::Aws;
 use crate::config::Config;
 use crate::daemon::Daemon;
 use crate::rpc::{ControlSocket, ServeError};
-use crate::transport::{Ledger, Orphan, Shared};
+use crate::transport::{Ledger, Orphan, Shared, SshFiles};
 
 /// How long connections may take to end by themselves when the daemon stops: a query and its answer, and well within
 /// the 90 s after which systemd kills.
@@ -61,6 +61,8 @@ pub struct Options {
     pub aws: Arc<Aws>,
     /// The sessions open at AWS, and those that an earlier daemon left open.
     pub ledger: (Ledger, Vec<Orphan>),
+    /// What of a person's SSH is used, and the host keys that were learned.
+    pub ssh: SshFiles,
     /// Cancelled by a signal, or by the program itself when a client asked it to stop.
     pub stop: CancellationToken,
     /// Each message has the configuration read again.
@@ -78,6 +80,7 @@ pub async fn run(options: Options) -> Result<(), ServeError> {
         socket,
         aws,
         ledger: (ledger, orphans),
+        ssh,
         stop,
         mut reload,
     } = options;
@@ -85,6 +88,7 @@ pub async fn run(options: Options) -> Result<(), ServeError> {
     let shared = Arc::new(Shared {
         aws,
         ledger: Arc::new(ledger),
+        ssh,
         budget: transport::Budget::new(transport::RECEIVE_BUDGET),
         tasks: tasks.clone(),
     });

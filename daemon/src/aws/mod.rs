@@ -3,6 +3,7 @@
 //! ```text
 //!   Aws ──account(profile, region)──► Account ──► sessions   start, resume, terminate
 //!    │                                   │   ├──► targets    instance, task, database, agent
+//!    │                                   │   ├──► keys       of users, for a minute; of hosts, from the console
 //!    │                                   │   └──► upgrades   signed websocket requests
 //!    └─ Connector, Environment           └─ credentials: kept here alone, lent for one call
 //! ```
@@ -156,8 +157,8 @@ impl Aws {
         Ok(Account {
             ssm: aws_sdk_ssm::Client::new(&config),
             ec2: aws_sdk_ec2::Client::new(&config),
-            ecs: aws_sdk_ecs::Client::new(&config),
             instance_connect: aws_sdk_ec2instanceconnect::Client::new(&config),
+            ecs: aws_sdk_ecs::Client::new(&config),
             rds: aws_sdk_rds::Client::new(&config),
             stream_endpoint: self
                 .environment
@@ -183,8 +184,8 @@ impl fmt::Debug for Aws {
 pub struct Account {
     ssm: aws_sdk_ssm::Client,
     ec2: aws_sdk_ec2::Client,
-    ecs: aws_sdk_ecs::Client,
     instance_connect: aws_sdk_ec2instanceconnect::Client,
+    ecs: aws_sdk_ecs::Client,
     rds: aws_sdk_rds::Client,
     stream_endpoint: Option<String>,
     region: String,

@@ -74,6 +74,7 @@ pub(crate) fn failure(failure: &Failure) -> v1::Failure {
         Reason::AgentOffline => v1::Reason::AgentOffline,
         Reason::TargetRefused => v1::Reason::TargetRefused,
         Reason::Invalid => v1::Reason::Invalid,
+        Reason::Expired => v1::Reason::Expired,
     };
     v1::Failure {
         reason: reason.into(),
@@ -87,6 +88,7 @@ fn traffic(traffic: Traffic) -> v1::Traffic {
         connections,
         connections_total,
         connections_failed,
+        connections_expired,
         bytes_in,
         bytes_out,
         held,
@@ -100,6 +102,7 @@ fn traffic(traffic: Traffic) -> v1::Traffic {
         bytes_out,
         held,
         links_lost,
+        connections_expired,
     }
 }
 

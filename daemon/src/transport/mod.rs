@@ -10,7 +10,11 @@
 
 mod budget;
 mod direct;
+mod inbox;
+mod keeper;
 mod pool;
+mod pooled;
+mod ssh;
 mod ssm;
 mod websocket;
 
@@ -31,6 +35,7 @@ use crate::config::{Route, Target, TunnelSpec};
 use crate::failure::{Failure, Reason, Remedy};
 
 pub use self::budget::{Budget, RECEIVE_BUDGET};
+pub use self::ssh::SshFiles;
 pub use self::ssm::{Ledger, Orphan, end_orphans};
 
 /// A route to one target. Holds nothing open.
@@ -132,13 +137,19 @@ fn follow(route: &Route, target: &Target, spec: &TunnelSpec, shared: &Arc<Shared
             Arc::clone(shared),
         )),
         Route::Eice { .. } => Arc::new(Unbuilt("eice")),
-        Route::Ssh(ssh) => {
+        Route::Ssh(route) => {
             let server = Target::Instance {
-                instance: ssh.host.clone(),
+                instance: route.host.clone(),
                 port: SSH_PORT,
             };
-            let _over = follow(&ssh.over, &server, spec, shared);
-            Arc::new(Unbuilt("ssh"))
+            let below = follow(&route.over, &server, spec, shared);
+            Arc::new(ssh::Ssh::new(
+                spec,
+                target.clone(),
+                route,
+                below,
+                Arc::clone(shared),
+            ))
         }
     }
 }
@@ -163,6 +174,8 @@ pub struct Shared {
     pub aws: Arc<Aws>,
     /// The sessions open at AWS.
     pub ledger: Arc<Ledger>,
+    /// What of a person's SSH is used, and the host keys that were learned.
+    pub ssh: SshFiles,
     /// The memory for what local clients have not taken.
     pub budget: Arc<Budget>,
     /// The drivers of links; who ends the daemon waits for them, so that no session stays open.

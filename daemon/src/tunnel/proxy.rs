@@ -101,6 +101,9 @@ impl Proxy {
             meter.connection_failed();
         }
         if let End::Failed(failure) = &end {
+            if failure.reason() == Reason::Expired {
+                meter.connection_expired();
+            }
             self.entry.failed(failure);
         }
         if !end.is_clean() {
@@ -204,7 +207,8 @@ impl Proxy {
             (Err(_), _) if far.broken && far.ended => End::TargetClosed,
             (Err(error), _) if far.broken => {
                 let failure = broken(error);
-                if far.untouched && failure.scope() == Scope::Link {
+                let lost = failure.scope() == Scope::Link || failure.reason() == Reason::Expired;
+                if far.untouched && lost {
                     return Copied::Nothing;
                 }
                 End::Failed(failure)

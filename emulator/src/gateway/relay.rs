@@ -165,10 +165,7 @@ impl Relay {
     fn set_conditions(&mut self, now: std::time::Instant) {
         let conditions = Arc::clone(&self.conditions.borrow_and_update());
         let Conditions {
-            line,
-            service,
-            agent,
-            connect: _,
+            line, service, agent, ..
         } = &*conditions;
         self.line.set(line);
         self.service.set(service.clone(), now);

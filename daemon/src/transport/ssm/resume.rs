@@ -9,7 +9,6 @@ use tracing::{debug, info, warn};
 use tunneld_wire::ssm::{End, HandshakeError, PayloadProbe};
 
 use super::Context;
-use super::keeper::{Judgement, Report, Reporter};
 use super::ledger::Orphan;
 use super::renewal::Schedule;
 use crate::aws::{SessionGrant, Token};
@@ -17,6 +16,7 @@ use crate::config::AccountSpec;
 use crate::connector::Socket;
 use crate::failure::{Failure, Reason, Remedy};
 use crate::transport::budget::Share;
+use crate::transport::keeper::{Judgement, Report, Reporter};
 use crate::transport::{LinkDetails, Shared, websocket};
 
 /// The first delay between attempts to resume; drawn anew between zero and a bound that doubles.
@@ -138,7 +138,8 @@ impl Upstream {
                 | Reason::PortInUse
                 | Reason::AgentOffline
                 | Reason::TargetRefused
-                | Reason::Invalid => LONGEST_ANSWERED_DELAY,
+                | Reason::Invalid
+                | Reason::Expired => LONGEST_ANSWERED_DELAY,
             };
             let delay = match failure.remedy() {
                 Remedy::Fix if Instant::now() >= patient_until => return Err(Hopeless::GivenUp(failure)),

@@ -12,7 +12,7 @@ use super::*;
 use crate::aws::Aws;
 use crate::config::{Config, PoolSize};
 use crate::connector::Environment;
-use crate::transport::{Budget, Health, LinkDetails, RECEIVE_BUDGET, Stream, failure_of};
+use crate::transport::{Budget, Health, LinkDetails, RECEIVE_BUDGET, SshFiles, Stream, failure_of};
 
 /// How long anything may take that a test waits for.
 const PATIENCE: Duration = Duration::from_secs(30);
@@ -48,6 +48,7 @@ impl Rig {
         let shared = Arc::new(Shared {
             aws: Arc::new(Aws::new(Environment::from_iter(emulator.environment())).unwrap()),
             ledger: Arc::new(ledger),
+            ssh: SshFiles::new(state.path(), &Environment::default()),
             budget: Arc::clone(&budget),
             tasks: TaskTracker::new(),
         });
