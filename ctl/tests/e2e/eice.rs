@@ -20,7 +20,7 @@ fn stage(target: &Target, more: &str) -> (World, u16) {
     let port = free_port();
     let account = format!(
         "[[endpoints]]\nid = \"{ENDPOINT}\"\n\
-         [[instances]]\nid = \"i-0123456789abcdef0\"\nname = \"bastion\"\nprivate_address = \"10.0.1.10\"\n\
+         [[instances]]\nid = \"i-0123456789abcdef0\"\nname = \"bastion\"\nprivate_address = \"127.0.1.10\"\n\
          ports = {{ 22 = \"127.0.0.1:{}\" }}\n",
         target.port
     );
