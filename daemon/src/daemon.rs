@@ -15,6 +15,7 @@ use tracing::info;
 use crate::aws::{Aws, FoundInstance};
 use crate::config::{Config, Defaults, Instance, Problems, Target, TunnelName, TunnelSpec, Wanted, Written};
 use crate::failure::{Failure, Reason, Remedy};
+use crate::near::near;
 use crate::status::{Board, Changes, Status};
 use crate::transport::Transports;
 use crate::tunnel::{Finished, Handle, Wish};
@@ -23,12 +24,6 @@ use crate::visit::{self, Visit, Visits};
 /// How long connections of a tunnel that a reload removed or changed may take to end by themselves. New ones go the
 /// new way at once, so that nobody keeps working on the former target without knowing.
 const RELOAD_GRACE: Duration = Duration::from_secs(10);
-
-/// How alike a name must be to a mistyped one to be suggested (Jaro-Winkler; swapped or missing letters are above).
-const ALIKE: f64 = 0.8;
-
-/// How many names are suggested: more is no help.
-const SUGGESTIONS: usize = 3;
 
 /// The tunnels, and what can be asked of them.
 pub(crate) struct Daemon {
@@ -69,7 +64,7 @@ pub(crate) enum Error {
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) struct UnknownName {
     name: String,
-    near: Vec<TunnelName>,
+    near: Vec<String>,
 }
 
 impl std::fmt::Display for UnknownName {
@@ -353,7 +348,7 @@ fn all_or_unknown<T>(
             Some(value) => found.push(value),
             None => unknown.push(UnknownName {
                 name: name.clone(),
-                near: near(name, known),
+                near: near(name, known.iter().map(TunnelName::as_str)),
             }),
         }
     }
@@ -362,21 +357,6 @@ fn all_or_unknown<T>(
     } else {
         Err(Error::Unknown(unknown))
     }
-}
-
-/// Returns the names that could have been meant, the most alike first.
-fn near(name: &str, known: &[TunnelName]) -> Vec<TunnelName> {
-    let mut alike: Vec<_> = known
-        .iter()
-        .map(|candidate| (strsim::jaro_winkler(name, candidate.as_str()), candidate))
-        .filter(|(likeness, _)| *likeness >= ALIKE)
-        .collect();
-    alike.sort_by(|(left, _), (right, _)| right.total_cmp(left));
-    alike
-        .into_iter()
-        .take(SUGGESTIONS)
-        .map(|(_, candidate)| candidate.clone())
-        .collect()
 }
 
 #[cfg(test)]

@@ -17,6 +17,7 @@ pub mod failure;
 pub mod limits;
 pub mod logging;
 mod meter;
+mod near;
 pub mod rpc;
 pub mod signals;
 mod socket_file;

@@ -336,12 +336,3 @@ async fn shutdown_drains_every_tunnel_and_refuses_new_work() {
     assert!(far.has_goodbye());
     assert_eq!((rig.state("first"), rig.state("second")), ("down", "down"));
 }
-
-#[test]
-fn the_nearest_names_come_first_and_strangers_do_not() {
-    let known: Vec<_> = ["prod-db", "prod-db-2", "web"]
-        .map(|name| fake::spec(name).name)
-        .to_vec();
-    let near: Vec<_> = near("prod-bd", &known).iter().map(ToString::to_string).collect();
-    assert_eq!(near, ["prod-db", "prod-db-2"]);
-}
