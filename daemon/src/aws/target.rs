@@ -29,9 +29,26 @@ pub enum FoundInstance {
         name: Option<String>,
         /// Its address inside its network, where we may know it.
         private_address: Option<String>,
+        /// Where it stands, as far as we may know it.
+        place: Place,
     },
     /// A container of a task of ECS.
     Task(FoundTask),
+}
+
+/// Where an instance of EC2 stands, and by which other addresses it is reached.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Place {
+    /// Its address on the internet.
+    pub public_address: Option<String>,
+    /// Its IPv6 address.
+    pub ipv6_address: Option<String>,
+    /// Its VPC.
+    pub vpc: Option<String>,
+    /// Its subnet.
+    pub subnet: Option<String>,
+    /// Its availability zone.
+    pub availability_zone: Option<String>,
 }
 
 impl FoundInstance {
@@ -55,6 +72,14 @@ impl FoundInstance {
     pub fn private_address(&self) -> Option<&str> {
         match self {
             Self::Machine { private_address, .. } => private_address.as_deref(),
+            Self::Task(_) => None,
+        }
+    }
+
+    /// Returns where it stands; `None` for what is no instance of EC2.
+    pub fn place(&self) -> Option<&Place> {
+        match self {
+            Self::Machine { place, .. } => Some(place),
             Self::Task(_) => None,
         }
     }
@@ -102,6 +127,7 @@ impl Account {
                     id: id.clone(),
                     name: None,
                     private_address: None,
+                    place: Place::default(),
                 })
             }
             (found, _) => found,
@@ -229,6 +255,7 @@ impl Account {
             id: id.to_owned(),
             name,
             private_address: information.ip_address,
+            place: Place::default(),
         })
     }
 
@@ -306,6 +333,16 @@ fn found_instance(id: &str, instance: &aws_sdk_ec2::types::Instance) -> FoundIns
         id: id.to_owned(),
         name: name_in(instance.tags()),
         private_address: address.map(str::to_owned),
+        place: Place {
+            public_address: instance.public_ip_address().map(str::to_owned),
+            ipv6_address: instance.ipv6_address().map(str::to_owned),
+            vpc: instance.vpc_id().map(str::to_owned),
+            subnet: instance.subnet_id().map(str::to_owned),
+            availability_zone: instance
+                .placement()
+                .and_then(|placement| placement.availability_zone())
+                .map(str::to_owned),
+        },
     }
 }
 
@@ -314,7 +351,7 @@ fn name_in(tags: &[Tag]) -> Option<String> {
     tag.value().filter(|name| !name.is_empty()).map(str::to_owned)
 }
 
-fn filter(name: impl Into<String>, value: impl Into<String>) -> Filter {
+pub(super) fn filter(name: impl Into<String>, value: impl Into<String>) -> Filter {
     Filter::builder().name(name).values(value).build()
 }
 
