@@ -175,11 +175,12 @@ impl Daemon {
     pub(crate) async fn resolve(&self, written: Written) -> Result<Resolved, Failure> {
         let wanted = self.read(written)?;
         let account = self.aws.account(&wanted.account).await?;
-        let found = account.find_instance(instance(&wanted)?).await?;
+        let (instance, port) = port_of_instance(&wanted)?;
+        let found = account.find_instance(instance).await?;
         let (route, passed_over) = match &wanted.named {
             Some(spec) => (spec.route.written(), Vec::new()),
             None => {
-                let choice = visit::choose(&account, &found).await?;
+                let choice = visit::choose(&account, &found, port).await?;
                 (choice.route.written(), choice.passed_over)
             }
         };
@@ -199,9 +200,16 @@ impl Daemon {
     ) -> Result<(), Failure> {
         let wanted = self.read(written)?;
         let account = self.aws.account(&wanted.account).await?;
-        let found = account.find_instance(instance(&wanted)?).await?;
+        let found = account.find_instance(port_of_instance(&wanted)?.0).await?;
+        if !found.id().starts_with("i-") {
+            let doing = format!("{found} is no instance of EC2, which alone accept pushed keys");
+            return Err(
+                Failure::new(Reason::Invalid, Remedy::Fix, doing).hint("use a key of your own: ssh -i FILE")
+            );
+        }
+        let zone = found.place().and_then(|place| place.availability_zone.as_deref());
         account
-            .send_ssh_public_key(found.id(), None, user, public_key)
+            .send_ssh_public_key(found.id(), zone, user, public_key)
             .await
     }
 
@@ -325,9 +333,9 @@ impl Daemon {
     }
 }
 
-fn instance(wanted: &Wanted) -> Result<&Instance, Failure> {
+fn port_of_instance(wanted: &Wanted) -> Result<(&Instance, u16), Failure> {
     match &wanted.target {
-        Target::Instance { instance, .. } => Ok(instance),
+        Target::Instance { instance, port } => Ok((instance, *port)),
         Target::Rds { .. } | Target::Host { .. } => {
             let doing = format!("`{}` is no port of an instance", wanted.target);
             Err(Failure::new(Reason::Invalid, Remedy::Fix, doing))

@@ -22,18 +22,14 @@ const CROWD: usize = 40;
 /// An instance with an SSH server, a daemon without a tunnel, and a user's folder.
 struct Stage {
     /// Port 22 of `bastion`.
-    _sshd: Sshd,
+    sshd: Sshd,
     world: World,
 }
 
 impl Stage {
     fn new() -> Self {
-        Self::with_defaults("")
-    }
-
-    fn with_defaults(defaults: &str) -> Self {
         let mut sshd = Sshd::new();
-        let world = World::started(&account(&sshd, free_port()), defaults);
+        let world = World::started(&account(&sshd, free_port()), "");
         sshd.start(&world, INSTANCE, "");
         // ssh looks for its files in the home folder of the user database, whatever HOME says.
         let known = world.path("known_hosts");
@@ -45,7 +41,7 @@ impl Stage {
             ),
         )
         .unwrap();
-        Self { _sshd: sshd, world }
+        Self { sshd, world }
     }
 
     /// `tunnelctl ssh`, as the user who runs the tests, who alone can log in.
@@ -84,7 +80,7 @@ impl Stage {
     }
 
     fn told(&self, output: &Output) -> String {
-        format!("{output:?}\n{}\n{}", self.world.log(), self._sshd.log())
+        format!("{output:?}\n{}\n{}", self.world.log(), self.sshd.log())
     }
 
     /// Writes many files, one of them large, into a folder of this name.
@@ -127,12 +123,60 @@ fn a_command_runs_there_and_its_exit_code_comes_back() {
 }
 
 #[test]
+fn every_route_there_is_leads_there() {
+    let stage = Stage::new();
+    let hop = format!("{{ ssh = \"{}@bastion\", over = \"ssm\" }}", user());
+    for route in ["eice", "ssm", "direct", &hop] {
+        let output = stage
+            .ssh(&["-v", "--route", route], &["echo hello"])
+            .output()
+            .unwrap();
+        assert_eq!(output.stdout, b"hello\n", "{route}: {}", stage.told(&output));
+        let said = String::from_utf8_lossy(&output.stderr).into_owned();
+        assert!(
+            said.starts_with(&format!("bastion ({INSTANCE}) by {route}\n")),
+            "{said}"
+        );
+    }
+}
+
+#[test]
+fn the_best_route_is_an_endpoint_then_the_agent_then_none_at_all() {
+    let stage = Stage::new();
+    let said = |account: &str| {
+        let world = World::started(account, "");
+        let output = world
+            .command("tunnelctl")
+            .args(["ssh", "-v", "bastion", "-G"])
+            .output()
+            .unwrap();
+        assert!(output.status.success(), "{output:?}\n{}", world.log());
+        String::from_utf8(output.stderr).unwrap()
+    };
+    let account = account(&stage.sshd, free_port());
+    assert!(said(&account).starts_with(&format!("bastion ({INSTANCE}) by eice\nuser ")));
+    let (_, without_endpoint) = account.split_once("[[instances]]").unwrap();
+    let without_endpoint = format!("[[instances]]{without_endpoint}");
+    let by_agent = said(&without_endpoint);
+    assert!(
+        by_agent.starts_with(&format!("bastion ({INSTANCE}) by ssm\n  not by eice: ")),
+        "{by_agent}"
+    );
+    let straight = said(&without_endpoint.replace("ssm = { agent = \"fast\" }\n", ""));
+    assert!(
+        straight.starts_with(&format!("bastion ({INSTANCE}) by direct\n  not by eice: "))
+            && straight.contains("\n  not by ssm: "),
+        "{straight}"
+    );
+}
+
+#[test]
 fn what_goes_in_comes_out() {
     let stage = Stage::new();
     stage.write_files("local");
     let large = stage.world.path("local/large");
     let output = stage
-        .ssh(&["--route", "ssm"], &["cat"])
+        .ssh(&[], &["cat"])
         .stdin(fs::File::open(&large).unwrap())
         .output()
         .unwrap();
@@ -263,7 +307,8 @@ fn forwards_of_ssh_itself_work_inside() {
 fn logins_share_a_link_that_ends_when_the_daemon_does() {
     let stage = Stage::new();
     for _ in 0..3 {
-        assert!(stage.run(&["true"]).status.success());
+        let output = stage.ssh(&["--route", "ssm"], &["true"]).output().unwrap();
+        assert!(output.status.success(), "{}", stage.told(&output));
     }
     assert_eq!(stage.world.emulator.calls()["ssm:StartSession"], 1);
     stage.world.signal("TERM");

@@ -49,6 +49,8 @@ pub struct Place {
     pub subnet: Option<String>,
     /// Its availability zone.
     pub availability_zone: Option<String>,
+    /// Its operating system, as AWS bills it: `Linux/UNIX`, `Windows`.
+    pub platform: Option<String>,
 }
 
 impl FoundInstance {
@@ -74,6 +76,19 @@ impl FoundInstance {
             Self::Machine { private_address, .. } => private_address.as_deref(),
             Self::Task(_) => None,
         }
+    }
+
+    /// Returns all its addresses that are known, the private one first.
+    pub fn addresses(&self) -> Vec<String> {
+        let place = self.place().cloned().unwrap_or_default();
+        let private = self.private_address().map(str::to_owned);
+        let mut addresses: Vec<_> = private
+            .into_iter()
+            .chain(place.public_address)
+            .chain(place.ipv6_address)
+            .collect();
+        addresses.dedup();
+        addresses
     }
 
     /// Returns where it stands; `None` for what is no instance of EC2.
@@ -342,6 +357,7 @@ fn found_instance(id: &str, instance: &aws_sdk_ec2::types::Instance) -> FoundIns
                 .placement()
                 .and_then(|placement| placement.availability_zone())
                 .map(str::to_owned),
+            platform: instance.platform_details().map(str::to_owned),
         },
     }
 }

@@ -190,13 +190,12 @@ pub(crate) fn resolved(resolved: Result<Resolved, Failure>) -> v1::ResolveRespon
             name: resolved.found.name().unwrap_or_default().to_owned(),
             route: resolved.route,
             passed_over: resolved.passed_over,
-            addresses: resolved
+            addresses: resolved.found.addresses(),
+            platform: resolved
                 .found
-                .private_address()
-                .map(str::to_owned)
-                .into_iter()
-                .collect(),
-            platform: String::new(),
+                .place()
+                .and_then(|place| place.platform.clone())
+                .unwrap_or_default(),
         }),
         Err(failed) => v1::resolve_response::Outcome::Failure(failure(&failed)),
     };

@@ -25,7 +25,7 @@ use tokio::time::{Instant, sleep_until};
 use tokio_util::sync::CancellationToken;
 use tracing::info;
 
-use crate::failure::{Failure, Scope};
+use crate::failure::{Failure, Reason, Scope};
 use crate::meter::Meter;
 use crate::status::Entry;
 use crate::transport::{Stream, broken};
