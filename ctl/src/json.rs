@@ -108,6 +108,17 @@ struct Transition<'a> {
     reason: Option<&'a str>,
 }
 
+/// An instance and the way to it, of `ssh --verbose`.
+#[derive(Serialize)]
+pub(crate) struct Instance<'a> {
+    id: &'a str,
+    name: Option<&'a str>,
+    route: &'a str,
+    passed_over: &'a [String],
+    addresses: &'a [String],
+    platform: Option<&'a str>,
+}
+
 /// The answer of `reload`.
 #[derive(Serialize)]
 pub(crate) struct Reload<'a> {
@@ -213,6 +224,19 @@ impl<'a> From<&'a v1::Failure> for Failure<'a> {
             reason: reason_name(failure.reason()),
             chain: &failure.chain,
             hints: &failure.hints,
+        }
+    }
+}
+
+impl<'a> From<&'a v1::Resolved> for Instance<'a> {
+    fn from(resolved: &'a v1::Resolved) -> Self {
+        Self {
+            id: &resolved.id,
+            name: known(&resolved.name),
+            route: &resolved.route,
+            passed_over: &resolved.passed_over,
+            addresses: &resolved.addresses,
+            platform: known(&resolved.platform),
         }
     }
 }

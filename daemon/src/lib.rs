@@ -1,6 +1,7 @@
 //! The daemon: everything that runs.
 //!
 //! ```text
+//!                       ┌──► visit ──┐
 //!   main ─► rpc ─► daemon ─► tunnel ─► transport ─► aws
 //!             │       │          │
 //!             └───────┴─ status ◄┘   (written by tunnel, read by rpc)
@@ -16,12 +17,14 @@ pub mod failure;
 pub mod limits;
 pub mod logging;
 mod meter;
+mod near;
 pub mod rpc;
 pub mod signals;
 mod socket_file;
 mod status;
 pub mod transport;
 mod tunnel;
+mod visit;
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -95,7 +98,8 @@ pub async fn run(options: Options) -> Result<(), ServeError> {
         stop.clone()
             .run_until_cancelled_owned(transport::end_orphans(Arc::clone(&shared), orphans)),
     );
-    let daemon = Daemon::start(config, Box::new(move |spec| transport::build(spec, &shared))).await;
+    let aws = Arc::clone(&shared.aws);
+    let daemon = Daemon::start(config, aws, Arc::new(move |spec| transport::build(spec, &shared))).await;
     let ended = CancellationToken::new();
     let mut serving = JoinSet::new();
     serving.spawn(rpc::serve(

@@ -1,6 +1,7 @@
 //! Finding what a person named as an instance, and its agent.
 
 use std::cmp::Reverse;
+use std::collections::BTreeSet;
 use std::fmt;
 use std::time::SystemTime;
 
@@ -11,6 +12,11 @@ use super::task::FoundTask;
 use super::{Account, classify};
 use crate::config::Instance;
 use crate::failure::{Failure, Reason, Remedy};
+use crate::near::near;
+
+/// How many instances are looked at for a Name that could have been meant: one page, the largest there is (EC2 API,
+/// DescribeInstances).
+const MOST_LOOKED_AT: i32 = 1000;
 
 /// What a person named as an instance: it exists.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -43,6 +49,8 @@ pub struct Place {
     pub subnet: Option<String>,
     /// Its availability zone.
     pub availability_zone: Option<String>,
+    /// Its operating system, as AWS bills it: `Linux/UNIX`, `Windows`.
+    pub platform: Option<String>,
 }
 
 impl FoundInstance {
@@ -54,12 +62,33 @@ impl FoundInstance {
         }
     }
 
+    /// Returns its name, where it has one that is known.
+    pub fn name(&self) -> Option<&str> {
+        match self {
+            Self::Machine { name, .. } => name.as_deref(),
+            Self::Task(_) => None,
+        }
+    }
+
     /// Returns its address inside its network, where it is known.
     pub fn private_address(&self) -> Option<&str> {
         match self {
             Self::Machine { private_address, .. } => private_address.as_deref(),
             Self::Task(_) => None,
         }
+    }
+
+    /// Returns all its addresses that are known, the private one first.
+    pub fn addresses(&self) -> Vec<String> {
+        let place = self.place().cloned().unwrap_or_default();
+        let private = self.private_address().map(str::to_owned);
+        let mut addresses: Vec<_> = private
+            .into_iter()
+            .chain(place.public_address)
+            .chain(place.ipv6_address)
+            .collect();
+        addresses.dedup();
+        addresses
     }
 
     /// Returns where it stands; `None` for what is no instance of EC2.
@@ -191,9 +220,42 @@ impl Account {
         running.sort_by_key(|(launched, _)| *launched);
         let mut running = running.into_iter().map(|(_, found)| found);
         let Some(latest) = running.next() else {
-            return Err(self.not_found(format!("there is no running instance {tag}")));
+            let failure = Failure::new(
+                Reason::NotFound,
+                Remedy::Fix,
+                format!("there is no running instance {tag}"),
+            );
+            let failure = match self.names_near(key, value).await.as_slice() {
+                [] => failure,
+                near => failure.hint(format!("did you mean `{}`?", near.join("` or `"))),
+            };
+            return Err(self.placed(failure));
         };
         Ok((latest, running.collect()))
+    }
+
+    /// Returns the Names of running instances that are like this one. A courtesy: whatever fails, there are none.
+    async fn names_near(&self, key: &str, value: &str) -> Vec<String> {
+        if key != "Name" {
+            return Vec::new();
+        }
+        let request = self
+            .ec2
+            .describe_instances()
+            .filters(filter("instance-state-name", "running"))
+            .filters(filter("tag-key", "Name"))
+            .max_results(MOST_LOOKED_AT);
+        let Ok(page) = request.send().await else {
+            return Vec::new();
+        };
+        let instances = page
+            .reservations()
+            .iter()
+            .flat_map(|reservation| reservation.instances());
+        let names: BTreeSet<String> = instances
+            .filter_map(|instance| name_in(instance.tags()))
+            .collect();
+        near(value, names.iter().map(String::as_str))
     }
 
     async fn managed_instance(&self, id: &str) -> Result<FoundInstance, Failure> {
@@ -295,6 +357,7 @@ fn found_instance(id: &str, instance: &aws_sdk_ec2::types::Instance) -> FoundIns
                 .placement()
                 .and_then(|placement| placement.availability_zone())
                 .map(str::to_owned),
+            platform: instance.platform_details().map(str::to_owned),
         },
     }
 }

@@ -5,6 +5,7 @@ use std::fs;
 use std::io::{self, Read};
 use std::ops::RangeInclusive;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::Duration;
 
 use super::file::{File, HALF_CLOSE_GRACE, HOLD, IDLE_AFTER, RECEIVE_BUFFER, Settings, Tunnel};
@@ -64,10 +65,10 @@ route  = { ssm = "bastion" }"#;
 pub(super) fn check(path: &Path, text: &str, home: Option<&Path>) -> Result<Config, Problems> {
     let mut findings = Findings::new(path, text);
     let file = File::read(text, &mut findings);
+    let defaults = Arc::new(Defaults(Checked::of(&file.defaults, home, &mut findings)));
     let mut check = Check {
-        defaults: Checked::of(&file.defaults, home, &mut findings),
-        claims: Claims::default(),
         home,
+        ..Check::against(Arc::clone(&defaults))
     };
     let tunnels = file
         .tunnels
@@ -77,18 +78,32 @@ pub(super) fn check(path: &Path, text: &str, home: Option<&Path>) -> Result<Conf
     findings.finish(Config {
         path: path.to_owned(),
         tunnels,
+        defaults,
     })
 }
 
+/// What a tunnel has that does not say otherwise.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Defaults(Checked);
+
 /// What a tunnel is checked against.
-struct Check<'h> {
-    defaults: Checked,
+pub(super) struct Check<'h> {
+    defaults: Arc<Defaults>,
     claims: Claims,
     home: Option<&'h Path>,
 }
 
 impl Check<'_> {
-    fn tunnel(&mut self, written: &Tunnel, findings: &mut Findings<'_>) -> Option<TunnelSpec> {
+    /// A check against these defaults and no other tunnel.
+    pub(super) fn against(defaults: Arc<Defaults>) -> Self {
+        Self {
+            defaults,
+            claims: Claims::default(),
+            home: None,
+        }
+    }
+
+    pub(super) fn tunnel(&mut self, written: &Tunnel, findings: &mut Findings<'_>) -> Option<TunnelSpec> {
         let name = findings.accept(&written.name, TunnelName::parse(written.name.get_ref()));
         let listen = written.listen.as_ref().and_then(|text| {
             let listen = findings.accept(text, Listen::parse(text.get_ref(), self.home))?;
@@ -126,7 +141,7 @@ impl Check<'_> {
             findings.push(text.span().start, refusal);
         }
         let own = Checked::of(&written.settings, self.home, findings);
-        let defaults = &self.defaults;
+        let Defaults(defaults) = &*self.defaults;
         if let Some(route) = &route {
             refuse_misplaced(&written.settings, route, findings);
         }
@@ -179,6 +194,7 @@ impl Check<'_> {
 }
 
 /// The settings of a section, read.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
 struct Checked {
     profile: Option<String>,
     region: Option<String>,

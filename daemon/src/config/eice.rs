@@ -37,6 +37,7 @@ impl Written {
 }
 
 /// The setting of a section, read.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub(super) struct Checked {
     max_tunnel_duration: Option<Duration>,
 }

@@ -33,16 +33,20 @@ mod ssm;
 mod syntax;
 #[cfg(test)]
 mod tests;
+mod wanted;
 
 use std::fmt;
 use std::net::SocketAddr;
 use std::num::NonZeroU32;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::Duration;
 
 use tunneld_wire::ssm::{LARGEST_PAYLOAD, MESSAGE_RATE};
 
-pub use self::problem::{Problem, Problems};
+pub use self::check::Defaults;
+pub use self::problem::{Problem, Problems, Refusal};
+pub use self::wanted::{Wanted, Written};
 
 /// What the daemon was told to hold: the tunnels, in the order of the file.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -51,6 +55,8 @@ pub struct Config {
     pub path: PathBuf,
     /// The tunnels; their names and local addresses are distinct.
     pub tunnels: Vec<TunnelSpec>,
+    /// What a tunnel has that does not say otherwise.
+    pub defaults: Arc<Defaults>,
 }
 
 impl Config {

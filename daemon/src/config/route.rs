@@ -101,6 +101,15 @@ impl Written {
     }
 }
 
+/// Returns a route as the value of a key: words are quoted there, tables are not.
+pub(super) fn value(written: &str) -> String {
+    if written.starts_with('{') {
+        written.to_owned()
+    } else {
+        toml::Value::from(written).to_string()
+    }
+}
+
 /// How many routes by SSH may go over one another: each costs a login and wraps every byte once more, and nobody needs
 /// more to get anywhere.
 const DEEPEST: usize = 3;
@@ -135,6 +144,22 @@ impl Route {
                 "ssh" => Err(Refusal::new("route `ssh` does not say to which instance").instead(SSH_FORM)),
                 _ => Err(unknown(word)),
             },
+        }
+    }
+
+    /// Returns it as it is written, a word without its quotes.
+    pub(crate) fn written(&self) -> String {
+        let quoted = |text: &str| toml::Value::from(text).to_string();
+        match self {
+            Self::Direct | Self::Ssm { via: None } | Self::Eice { endpoint: None } => self.to_string(),
+            Self::Ssm { via: Some(instance) } => format!("{{ ssm = {} }}", quoted(&instance.to_string())),
+            Self::Eice {
+                endpoint: Some(endpoint),
+            } => format!("{{ eice = {} }}", quoted(endpoint)),
+            Self::Ssh(ssh) => {
+                let login = quoted(&format!("{}@{}", ssh.user, ssh.host));
+                format!("{{ ssh = {login}, over = {} }}", value(&ssh.over.written()))
+            }
         }
     }
 

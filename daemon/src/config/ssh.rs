@@ -56,6 +56,7 @@ impl Written {
 }
 
 /// The settings of a section, read.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub(super) struct Checked {
     identity: Option<Identity>,
     host_keys: Option<HostKeys>,

@@ -63,6 +63,7 @@ impl Written {
 }
 
 /// The settings of a section, read.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub(super) struct Checked {
     sessions: Option<PoolSize>,
     stall_timeout: Option<Duration>,

@@ -84,41 +84,40 @@ fn spec(name: &str, listen: &[&str], target: Target, route: Route, profile: &str
 fn the_documented_example_says_what_it_means() {
     let win = Instance::Name("win-1".to_owned());
     let bastion = Instance::Name("bastion".to_owned());
-    let expected = Config {
-        path: PathBuf::from("config.toml"),
-        tunnels: vec![
-            spec(
-                "prod-db",
-                &["127.0.0.1:15432"],
-                Target::Rds {
-                    id: "prod-db".to_owned(),
-                },
-                Route::Ssm { via: Some(bastion) },
-                "prod",
-            ),
-            spec(
-                "web-rdp",
-                &["127.0.0.1:13389", "[::1]:13389"],
-                Target::Instance {
-                    instance: win,
-                    port: 3389,
-                },
-                Route::Ssm { via: None },
-                "dev",
-            ),
-            spec(
-                "legacy",
-                &["127.0.0.1:13306", "[::1]:13306"],
-                Target::Host {
-                    host: "10.1.2.3".to_owned(),
-                    port: 3306,
-                },
-                Route::Direct,
-                "dev",
-            ),
-        ],
-    };
-    assert_eq!(parse(EXAMPLE), Ok(expected));
+    let expected = vec![
+        spec(
+            "prod-db",
+            &["127.0.0.1:15432"],
+            Target::Rds {
+                id: "prod-db".to_owned(),
+            },
+            Route::Ssm { via: Some(bastion) },
+            "prod",
+        ),
+        spec(
+            "web-rdp",
+            &["127.0.0.1:13389", "[::1]:13389"],
+            Target::Instance {
+                instance: win,
+                port: 3389,
+            },
+            Route::Ssm { via: None },
+            "dev",
+        ),
+        spec(
+            "legacy",
+            &["127.0.0.1:13306", "[::1]:13306"],
+            Target::Host {
+                host: "10.1.2.3".to_owned(),
+                port: 3306,
+            },
+            Route::Direct,
+            "dev",
+        ),
+    ];
+    let read = parse(EXAMPLE).unwrap();
+    assert_eq!(read.path, PathBuf::from("config.toml"));
+    assert_eq!(read.tunnels, expected);
 }
 
 #[test]

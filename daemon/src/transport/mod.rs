@@ -120,6 +120,9 @@ pub struct LinkDetails {
     pub notes: Vec<String>,
 }
 
+/// Makes the transport that follows a tunnel's route.
+pub(crate) type Transports = Arc<dyn Fn(&TunnelSpec) -> Arc<dyn Transport> + Send + Sync>;
+
 /// Builds the transport that follows a tunnel's route to its target.
 pub fn build(spec: &TunnelSpec, shared: &Arc<Shared>) -> Arc<dyn Transport> {
     follow(&spec.route, &spec.target, Carried::Clients, spec, shared)
@@ -204,6 +207,16 @@ pub fn failure_of(error: &io::Error) -> Option<&Arc<Failure>> {
         .get_ref()?
         .downcast_ref::<StreamFailure>()
         .map(|wrapped| &wrapped.0)
+}
+
+/// Returns why a stream broke: the failure that its error carries, or else one that the error caused.
+pub(crate) fn broken(error: io::Error) -> Arc<Failure> {
+    if let Some(failure) = failure_of(&error) {
+        return Arc::clone(failure);
+    }
+    let doing = "the connection to the target broke";
+    let failure = Failure::new(Reason::Unreachable, Remedy::Retry, doing);
+    Arc::new(failure.of_stream().because(error))
 }
 
 /// Wraps a failure so that it can travel through `AsyncRead` and `AsyncWrite`.

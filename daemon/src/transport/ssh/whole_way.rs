@@ -22,7 +22,7 @@ const DATABASE: &str = "prod-db.cabcdefghijk.ap-northeast-1.rds.amazonaws.com";
 struct Stage {
     shared: Arc<Shared>,
     database: TcpListener,
-    _emulator: Emulator,
+    emulator: Emulator,
     _state: TempDir,
 }
 
@@ -47,6 +47,9 @@ impl Stage {
             ssh = {{ forwarding = "prohibited" }}
             ssm = {{ agent = "fast" }}
 
+            [[endpoints]]
+            id = "eice-0123456789abcdef0"
+
             [[databases]]
             id = "prod-db"
             kind = "instance"
@@ -70,7 +73,7 @@ impl Stage {
         Self {
             shared,
             database,
-            _emulator: emulator,
+            emulator,
             _state: state,
         }
     }
@@ -118,6 +121,22 @@ impl Stage {
 
 fn well(connected: Result<Arc<dyn Link>, Failure>) -> Arc<dyn Link> {
     connected.unwrap_or_else(|failure| panic!("{} {:?}", failure.in_one_line(), failure.hints()))
+}
+
+#[tokio::test]
+async fn a_database_is_reached_by_ssh_inside_an_endpoints_websocket() {
+    let stage = Stage::new().await;
+    for route in [
+        r#"{ ssh = "ec2-user@bastion", over = "eice" }"#,
+        r#"{ ssh = "ec2-user@bastion", over = { eice = "eice-0123456789abcdef0" } }"#,
+    ] {
+        let link = well(stage.connect(route).await);
+        stage.ask(&link).await;
+        let tunnels = stage.emulator.tunnels();
+        assert!(tunnels.iter().all(|tunnel| tunnel.port == 22), "{tunnels:?}");
+        assert_ne!(tunnels.len(), 0);
+        link.close().await;
+    }
 }
 
 #[tokio::test]

@@ -6,6 +6,7 @@ use tokio::task::JoinSet;
 use tokio_util::task::TaskTracker;
 
 use super::*;
+use crate::failure::Remedy;
 use crate::status::Board;
 use crate::transport::{Transport, io_error};
 use crate::tunnel::fake::{self, FakeFar};
