@@ -87,6 +87,7 @@ pub async fn run(options: Options) -> Result<(), ServeError> {
         aws,
         ledger: Arc::new(ledger),
         ssh,
+        endpoints: transport::Slots::default(),
         budget: transport::Budget::new(transport::RECEIVE_BUDGET),
         tasks: tasks.clone(),
     });

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use async_trait::async_trait;
 use tokio::sync::watch;
 
-use super::{Health, Link, LinkDetails, Stream, Transport};
+use super::{Carried, Health, Link, LinkDetails, Stream, Transport};
 use crate::aws::Aws;
 use crate::config::{AccountSpec, Target, TunnelSpec};
 use crate::connector::{authority, connect_tcp};
@@ -14,36 +14,19 @@ use crate::failure::{Failure, Reason, Remedy};
 /// Reaches a target over plain TCP.
 pub(crate) struct Direct {
     target: Target,
-    address: Address,
+    carried: Carried,
     account: AccountSpec,
     aws: Arc<Aws>,
 }
 
-/// By which of its addresses an instance is reached.
-#[derive(Debug, Clone, Copy)]
-enum Address {
-    /// That of its network: whoever goes there directly is in it.
-    Private,
-    /// The public one, else IPv6, else the private one, as the AWS CLI chooses for SSH.
-    Outside,
-}
-
 impl Direct {
     /// The route to a target, with a tunnel's account.
-    pub(crate) fn new(spec: &TunnelSpec, target: Target, aws: Arc<Aws>) -> Self {
+    pub(super) fn new(spec: &TunnelSpec, target: Target, carried: Carried, aws: Arc<Aws>) -> Self {
         Self {
             target,
-            address: Address::Private,
+            carried,
             account: spec.account.clone(),
             aws,
-        }
-    }
-
-    /// The route to an instance's SSH server, from wherever this machine is.
-    pub(crate) fn to_server(spec: &TunnelSpec, server: Target, aws: Arc<Aws>) -> Self {
-        Self {
-            address: Address::Outside,
-            ..Self::new(spec, server, aws)
         }
     }
 
@@ -62,13 +45,14 @@ impl Direct {
                     .await?
                     .find_instance(instance)
                     .await?;
-                let address = match (self.address, found.place()) {
-                    (Address::Outside, Some(place)) => place
+                let address = match (self.carried, found.place()) {
+                    // A client of an instance is in its network already; an SSH server is reached from anywhere.
+                    (Carried::Ssh, Some(place)) => place
                         .public_address
                         .as_deref()
                         .or(place.ipv6_address.as_deref())
                         .or(found.private_address()),
-                    (Address::Outside, None) | (Address::Private, _) => found.private_address(),
+                    (Carried::Ssh, None) | (Carried::Clients, _) => found.private_address(),
                 };
                 let Some(address) = address else {
                     let doing = format!("cannot find an address of {found}");
@@ -143,10 +127,8 @@ mod tests {
     use futures_util::FutureExt;
     use tokio::io::{AsyncReadExt, AsyncWriteExt};
     use tokio::net::TcpListener;
-    use tunneld_emulator::{Config as World, Emulator};
 
     use super::*;
-    use crate::config::Instance;
     use crate::connector::Environment;
     use crate::failure::Scope;
 
@@ -158,7 +140,7 @@ mod tests {
         };
         Direct {
             target,
-            address: Address::Private,
+            carried: Carried::Clients,
             account: AccountSpec::default(),
             aws,
         }
@@ -213,38 +195,6 @@ mod tests {
             failure.to_string().contains(&format!("127.0.0.1:{port}")),
             "{failure}"
         );
-    }
-
-    #[tokio::test]
-    async fn an_instance_is_a_neighbour_and_its_ssh_server_may_be_far_away() {
-        let world = r#"
-            [[instances]]
-            id = "i-0123456789abcdef0"
-            private_address = "10.0.1.10"
-            public_address = "203.0.113.10"
-            [[instances]]
-            id = "i-0123456789abcdef1"
-            private_address = "10.0.1.11"
-        "#;
-        let emulator = Emulator::start(World::parse(world).unwrap()).await.unwrap();
-        let aws = Arc::new(Aws::new(Environment::from_iter(emulator.environment())).unwrap());
-        let instance = |id: &str| Target::Instance {
-            instance: Instance::Id(id.to_owned()),
-            port: 22,
-        };
-        let (public, private) = (instance("i-0123456789abcdef0"), instance("i-0123456789abcdef1"));
-        let spec = crate::tunnel::fake::spec("db");
-        let as_target = Direct::new(&spec, public.clone(), Arc::clone(&aws));
-        let as_server = Direct::to_server(&spec, public, Arc::clone(&aws));
-        let hidden = Direct::to_server(&spec, private, aws);
-        for (route, address) in [
-            (as_target, "10.0.1.10"),
-            (as_server, "203.0.113.10"),
-            (hidden, "10.0.1.11"),
-        ] {
-            let link = route.connect().await.unwrap();
-            assert_eq!(link.health().borrow().details.target_host, address);
-        }
     }
 
     #[tokio::test]

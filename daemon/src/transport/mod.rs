@@ -10,6 +10,7 @@
 
 mod budget;
 mod direct;
+mod eice;
 mod inbox;
 mod keeper;
 mod pool;
@@ -32,10 +33,10 @@ use tokio_util::task::TaskTracker;
 
 use crate::aws::Aws;
 use crate::config::{Route, Target, TunnelSpec};
-use crate::failure::{Failure, Reason, Remedy};
+use crate::failure::Failure;
 
 pub use self::budget::{Budget, RECEIVE_BUDGET};
-use self::direct::Direct;
+pub use self::eice::Slots;
 pub use self::ssh::SshFiles;
 pub use self::ssm::{Ledger, Orphan, end_orphans};
 
@@ -121,31 +122,52 @@ pub struct LinkDetails {
 
 /// Builds the transport that follows a tunnel's route to its target.
 pub fn build(spec: &TunnelSpec, shared: &Arc<Shared>) -> Arc<dyn Transport> {
-    follow(&spec.route, &spec.target, spec, shared)
+    follow(&spec.route, &spec.target, Carried::Clients, spec, shared)
+}
+
+/// Whose bytes the streams of a transport carry.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Carried {
+    /// Those of local clients.
+    Clients,
+    /// Those of a connection to an SSH server.
+    Ssh,
 }
 
 /// Builds the transport that follows a route to a target, with the account and the settings of a tunnel.
-fn follow(route: &Route, target: &Target, spec: &TunnelSpec, shared: &Arc<Shared>) -> Arc<dyn Transport> {
+fn follow(
+    route: &Route,
+    target: &Target,
+    carried: Carried,
+    spec: &TunnelSpec,
+    shared: &Arc<Shared>,
+) -> Arc<dyn Transport> {
     match route {
-        Route::Direct => Arc::new(Direct::new(spec, target.clone(), Arc::clone(&shared.aws))),
+        Route::Direct => Arc::new(direct::Direct::new(
+            spec,
+            target.clone(),
+            carried,
+            Arc::clone(&shared.aws),
+        )),
         Route::Ssm { via } => Arc::new(ssm::Ssm::new(
             spec,
             target.clone(),
             via.clone(),
             Arc::clone(shared),
         )),
-        Route::Eice { .. } => Arc::new(Unbuilt("eice")),
+        Route::Eice { endpoint } => Arc::new(eice::Eice::new(
+            spec,
+            target.clone(),
+            endpoint.clone(),
+            carried,
+            Arc::clone(shared),
+        )),
         Route::Ssh(route) => {
             let server = Target::Instance {
                 instance: route.host.clone(),
                 port: SSH_PORT,
             };
-            let below = match &route.over {
-                Route::Direct => Arc::new(Direct::to_server(spec, server, Arc::clone(&shared.aws))),
-                over @ (Route::Ssm { .. } | Route::Eice { .. } | Route::Ssh(_)) => {
-                    follow(over, &server, spec, shared)
-                }
-            };
+            let below = follow(&route.over, &server, Carried::Ssh, spec, shared);
             Arc::new(ssh::Ssh::new(
                 spec,
                 target.clone(),
@@ -160,17 +182,6 @@ fn follow(route: &Route, target: &Target, spec: &TunnelSpec, shared: &Arc<Shared
 /// Where an SSH server listens.
 const SSH_PORT: u16 = 22;
 
-/// A route that cannot be followed yet.
-struct Unbuilt(&'static str);
-
-#[async_trait]
-impl Transport for Unbuilt {
-    async fn connect(&self) -> Result<Arc<dyn Link>, Failure> {
-        let doing = format!("this version cannot follow the route `{}`", self.0);
-        Err(Failure::new(Reason::Invalid, Remedy::Fix, doing))
-    }
-}
-
 /// What all transports of a daemon share.
 pub struct Shared {
     /// The way to AWS.
@@ -179,6 +190,8 @@ pub struct Shared {
     pub ledger: Arc<Ledger>,
     /// What of a person's SSH is used, and the host keys that were learned.
     pub ssh: SshFiles,
+    /// The places on Instance Connect Endpoints.
+    pub endpoints: Slots,
     /// The memory for what local clients have not taken.
     pub budget: Arc<Budget>,
     /// The drivers of links; who ends the daemon waits for them, so that no session stays open.

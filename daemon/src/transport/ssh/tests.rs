@@ -16,7 +16,7 @@ use super::*;
 use crate::aws::Aws;
 use crate::config::{Config, HostKeys, Identity, PoolSize, Route};
 use crate::failure::{Reason, Remedy, Scope};
-use crate::transport::{Budget, Ledger, RECEIVE_BUDGET, Stream, failure_of};
+use crate::transport::{Budget, Ledger, RECEIVE_BUDGET, Slots, Stream, failure_of};
 
 const INSTANCE: &str = "i-0123456789abcdef0";
 
@@ -80,6 +80,7 @@ impl Rig {
             aws: Arc::new(Aws::new(Environment::from_iter(emulator.environment())).unwrap()),
             ledger: Arc::new(ledger),
             ssh,
+            endpoints: Slots::default(),
             budget: Arc::clone(&budget),
             tasks: tasks.clone(),
         });

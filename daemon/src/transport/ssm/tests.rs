@@ -13,7 +13,7 @@ use crate::aws::Aws;
 use crate::config::{Config, PoolSize};
 use crate::connector::Environment;
 use crate::failure::Reason;
-use crate::transport::{Budget, Health, LinkDetails, RECEIVE_BUDGET, SshFiles, Stream, failure_of};
+use crate::transport::{Budget, Health, LinkDetails, RECEIVE_BUDGET, Slots, SshFiles, Stream, failure_of};
 
 /// How long anything may take that a test waits for.
 const PATIENCE: Duration = Duration::from_secs(30);
@@ -50,6 +50,7 @@ impl Rig {
             aws: Arc::new(Aws::new(Environment::from_iter(emulator.environment())).unwrap()),
             ledger: Arc::new(ledger),
             ssh: SshFiles::new(state.path(), &Environment::default()),
+            endpoints: Slots::default(),
             budget: Arc::clone(&budget),
             tasks: TaskTracker::new(),
         });
