@@ -190,9 +190,8 @@ fn psql_copies_through_an_agent_and_ssh() {
 fn psql_copies_through_a_public_address_and_ssh() {
     let address = Ipv4Addr::new(127, 22, fastrand::u8(..), fastrand::u8(1..255));
     let address = SocketAddr::from((address, 22));
-    if TcpListener::bind(address).is_err() {
-        println!("skipped: whoever runs this may not listen on port 22");
-        return;
+    if let Err(error) = TcpListener::bind(address) {
+        return println!("skipped: {address} cannot be had for an SSH server: {error}");
     }
     let stage = Stage::new(Sshd::at(address), "\"direct\"", "host_keys = \"strict\"\n").up();
     stage.copy_out_and_in();
