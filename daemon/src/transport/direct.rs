@@ -127,8 +127,10 @@ mod tests {
     use futures_util::FutureExt;
     use tokio::io::{AsyncReadExt, AsyncWriteExt};
     use tokio::net::TcpListener;
+    use tunneld_emulator::{Config as World, Emulator};
 
     use super::*;
+    use crate::config::Instance;
     use crate::connector::Environment;
     use crate::failure::Scope;
 

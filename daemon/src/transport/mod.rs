@@ -33,7 +33,7 @@ use tokio_util::task::TaskTracker;
 
 use crate::aws::Aws;
 use crate::config::{Route, Target, TunnelSpec};
-use crate::failure::Failure;
+use crate::failure::{Failure, Reason, Remedy};
 
 pub use self::budget::{Budget, RECEIVE_BUDGET};
 pub use self::eice::Slots;

@@ -149,6 +149,7 @@ async fn an_instance_tells_where_it_stands() {
         vpc: own("vpc-1"),
         subnet: own("subnet-1"),
         availability_zone: own("ap-northeast-1c"),
+        platform: None,
     };
     assert_eq!(found.place(), Some(&expected));
 }
