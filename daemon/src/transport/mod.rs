@@ -13,6 +13,7 @@ mod direct;
 mod eice;
 mod inbox;
 mod keeper;
+mod member;
 mod pool;
 mod pooled;
 mod ssh;

@@ -27,6 +27,7 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
+pub(crate) use self::state::{Fitness, Sharing};
 use self::state::{State, Tenure};
 use crate::config::PoolSize;
 
@@ -49,26 +50,6 @@ pub(crate) struct Member(u64);
 /// Names a connection that wants a stream.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub(crate) struct Ticket(u64);
-
-/// How many streams a member carries.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Sharing {
-    /// Many.
-    Shared,
-    /// One in its life.
-    Single,
-}
-
-/// Whether a member takes new streams.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Fitness {
-    /// It does.
-    Fit,
-    /// Not while it is brought back.
-    Impaired,
-    /// Not while a target behind it takes nothing, or its agent is away.
-    Stalled,
-}
 
 /// Work for the pool's owner.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -6,7 +6,8 @@ use async_trait::async_trait;
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio_util::sync::{CancellationToken, DropGuard};
 
-use super::keeper::{Ask, Request};
+use super::keeper::Request;
+use super::member::Ask;
 use super::{Health, Link, Stream};
 use crate::failure::{Failure, Reason, Remedy};
 

@@ -1,8 +1,26 @@
-//! How one member of the pool is.
+//! How one member of the pool is: whether it takes streams, how many, and for how long.
 
 use tokio::time::Instant;
 
-use super::Fitness;
+/// How many streams a member carries.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Sharing {
+    /// Many.
+    Shared,
+    /// One in its life.
+    Single,
+}
+
+/// Whether a member takes new streams.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Fitness {
+    /// It does.
+    Fit,
+    /// Not while it is brought back.
+    Impaired,
+    /// Not while a target behind it takes nothing, or its agent is away.
+    Stalled,
+}
 
 /// A member.
 #[derive(Debug)]

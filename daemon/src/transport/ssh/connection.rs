@@ -30,7 +30,7 @@ use super::members::Connections;
 use super::stream::{Berth, Company, pair};
 use super::words;
 use crate::failure::Failure;
-use crate::transport::keeper::{Ask, Judgement, Report, Station, Term};
+use crate::transport::member::{Ask, Judgement, Report, Station, Term};
 use crate::transport::pool::Sharing;
 use crate::transport::{Link, LinkDetails, Stream};
 

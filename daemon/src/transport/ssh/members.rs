@@ -10,7 +10,7 @@ use tracing::debug;
 use super::Context;
 use crate::config::PoolSize;
 use crate::failure::{Failure, Scope};
-use crate::transport::keeper::{Ask, Kind, Report, Station};
+use crate::transport::member::{Ask, Kind, Report, Station};
 use crate::transport::{Link, Stream};
 
 /// What to call the streams of the link below in messages.

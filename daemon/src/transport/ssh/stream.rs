@@ -30,7 +30,7 @@ use crate::failure::{Failure, Reason, Remedy};
 use crate::transport::Stream;
 use crate::transport::budget::{Exceeded, Share};
 use crate::transport::inbox::{self, Feed, Inbox};
-use crate::transport::keeper::Seat;
+use crate::transport::member::Seat;
 
 /// Pieces that wait for the reader of a stream that is alone on its connection: with at most 32 KiB each, enough to keep
 /// a reader busy while the next ones come.

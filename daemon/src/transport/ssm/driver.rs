@@ -31,7 +31,7 @@ use super::renewal::Renewal;
 use super::resume::{FIRST_DELAY, Hopeless, LONGEST_DELAY, Resumed, Upstream};
 use super::stream::{StreamEnd, pair};
 use crate::failure::{Failure, Reason, Remedy};
-use crate::transport::keeper::{Ask, Judgement, Report, Reporter, Station, Term};
+use crate::transport::member::{Ask, Judgement, Report, Reporter, Station, Term};
 use crate::transport::pool::Sharing;
 
 /// Frames after which a websocket counts as one that works: more than the hint that the service sends by itself.

@@ -13,7 +13,7 @@ use super::channel::{Activity, Lost};
 use super::driver::{Command, Driver, Phase, Stop};
 use super::resume::Hopeless;
 use crate::failure::{Failure, Reason, Remedy};
-use crate::transport::keeper::{Ask, Judgement, Report};
+use crate::transport::member::{Ask, Judgement, Report};
 use crate::transport::pool::Sharing;
 
 /// How long the agent may take to acknowledge what clients that left have sent, before it is asked to end the session.

@@ -34,8 +34,8 @@ use self::destination::Directory;
 use self::driver::Command;
 use self::renewal::{HOURLY, Schedule};
 use self::start::Start;
-use super::keeper::{self, Kind, Station};
-use super::{Link, Shared, Transport};
+use super::member::{Kind, Station};
+use super::{Link, Shared, Transport, keeper};
 use crate::config::{AccountSpec, Instance, PoolSize, SsmSettings, Target, TunnelSpec};
 use crate::failure::Failure;
 

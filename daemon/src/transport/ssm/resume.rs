@@ -16,7 +16,7 @@ use crate::config::AccountSpec;
 use crate::connector::Socket;
 use crate::failure::{Failure, Reason, Remedy};
 use crate::transport::budget::Share;
-use crate::transport::keeper::{Judgement, Report, Reporter};
+use crate::transport::member::{Judgement, Report, Reporter};
 use crate::transport::{LinkDetails, Shared, websocket};
 
 /// The first delay between attempts to resume; drawn anew between zero and a bound that doubles.

@@ -13,7 +13,7 @@ use super::driver::{Command, Driver};
 use super::resume::Upstream;
 use crate::aws::{Account, SessionGrant};
 use crate::failure::{Failure, Reason};
-use crate::transport::keeper::{Report, Station, Term};
+use crate::transport::member::{Report, Station, Term};
 
 /// One session, to be started and driven to its end.
 pub(super) struct Start {

@@ -23,7 +23,7 @@ use crate::failure::Failure;
 use crate::transport::Stream;
 use crate::transport::budget::{Exceeded, Share};
 use crate::transport::inbox::{self, Feed, Inbox};
-use crate::transport::keeper::Seat;
+use crate::transport::member::Seat;
 
 /// The most writes of a stream that wait in the driver: with [`LONGEST_WRITE`] a quarter MiB, enough to fill the
 /// session's window together with three other streams.
