@@ -62,7 +62,7 @@ pub(super) async fn run(told: &Rdp, client: &mut Client, output: &Output) -> Res
     }
     output.answer(&candidates.first().map(Candidate::line).unwrap_or_default())?;
     if !told.print {
-        output.talk("there is no RDP client on this machine: install the package freerdp2-x11 or remmina");
+        output.talk("there is no RDP client on this machine: install the package freerdp3-x11, freerdp2-x11 or remmina");
     }
     output.talk(&format!("{address} leads to {} until Ctrl-C", told.instance));
     tokio::select! {

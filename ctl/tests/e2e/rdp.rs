@@ -15,6 +15,9 @@ use crate::world::{PATIENCE, World, free_port};
 /// Between two looks at whether the server listens.
 const LOOK: Duration = Duration::from_millis(10);
 
+/// The server's program, where an ordinary user's path does not lead.
+const PROGRAM: &str = "/usr/sbin/xrdp";
+
 /// What the login screen is painted with, as a screen of 32 bits a pixel has it: blue, green, red.
 const BACKGROUND: [u8; 3] = [0x78, 0x56, 0x34];
 const DIALOGUE: [u8; 3] = [0xde, 0xde, 0xde];
@@ -53,7 +56,7 @@ fn xrdp(folder: &TempDir) -> (Running, u16) {
     assert!(made.unwrap().success());
     let configuration = format!(
         "[Globals]\nini_version=1\nfork=true\nport=tcp://127.0.0.1:{port}\ntcp_nodelay=true\nsecurity_layer=tls\n\
-         certificate={}\nkey_file={}\nssl_protocols=TLSv1.2, TLSv1.3\nmax_bpp=32\n\
+         certificate={}\nkey_file={}\nssl_protocols=TLSv1.2, TLSv1.3\nallow_channels=true\nmax_bpp=32\n\
          ls_top_window_bg_color=345678\nls_bg_color=dedede\nls_width=350\nls_height=430\n\
          [Logging]\nLogFile={}\nLogLevel=INFO\n\
          [Xorg]\nname=Xorg\nlib=libxup.so\nusername=ask\npassword=ask\nip=127.0.0.1\nport=-1\ncode=20\n",
@@ -62,7 +65,7 @@ fn xrdp(folder: &TempDir) -> (Running, u16) {
         path("xrdp.log")
     );
     fs::write(path("xrdp.ini"), configuration).unwrap();
-    let server = Command::new("xrdp")
+    let server = Command::new(PROGRAM)
         .args(["--nodaemon", "--config", &path("xrdp.ini")])
         .stdin(Stdio::null())
         .stdout(Stdio::null())
@@ -151,4 +154,12 @@ fn the_login_screen_appears_through_the_agent() {
     let account = "[[instances]]\nid = \"i-0123456789abcdef0\"\nname = \"win-1\"\n\
                    private_address = \"10.0.1.10\"\nssm = { agent = \"fast\" }\n";
     the_login_screen_appears(account, &["--route", "ssm"]);
+}
+
+#[test]
+fn the_login_screen_appears_through_an_endpoint() {
+    let account = "[[endpoints]]\nid = \"eice-0123456789abcdef0\"\n\
+                   [[instances]]\nid = \"i-0123456789abcdef0\"\nname = \"win-1\"\n\
+                   private_address = \"10.0.1.10\"\n";
+    the_login_screen_appears(account, &[]);
 }
