@@ -51,7 +51,7 @@ pub(super) async fn run(told: &Ssh, client: &mut Client, output: &Output) -> Res
         ssh.args(["-o", "IdentitiesOnly=yes", "-i"]).arg(key.private());
     }
     ssh.arg("-o")
-        .arg(format!("ProxyCommand={}", proxy.to_instance(&resolved.id)))
+        .arg(format!("ProxyCommand={}", proxy.leading_to(&resolved.id)))
         .arg("-o")
         .arg(format!("HostKeyAlias={}", resolved.id));
     if let Some(user) = user.or((!words.user).then_some(DEFAULT_USER)) {

@@ -31,8 +31,10 @@ pub(super) async fn run(
     }
     let private = key::lasting()?;
     let proxy = |reach: &Reach| Ok::<_, Error>(ProxyCommand::new(socket)?.by(reach));
-    let pushing = proxy(&told.reach)?.pushing(&key::public(&private)).to_any();
-    let plain = proxy(&told.reach)?.to_any();
+    let pushing = proxy(&told.reach)?
+        .pushing(&key::public(&private))
+        .leading_anywhere();
+    let plain = proxy(&told.reach)?.leading_anywhere();
     output.answer(&lines(told, &private, &pushing, &plain, &aliases))?;
     Ok(Exit::Ok)
 }

@@ -92,9 +92,10 @@ fn generate(private: &Path) -> Result<(), Error> {
         .map_err(|error| {
             let failed =
                 Error::failed("cannot run `ssh-keygen`, which makes the key").because(error.to_string());
-            match error.kind() {
-                std::io::ErrorKind::NotFound => failed.hint(PACKAGE),
-                _ => failed,
+            if error.kind() == std::io::ErrorKind::NotFound {
+                failed.hint(PACKAGE)
+            } else {
+                failed
             }
         })?;
     if output.status.success() {

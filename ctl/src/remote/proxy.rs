@@ -47,12 +47,12 @@ impl ProxyCommand {
     }
 
     /// Returns the whole command, to this instance.
-    pub(crate) fn to_instance(self, instance: &str) -> String {
+    pub(crate) fn leading_to(self, instance: &str) -> String {
         format!("{} -- {} %p", self.0, escaped(instance))
     }
 
     /// Returns the whole command, to whatever host ssh is asked for.
-    pub(crate) fn to_any(self) -> String {
+    pub(crate) fn leading_anywhere(self) -> String {
         format!("{} -- '%h' %p", self.0)
     }
 
