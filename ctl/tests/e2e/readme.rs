@@ -25,7 +25,7 @@ fn the_readme_does_what_it_says() {
     let account = account("fast", postgres.port)
         + "[[instances]]\nid = \"i-0123456789abcdef2\"\nname = \"win-1\"\nssm = {}\n";
     // The README's ports may be taken on this machine.
-    let ports: Vec<_> = ["15432", "13389", "13306"]
+    let ports: Vec<_> = ["15432", "15433", "13389", "13306"]
         .map(|port| (port, free_port().to_string()))
         .into();
     let own = |text: &str| {

@@ -2,6 +2,7 @@
 //! agent, or an address.
 
 use std::fs::File;
+use std::io;
 use std::net::{Ipv4Addr, SocketAddr, TcpListener};
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;
@@ -185,14 +186,20 @@ fn psql_copies_through_an_agent_and_ssh() {
     assert!(stage.world.emulator.tunnels().is_empty());
 }
 
+/// An address whose port 22 a server may have; an error, and a word about it, where there is none.
+#[expect(clippy::print_stdout, reason = "a test that is skipped says so")]
+pub(crate) fn public_address() -> io::Result<SocketAddr> {
+    let address = Ipv4Addr::new(127, 22, fastrand::u8(..), fastrand::u8(1..255));
+    let address = SocketAddr::from((address, 22));
+    TcpListener::bind(address)
+        .inspect_err(|error| println!("skipped: {address} cannot be had for an SSH server: {error}"))?;
+    Ok(address)
+}
+
 /// The server has a public address, so it listens on port 22.
 #[test]
 fn psql_copies_through_a_public_address_and_ssh() {
-    let address = Ipv4Addr::new(127, 22, fastrand::u8(..), fastrand::u8(1..255));
-    let address = SocketAddr::from((address, 22));
-    if let Err(error) = TcpListener::bind(address) {
-        return println!("skipped: {address} cannot be had for an SSH server: {error}");
-    }
+    let Ok(address) = public_address() else { return };
     let stage = Stage::new(Sshd::at(address), "\"direct\"", "host_keys = \"strict\"\n").up();
     stage.copy_out_and_in();
     assert!(stage.world.emulator.sessions().is_empty() && stage.world.emulator.tunnels().is_empty());

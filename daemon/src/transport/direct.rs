@@ -5,7 +5,7 @@ use std::sync::Arc;
 use async_trait::async_trait;
 use tokio::sync::watch;
 
-use super::{Carried, Health, Link, LinkDetails, Stream, Transport};
+use super::{Carried, Health, Link, LinkDetails, SSH_PORT, Stream, Transport};
 use crate::aws::Aws;
 use crate::config::{AccountSpec, Target, TunnelSpec};
 use crate::connector::{authority, connect_tcp};
@@ -45,15 +45,12 @@ impl Direct {
                     .await?
                     .find_instance(instance)
                     .await?;
-                let address = match (self.carried, found.place()) {
-                    // A client of an instance is in its network already; an SSH server is reached from anywhere.
-                    (Carried::Ssh, Some(place)) => place
-                        .public_address
-                        .as_deref()
-                        .or(place.ipv6_address.as_deref())
-                        .or(found.private_address()),
-                    (Carried::Ssh, None) | (Carried::Clients, _) => found.private_address(),
-                };
+                // A client of an instance is in its network already; an SSH server is reached from anywhere.
+                let is_server = self.carried == Carried::Ssh || *port == SSH_PORT;
+                let place = found.place().filter(|_| is_server);
+                let public =
+                    place.and_then(|place| place.public_address.as_deref().or(place.ipv6_address.as_deref()));
+                let address = public.or(found.private_address());
                 let Some(address) = address else {
                     let doing = format!("cannot find an address of {found}");
                     return Err(Failure::new(Reason::NotFound, Remedy::Fix, doing)
@@ -212,22 +209,22 @@ mod tests {
         "#;
         let emulator = Emulator::start(World::parse(world).unwrap()).await.unwrap();
         let aws = Arc::new(Aws::new(Environment::from_iter(emulator.environment())).unwrap());
-        let instance = |id: &str| Target::Instance {
-            instance: Instance::Id(id.to_owned()),
-            port: 22,
-        };
-        let (public, private) = (instance("i-0123456789abcdef0"), instance("i-0123456789abcdef1"));
         let spec = crate::tunnel::fake::spec("db");
-        let as_target = Direct::new(&spec, public.clone(), Carried::Clients, Arc::clone(&aws));
-        let as_server = Direct::new(&spec, public, Carried::Ssh, Arc::clone(&aws));
-        let hidden = Direct::new(&spec, private, Carried::Ssh, aws);
-        for (route, address) in [
-            (as_target, "10.0.1.10"),
-            (as_server, "203.0.113.10"),
-            (hidden, "10.0.1.11"),
+        for (id, port, carried, address) in [
+            ("i-0123456789abcdef0", 5432, Carried::Clients, "10.0.1.10"),
+            ("i-0123456789abcdef0", SSH_PORT, Carried::Clients, "203.0.113.10"),
+            ("i-0123456789abcdef0", SSH_PORT, Carried::Ssh, "203.0.113.10"),
+            ("i-0123456789abcdef1", SSH_PORT, Carried::Ssh, "10.0.1.11"),
         ] {
+            let instance = Instance::Id(id.to_owned());
+            let route = Direct::new(
+                &spec,
+                Target::Instance { instance, port },
+                carried,
+                Arc::clone(&aws),
+            );
             let link = route.connect().await.unwrap();
-            assert_eq!(link.health().borrow().details.target_host, address);
+            assert_eq!(link.health().borrow().details.target_host, address, "{id}:{port}");
         }
     }
 
