@@ -5,7 +5,7 @@ use std::os::unix::fs::PermissionsExt;
 use std::path::PathBuf;
 use std::process::Stdio;
 
-use tokio::io::AsyncReadExt;
+use tokio::io::{AsyncBufReadExt, AsyncReadExt, BufReader};
 use tokio::process::Command;
 use tokio::time::timeout;
 use tunneld_proto::v1::Resolved;
@@ -192,6 +192,39 @@ async fn a_signal_reaches_ssh() {
         .unwrap();
     assert_eq!(rest, "told\n");
     assert_eq!(child.wait().await.unwrap().code(), Some(7));
+}
+
+#[tokio::test]
+#[cfg(target_os = "linux")]
+async fn when_ssh_stops_so_do_we_and_go_on_with_it() {
+    let stage = Stage::new();
+    stage.program("ssh", "echo $$; kill -STOP $$; exit 9");
+    let mut child = stage
+        .command(&["ssh", "web-1"])
+        .stdout(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let mut ssh = String::new();
+    let mut output = BufReader::new(child.stdout.take().unwrap());
+    timeout(LIMIT, output.read_line(&mut ssh)).await.unwrap().unwrap();
+    let own = child.id().unwrap().to_string();
+    let is_stopped = || {
+        let status = fs::read_to_string(format!("/proc/{own}/stat")).unwrap();
+        status.contains(") T ")
+    };
+    let stopped = async {
+        while !is_stopped() {
+            tokio::task::yield_now().await;
+        }
+    };
+    timeout(LIMIT, stopped).await.unwrap();
+    // As a shell does for a job: all of it at once.
+    let continued = std::process::Command::new("kill")
+        .args(["-s", "CONT", ssh.trim(), &own])
+        .status();
+    assert!(continued.unwrap().success());
+    let ended = timeout(LIMIT, child.wait()).await.unwrap().unwrap();
+    assert_eq!(ended.code(), Some(9));
 }
 
 #[tokio::test]

@@ -217,6 +217,14 @@ impl FakeFar {
             .send_modify(|health| health.impaired = Some(impaired));
     }
 
+    /// Has the link say something.
+    pub(crate) fn note(&self, note: &str) {
+        let note = note.to_owned();
+        self.link
+            .health
+            .send_modify(|health| health.details.notes.push(note));
+    }
+
     /// Lets the link carry bytes again.
     pub(crate) fn recover(&self) {
         self.link.health.send_modify(|health| health.impaired = None);

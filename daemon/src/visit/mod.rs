@@ -95,12 +95,11 @@ impl Visits {
     pub(crate) async fn open(self: &Arc<Self>, wanted: Wanted) -> Result<Visit, Arc<Failure>> {
         let number = self.counted.fetch_add(1, Ordering::Relaxed) + 1;
         let span = info_span!("visit", number, target = %wanted.target);
-        let target = wanted.target.to_string();
-        let opened = timeout(PATIENCE, self.reach(wanted, number)).instrument(span.clone());
+        let opened = timeout(PATIENCE, self.reach(&wanted, number)).instrument(span.clone());
         let opened = tokio::select! {
             biased;
             () = self.closing.cancelled() => Err(Arc::new(stopping())),
-            opened = opened => opened.unwrap_or_else(|_| Err(Arc::new(out_of_patience(&target)))),
+            opened = opened => opened.unwrap_or_else(|_| Err(Arc::new(self.out_of_patience(&wanted)))),
         };
         let (stream, details, user) = opened
             .inspect_err(|failure| span.in_scope(|| info!("not reached: {}", failure.in_one_line())))?;
@@ -116,14 +115,14 @@ impl Visits {
 
     async fn reach(
         self: &Arc<Self>,
-        wanted: Wanted,
+        wanted: &Wanted,
         number: u64,
     ) -> Result<(Box<dyn Stream>, LinkDetails, User), Arc<Failure>> {
         let client = format!("visit {number}");
         let mut attempt = 0;
         loop {
             attempt += 1;
-            let user = self.user(&wanted);
+            let user = self.user(wanted);
             let link = user.link().await?;
             let failure = match link.open(&client).await {
                 Ok(stream) => {
@@ -179,6 +178,20 @@ impl Visits {
             known.retain(|known| !Arc::ptr_eq(known, way));
         }
         way.is_unused()
+    }
+
+    /// Says that a visit took too long, and what its link says of that.
+    fn out_of_patience(&self, wanted: &Wanted) -> Failure {
+        let doing = format!(
+            "`{}` was not reached within {} s",
+            wanted.target,
+            PATIENCE.as_secs()
+        );
+        let failure = Failure::new(Reason::Unreachable, Remedy::Retry, doing).of_stream();
+        let known = self.known();
+        let way = known.iter().find(|way| way.leads_to(wanted));
+        let notes = way.map(|way| way.notes()).unwrap_or_default();
+        notes.into_iter().fold(failure, Failure::hint)
     }
 
     fn known(&self) -> MutexGuard<'_, Vec<Arc<Way>>> {
@@ -252,16 +265,6 @@ pub(crate) fn refused(refusal: Refusal) -> Failure {
 
 fn stopping() -> Failure {
     Failure::new(Reason::Unreachable, Remedy::Retry, "the daemon is stopping").of_stream()
-}
-
-fn out_of_patience(target: &str) -> Failure {
-    let seconds = PATIENCE.as_secs();
-    Failure::new(
-        Reason::Unreachable,
-        Remedy::Retry,
-        format!("`{target}` was not reached within {seconds} s"),
-    )
-    .of_stream()
 }
 
 #[cfg(test)]

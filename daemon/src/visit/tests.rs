@@ -171,6 +171,19 @@ async fn what_hangs_ends_in_words() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn who_waits_in_vain_for_a_place_on_a_link_is_told_so() {
+    let mut rig = Rig::new();
+    let (_client, far) = rig.linked().await;
+    let _hangs = far.opening().await;
+    far.note("1 connection waits for one of the 20 of eice-1");
+    let failure = rig.ended().await.unwrap_err();
+    assert_eq!(
+        failure.hints(),
+        ["1 connection waits for one of the 20 of eice-1"]
+    );
+}
+
+#[tokio::test(start_paused = true)]
 async fn when_the_daemon_stops_visits_have_the_grace_period_and_are_then_reset() {
     let mut rig = Rig::new();
     let (mut client, far) = rig.linked().await;

@@ -91,6 +91,14 @@ impl Way {
         }
     }
 
+    /// Returns what its link has to say, a sentence each.
+    pub(super) fn notes(&self) -> Vec<String> {
+        match &*self.state.borrow() {
+            State::Linked(link) => link.health().borrow().details.notes.clone(),
+            State::Connecting | State::Failed(_) => Vec::new(),
+        }
+    }
+
     /// Returns whether nobody uses it.
     pub(super) fn is_unused(&self) -> bool {
         *self.users.borrow() == 0
