@@ -13,6 +13,7 @@ mod tunnel;
 mod upgrade;
 
 use std::net::{IpAddr, SocketAddr};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::Duration;
 
@@ -64,6 +65,8 @@ struct Tunnel {
     duration: Option<Duration>,
     control: SocketControl,
     orders: mpsc::Sender<TunnelEnd>,
+    /// It no longer takes one of its endpoint's places, which is so before its client is told of the end.
+    has_left: Arc<AtomicBool>,
     ended: OnceLock<String>,
 }
 
@@ -95,7 +98,7 @@ impl Tunnels {
         let mut tunnels = self.lock();
         let open = tunnels
             .iter()
-            .filter(|other| other.endpoint == tunnel.endpoint && other.is_open());
+            .filter(|other| other.endpoint == tunnel.endpoint && !other.has_left.load(Ordering::Relaxed));
         if open.count() >= most as usize {
             return None;
         }

@@ -10,6 +10,7 @@
 use std::io;
 use std::net::SocketAddr;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
@@ -56,6 +57,8 @@ pub(super) struct Serving {
     pub(super) conditions: watch::Receiver<Arc<Conditions>>,
     pub(super) faults: Arc<Faults>,
     pub(super) control: SocketControl,
+    /// Set when the tunnel's place is free again.
+    pub(super) has_left: Arc<AtomicBool>,
 }
 
 /// What ended a tunnel.
@@ -87,6 +90,7 @@ pub(super) async fn serve<S: AsyncRead + AsyncWrite + Unpin>(
         Ok(target) => target,
         Err(error) => {
             tracing::info!(%error, "the target of a tunnel cannot be reached");
+            serving.has_left.store(true, Ordering::Relaxed);
             close(&mut socket, CloseCode::Error, UNREACHABLE).await;
             return UNREACHABLE.to_owned();
         }
@@ -270,6 +274,7 @@ async fn end<S: AsyncRead + AsyncWrite + Unpin>(
     ended: Ended,
     serving: &Serving,
 ) -> String {
+    serving.has_left.store(true, Ordering::Relaxed);
     match ended {
         Ended::ByClient => {
             // The client's own close is answered, if there was one.

@@ -2,6 +2,7 @@
 
 use std::net::IpAddr;
 use std::slice;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::time::{Duration, SystemTime};
 
@@ -105,6 +106,7 @@ fn open(
         .duration
         .unwrap_or(conditions.longest_tunnel)
         .min(conditions.longest_tunnel);
+    let has_left = Arc::new(AtomicBool::new(false));
     let serving = Serving {
         target: opening.target,
         life,
@@ -112,6 +114,7 @@ fn open(
         conditions: world.conditions.subscribe(),
         faults: Arc::clone(&world.faults),
         control: control.clone(),
+        has_left: Arc::clone(&has_left),
     };
     let tunnel = Tunnel {
         endpoint: opening.endpoint,
@@ -120,6 +123,7 @@ fn open(
         duration: opening.duration,
         control,
         orders,
+        has_left,
         ended: OnceLock::new(),
     };
     let most = conditions.most_tunnels;
@@ -148,6 +152,7 @@ fn attach(world: &World, request: Parts, tunnel: Arc<Tunnel>, serving: Serving) 
             Err(_) => "the client left during the upgrade".to_owned(),
         };
         tracing::info!(endpoint = tunnel.endpoint, cause, "tunnel ended");
+        tunnel.has_left.store(true, Ordering::Relaxed);
         // Nobody else ends it.
         let _ = tunnel.ended.set(cause);
     });
