@@ -1,5 +1,7 @@
 //! The command line: what can be said, and the help that says so.
 
+pub(crate) mod remote;
+
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -32,7 +34,7 @@ With --json the answer is one JSON object per line. Within `schema` 1 fields are
   TUNNEL   {\"name\",\"state\",\"local\":[…],\"target\":{\"spec\",\"host\",\"port\",\"engine\"},
             \"route\",\"since\",\"attempt\",\"retry_at\",\"cause\":{\"reason\",\"chain\",\"hints\"},
             \"traffic\":{\"connections\",\"connections_total\",\"connections_failed\",
-            \"bytes_in\",\"bytes_out\",\"held\",\"links_lost\"},
+            \"bytes_in\",\"bytes_out\",\"held\",\"links_lost\",\"connections_expired\"},
             \"last_error\":{\"at\",\"reason\",\"chain\",\"hints\"},
             \"link\":{\"via\",\"sessions\",\"agent_version\",\"notes\":[…]},
             \"history\":[{\"at\",\"state\",\"reason\"}]}
@@ -95,6 +97,41 @@ pub(crate) enum Command {
         #[arg(value_name = "NAME", add = ArgValueCompleter::new(completions::names))]
         names: Vec<String>,
     },
+
+    /// Log in to an instance, or run a command there, by the system's ssh
+    ///
+    /// Needs no tunnel, no key pair and no open port: a key is made for this one connection, and EC2 Instance Connect
+    /// has the instance accept it for a minute; with -i it is your own key that is used. What stands after INSTANCE
+    /// goes to ssh: its options (-L, -D, -N, -A …), then a command. The exit code is that of ssh, which is the
+    /// command's. Without USER it is ec2-user.
+    #[command(
+        after_help = "Examples:\n  tunnelctl ssh web-1\n  tunnelctl ssh ubuntu@i-0123456789abcdef0 \
+                            -L 8080:localhost:80\n  tunnelctl ssh tag:Role=web -- systemctl status nginx"
+    )]
+    Ssh(remote::Ssh),
+
+    /// Connect standard input and output to a port of an instance: a ProxyCommand
+    ///
+    /// Says nothing unless it fails. Ends with 0 when both ends have closed.
+    #[command(
+        after_help = "Example:\n  ssh -o ProxyCommand='tunnelctl stdio %h %p' ec2-user@i-0123456789abcdef0"
+    )]
+    Stdio(remote::Stdio),
+
+    /// Print the lines for ~/.ssh/config that make ssh, scp and rsync reach instances by themselves
+    ///
+    /// Whatever uses ssh then works with instance ids as host names, and with the Names that --host takes in: scp, sftp,
+    /// rsync, VS Code, Ansible. The key that the lines name is made if there is none yet; an instance accepts it for a
+    /// minute with each connection.
+    #[command(after_help = "Example:\n  tunnelctl ssh-config --host 'web-*' >> ~/.ssh/config")]
+    SshConfig(remote::SshConfig),
+
+    /// Open the desktop of a Windows instance in the system's RDP client
+    ///
+    /// Listens on a local port for as long as the client runs, and starts xfreerdp or remmina; without any, the port
+    /// stays open until Ctrl-C for whatever client there is.
+    #[command(after_help = "Example:\n  tunnelctl rdp win-1 -- /u:Administrator")]
+    Rdp(remote::Rdp),
 
     /// Check the configuration file and change nothing
     ///

@@ -5,14 +5,17 @@ use std::future::Future;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use tokio::sync::mpsc;
 use tokio::time::timeout;
+use tokio_stream::wrappers::ReceiverStream;
 use tonic::transport::Channel;
 use tonic::{Code, Response, Status, Streaming};
 use tunneld_proto::socket;
 use tunneld_proto::v1::tunnels_client::TunnelsClient;
 use tunneld_proto::v1::{
-    DownRequest, ListRequest, ReloadRequest, ReloadResponse, Tunnel, UpRequest, VersionRequest,
-    VersionResponse, WatchRequest, WatchResponse,
+    DownRequest, ListRequest, OpenRequest, OpenResponse, PushKeyRequest, ReloadRequest, ReloadResponse,
+    ResolveRequest, Resolved, Tunnel, UpRequest, VersionRequest, VersionResponse, WatchRequest,
+    WatchResponse, resolve_response,
 };
 
 use crate::error::{Error, Exit};
@@ -24,6 +27,9 @@ pub(crate) const VERSION: &str = env!("CARGO_PKG_VERSION");
 
 /// How long a question about the daemon's own memory may take: it answers in milliseconds, unless it hangs.
 const ANSWER_LIMIT: Duration = Duration::from_secs(10);
+
+/// How long a question that the daemon asks AWS may take: some calls, each with its attempts.
+const AWS_LIMIT: Duration = Duration::from_mins(3);
 
 /// How long the daemon may take to end what it has: more than any sensible grace period for open connections.
 const END_LIMIT: Duration = Duration::from_mins(5);
@@ -38,15 +44,21 @@ pub(crate) struct Client {
 impl Client {
     /// Connects to the daemon on `explicit` or on the usual socket, and warns where its version is another than ours.
     pub(crate) async fn connect(explicit: Option<&Path>, output: &Output) -> Result<Self, Error> {
-        let socket = socket::default_path(explicit)?;
-        let mut rpc = open(&socket).await?;
-        let daemon = answer(ANSWER_LIMIT, rpc.version(VersionRequest {})).await?;
-        if daemon.version != VERSION {
+        let client = Self::quietly(explicit).await?;
+        if client.daemon.version != VERSION {
             output.talk(&format!(
                 "warning: tunneld is version {} and tunnelctl {VERSION}; restart tunneld after an update",
-                daemon.version
+                client.daemon.version
             ));
         }
+        Ok(client)
+    }
+
+    /// The same without the warning: for what runs behind another program.
+    pub(crate) async fn quietly(explicit: Option<&Path>) -> Result<Self, Error> {
+        let socket = socket::default_path(explicit)?;
+        let mut rpc = connect(&socket).await?;
+        let daemon = answer(ANSWER_LIMIT, rpc.version(VersionRequest {})).await?;
         Ok(Self { rpc, socket, daemon })
     }
 
@@ -89,6 +101,33 @@ impl Client {
         answer(END_LIMIT, self.rpc.reload(ReloadRequest {})).await
     }
 
+    /// Finds an instance, and the way to one of its ports.
+    pub(crate) async fn resolve(&mut self, request: ResolveRequest) -> Result<Resolved, Error> {
+        let response = answer(AWS_LIMIT, self.rpc.resolve(request)).await?;
+        match response.outcome {
+            Some(resolve_response::Outcome::Resolved(mut resolved)) => {
+                tunnel::disarm_resolved(&mut resolved);
+                Ok(resolved)
+            }
+            Some(resolve_response::Outcome::Failure(failure)) => Err(failure.into()),
+            None => Err(Error::failed("tunneld answered nothing")),
+        }
+    }
+
+    /// Has an instance accept an SSH public key for a minute.
+    pub(crate) async fn push_key(&mut self, request: PushKeyRequest) -> Result<(), Error> {
+        let response = answer(AWS_LIMIT, self.rpc.push_key(request)).await?;
+        response.failure.map_or(Ok(()), |failure| Err(failure.into()))
+    }
+
+    /// Begins a call that carries the bytes of a connection.
+    pub(crate) async fn open(
+        &mut self,
+        requests: mpsc::Receiver<OpenRequest>,
+    ) -> Result<Streaming<OpenResponse>, Error> {
+        answer(ANSWER_LIMIT, self.rpc.open(ReceiverStream::new(requests))).await
+    }
+
     /// Subscribes to every tunnel.
     pub(crate) async fn watch(&mut self) -> Result<Changes, Error> {
         let mut stream = answer(ANSWER_LIMIT, self.rpc.watch(WatchRequest::default())).await?;
@@ -116,24 +155,15 @@ impl Changes {
     }
 }
 
-/// Returns the names of all tunnels, or nothing at all: for the shell's completion, which has no place for trouble.
-pub(crate) async fn names(explicit: Option<&Path>) -> Option<Vec<(String, &'static str)>> {
+/// Returns all tunnels, or nothing at all: for the shell's completion, which has no place for trouble.
+pub(crate) async fn tunnels(explicit: Option<&Path>) -> Option<Vec<Tunnel>> {
     let socket = socket::default_path(explicit).ok()?;
-    let mut rpc = open(&socket).await.ok()?;
+    let mut rpc = connect(&socket).await.ok()?;
     let response = rpc.list(ListRequest::default()).await.ok()?.into_inner();
-    Some(
-        response
-            .tunnels
-            .into_iter()
-            .map(|tunnel| {
-                let state = tunnel::state_name(&tunnel);
-                (tunnel.name, state)
-            })
-            .collect(),
-    )
+    Some(response.tunnels)
 }
 
-async fn open(socket: &Path) -> Result<TunnelsClient<Channel>, Error> {
+async fn connect(socket: &Path) -> Result<TunnelsClient<Channel>, Error> {
     let channel = tunneld_proto::connect(socket).await.map_err(|error| {
         if error.nobody_listens() {
             return Error::new(Exit::NoDaemon, "tunneld is not running")
@@ -170,7 +200,7 @@ fn disarmed(mut tunnels: Vec<Tunnel>) -> Vec<Tunnel> {
     tunnels
 }
 
-fn silent(limit: Duration) -> Error {
+pub(crate) fn silent(limit: Duration) -> Error {
     Error::new(
         Exit::TimedOut,
         format!("tunneld did not answer within {} s", limit.as_secs()),
@@ -178,7 +208,7 @@ fn silent(limit: Duration) -> Error {
     .hint("its log says what it is doing; restart it if it hangs")
 }
 
-fn refused(status: Status) -> Error {
+pub(crate) fn refused(status: Status) -> Error {
     // A status with a source was made on our side: the connection broke.
     if let Some(source) = status.source() {
         return Error::new(Exit::NoDaemon, "lost the connection to tunneld")

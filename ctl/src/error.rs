@@ -3,8 +3,10 @@
 use std::process::ExitCode;
 
 use tunneld_proto::socket::SocketPathError;
+use tunneld_proto::v1::{Failure, Reason};
 
 use crate::output::Output;
+use crate::tunnel;
 
 /// The outcome of a command; with several names the greatest counts.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -79,6 +81,12 @@ impl Error {
         self
     }
 
+    /// The same error, which says whose it is: for what runs behind another program.
+    pub(crate) fn signed(mut self) -> Self {
+        self.message = self.message.map(|message| format!("tunnelctl: {message}"));
+        self
+    }
+
     /// Returns the code that the program ends with.
     pub(crate) fn exit(&self) -> Exit {
         self.exit
@@ -88,6 +96,35 @@ impl Error {
     pub(crate) fn tell(&self, output: &Output) {
         if let Some(message) = &self.message {
             output.talk(&report(message, &self.causes, &self.hints));
+        }
+    }
+}
+
+impl From<Failure> for Error {
+    fn from(mut failure: Failure) -> Self {
+        tunnel::disarm_failure(&mut failure);
+        let exit = match failure.reason() {
+            Reason::Login | Reason::Denied => Exit::MustAct,
+            Reason::Invalid => Exit::Usage,
+            Reason::Unspecified
+            | Reason::Unreachable
+            | Reason::Throttled
+            | Reason::NotFound
+            | Reason::PortInUse
+            | Reason::AgentOffline
+            | Reason::TargetRefused
+            | Reason::Expired => Exit::Failed,
+        };
+        let mut chain = failure.chain.into_iter();
+        Self {
+            exit,
+            message: Some(
+                chain
+                    .next()
+                    .unwrap_or_else(|| "tunneld does not say what failed".to_owned()),
+            ),
+            causes: chain.collect(),
+            hints: failure.hints,
         }
     }
 }

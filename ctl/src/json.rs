@@ -90,6 +90,7 @@ struct Traffic {
     bytes_out: u64,
     held: u32,
     links_lost: u64,
+    connections_expired: u64,
 }
 
 #[derive(Serialize)]
@@ -105,6 +106,17 @@ struct Transition<'a> {
     at: Option<String>,
     state: &'a str,
     reason: Option<&'a str>,
+}
+
+/// An instance and the way to it, of `ssh --verbose`.
+#[derive(Serialize)]
+pub(crate) struct Instance<'a> {
+    id: &'a str,
+    name: Option<&'a str>,
+    route: &'a str,
+    passed_over: &'a [String],
+    addresses: &'a [String],
+    platform: Option<&'a str>,
 }
 
 /// The answer of `reload`.
@@ -171,6 +183,7 @@ impl<'a> From<&'a v1::Tunnel> for Tunnel<'a> {
                 bytes_out: traffic.bytes_out,
                 held: traffic.held,
                 links_lost: traffic.links_lost,
+                connections_expired: traffic.connections_expired,
             },
             last_error: tunnel.last_error.as_ref().map(|failure| LastError {
                 at: tunnel.last_error_at.as_ref().and_then(rfc3339),
@@ -211,6 +224,19 @@ impl<'a> From<&'a v1::Failure> for Failure<'a> {
             reason: reason_name(failure.reason()),
             chain: &failure.chain,
             hints: &failure.hints,
+        }
+    }
+}
+
+impl<'a> From<&'a v1::Resolved> for Instance<'a> {
+    fn from(resolved: &'a v1::Resolved) -> Self {
+        Self {
+            id: &resolved.id,
+            name: known(&resolved.name),
+            route: &resolved.route,
+            passed_over: &resolved.passed_over,
+            addresses: &resolved.addresses,
+            platform: known(&resolved.platform),
         }
     }
 }
@@ -273,6 +299,7 @@ fn reason_name(reason: Reason) -> &'static str {
         Reason::AgentOffline => "agent_offline",
         Reason::TargetRefused => "target_refused",
         Reason::Invalid => "invalid",
+        Reason::Expired => "expired",
     }
 }
 

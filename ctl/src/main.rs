@@ -2,8 +2,9 @@
 //!
 //! ```text
 //!   argv ──► cli ──► commands/* ──► client ──► tunneld
-//!                        │
-//!                        └──► render (for people), json (for programs) ──► output
+//!                     │  │
+//!                     │  └──► render (for people), json (for programs) ──► output
+//!                     └──► remote (connections without a tunnel) ──► ssh, RDP clients
 //! ```
 //!
 //! It knows neither AWS nor the tunnels' protocols, and it never parses the configuration: what it shows, the daemon
@@ -15,6 +16,7 @@ mod commands;
 mod error;
 mod json;
 mod output;
+mod remote;
 mod render;
 mod select;
 mod tunnel;
@@ -25,24 +27,26 @@ use clap::{CommandFactory, Parser};
 use clap_complete::CompleteEnv;
 
 use crate::cli::Cli;
-use crate::error::{Error, Exit};
+use crate::error::Error;
 use crate::output::Output;
 
 fn main() -> ExitCode {
     CompleteEnv::with_factory(Cli::command).complete();
     let cli = Cli::parse();
     let output = Output::standard(cli.json);
-    let exit = run(&cli, &output).unwrap_or_else(|error| {
+    run(&cli, &output).unwrap_or_else(|error| {
         error.tell(&output);
-        error.exit()
-    });
-    exit.into()
+        error.exit().into()
+    })
 }
 
-fn run(cli: &Cli, output: &Output) -> Result<Exit, Error> {
+fn run(cli: &Cli, output: &Output) -> Result<ExitCode, Error> {
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()
         .map_err(|error| Error::failed("cannot start").because(error.to_string()))?;
-    runtime.block_on(commands::run(cli, output))
+    let ended = runtime.block_on(commands::run(cli, output));
+    // A read of standard input that nobody waits for any more must not keep the program.
+    runtime.shutdown_background();
+    ended
 }

@@ -12,6 +12,7 @@ use crate::error::Error;
 const READER_CHECK: Duration = Duration::from_secs(1);
 
 /// Standard output and standard error, and how the answer is wanted.
+#[derive(Clone, Copy)]
 pub(crate) struct Output {
     json: bool,
     colour: bool,
@@ -54,9 +55,13 @@ impl Output {
 
     /// Writes a piece of the answer as one line of JSON.
     pub(crate) fn answer_json(&self, value: &impl Serialize) -> Result<(), Error> {
-        let line = serde_json::to_string(value)
-            .map_err(|error| Error::failed("cannot write the answer as JSON").because(error.to_string()))?;
-        self.answer(&line)
+        self.answer(&json(value)?)
+    }
+
+    /// Says something as one line of JSON, beside an answer that another program gives.
+    pub(crate) fn talk_json(&self, value: &impl Serialize) -> Result<(), Error> {
+        self.talk(&json(value)?);
+        Ok(())
     }
 
     /// Says something to the person. Nobody listening is no reason to stop.
@@ -77,4 +82,9 @@ impl Output {
             }
         }
     }
+}
+
+fn json(value: &impl Serialize) -> Result<String, Error> {
+    serde_json::to_string(value)
+        .map_err(|error| Error::failed("cannot write the answer as JSON").because(error.to_string()))
 }

@@ -1,7 +1,7 @@
 //! What this client reads out of the daemon's `Tunnel` message.
 
 use tunneld_proto::v1::tunnel::State;
-use tunneld_proto::v1::{Failure, Tunnel, Waiting};
+use tunneld_proto::v1::{Failure, Resolved, Tunnel, Waiting};
 
 /// Returns the state's name, as in the glossary.
 pub(crate) fn state_name(tunnel: &Tunnel) -> &'static str {
@@ -56,13 +56,10 @@ pub(crate) fn disarm(tunnel: &mut Tunnel) {
         Some(State::Blocked(blocked)) => blocked.cause.as_mut(),
         Some(State::Down(_) | State::Idle(_) | State::Connecting(_) | State::Up(_)) | None => None,
     };
-    for failure in cause.into_iter().chain(tunnel.last_error.as_mut()) {
-        failure
-            .chain
-            .iter_mut()
-            .chain(&mut failure.hints)
-            .for_each(disarm_line);
-    }
+    cause
+        .into_iter()
+        .chain(tunnel.last_error.as_mut())
+        .for_each(disarm_failure);
     if let Some(link) = &mut tunnel.link {
         [
             &mut link.via,
@@ -78,6 +75,32 @@ pub(crate) fn disarm(tunnel: &mut Tunnel) {
         .history
         .iter_mut()
         .for_each(|transition| disarm_line(&mut transition.reason));
+}
+
+/// The same for a failure.
+pub(crate) fn disarm_failure(failure: &mut Failure) {
+    failure
+        .chain
+        .iter_mut()
+        .chain(&mut failure.hints)
+        .for_each(disarm_line);
+}
+
+/// The same for an instance.
+pub(crate) fn disarm_resolved(resolved: &mut Resolved) {
+    let Resolved {
+        id,
+        name,
+        route,
+        passed_over,
+        addresses,
+        platform,
+    } = resolved;
+    [id, name, route, platform]
+        .into_iter()
+        .chain(passed_over)
+        .chain(addresses)
+        .for_each(disarm_line);
 }
 
 fn disarm_line(text: &mut String) {

@@ -12,23 +12,18 @@ use futures_util::future::join_all;
 use tokio_util::task::TaskTracker;
 use tracing::info;
 
-use crate::config::{Config, Problems, TunnelName, TunnelSpec};
+use crate::aws::{Aws, FoundInstance};
+use crate::config::{Config, Defaults, Instance, Problems, Target, TunnelName, TunnelSpec, Wanted, Written};
+use crate::failure::{Failure, Reason, Remedy};
+use crate::near::near;
 use crate::status::{Board, Changes, Status};
-use crate::transport::Transport;
+use crate::transport::Transports;
 use crate::tunnel::{Finished, Handle, Wish};
+use crate::visit::{self, Visit, Visits};
 
 /// How long connections of a tunnel that a reload removed or changed may take to end by themselves. New ones go the
 /// new way at once, so that nobody keeps working on the former target without knowing.
 const RELOAD_GRACE: Duration = Duration::from_secs(10);
-
-/// How alike a name must be to a mistyped one to be suggested (Jaro-Winkler; swapped or missing letters are above).
-const ALIKE: f64 = 0.8;
-
-/// How many names are suggested: more is no help.
-const SUGGESTIONS: usize = 3;
-
-/// Makes the transport that follows a tunnel's route.
-pub(crate) type Transports = Box<dyn Fn(&TunnelSpec) -> Arc<dyn Transport> + Send + Sync>;
 
 /// The tunnels, and what can be asked of them.
 pub(crate) struct Daemon {
@@ -41,6 +36,11 @@ pub(crate) struct Daemon {
     changing: tokio::sync::Mutex<()>,
     supervisors: TaskTracker,
     stopping: AtomicBool,
+    aws: Arc<Aws>,
+    /// What a tunnel has that does not say otherwise.
+    defaults: Mutex<Arc<Defaults>>,
+    /// Connections without a tunnel.
+    visits: Arc<Visits>,
 }
 
 /// Why the daemon did not do what it was asked.
@@ -64,7 +64,7 @@ pub(crate) enum Error {
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) struct UnknownName {
     name: String,
-    near: Vec<TunnelName>,
+    near: Vec<String>,
 }
 
 impl std::fmt::Display for UnknownName {
@@ -81,6 +81,17 @@ impl std::fmt::Display for UnknownName {
     }
 }
 
+/// An instance, and the way to it.
+#[derive(Debug)]
+pub(crate) struct Resolved {
+    /// The instance.
+    pub(crate) found: FoundInstance,
+    /// The route as it can be asked for.
+    pub(crate) route: String,
+    /// Why routes that would have been better were passed over, a sentence each.
+    pub(crate) passed_over: Vec<String>,
+}
+
 /// What a reload did.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub(crate) struct Reloaded {
@@ -94,10 +105,13 @@ pub(crate) struct Reloaded {
 
 impl Daemon {
     /// Starts a supervisor for each tunnel. Returns when those that start by themselves are bound or blocked.
-    pub(crate) async fn start(config: Config, transports: Transports) -> Arc<Self> {
+    pub(crate) async fn start(config: Config, aws: Arc<Aws>, transports: Transports) -> Arc<Self> {
         let daemon = Arc::new(Self {
             path: config.path,
+            visits: Visits::new(Arc::clone(&aws), Arc::clone(&transports)),
             transports,
+            aws,
+            defaults: Mutex::new(config.defaults),
             board: Arc::new(Board::new()),
             handles: Mutex::default(),
             changing: tokio::sync::Mutex::default(),
@@ -153,18 +167,80 @@ impl Daemon {
         if self.stopping.load(Ordering::Relaxed) {
             return Err(Error::Stopping);
         }
+        *self.defaults.lock().unwrap_or_else(PoisonError::into_inner) = config.defaults;
         Ok(self.adopt(config.tunnels).await)
     }
 
-    /// Ends every tunnel: listeners at once, connections within `grace`, then links.
+    /// Finds an instance, and the way to one of its ports.
+    pub(crate) async fn resolve(&self, written: Written) -> Result<Resolved, Failure> {
+        let wanted = self.read(written)?;
+        let account = self.aws.account(&wanted.account).await?;
+        let (instance, port) = port_of_instance(&wanted)?;
+        let found = account.find_instance(instance).await?;
+        let (route, passed_over) = match &wanted.named {
+            Some(spec) => (spec.route.written(), Vec::new()),
+            None => {
+                let choice = visit::choose(&account, &found, port).await?;
+                (choice.route.written(), choice.passed_over)
+            }
+        };
+        Ok(Resolved {
+            found,
+            route,
+            passed_over,
+        })
+    }
+
+    /// Has an instance accept an SSH public key for a minute.
+    pub(crate) async fn push_key(
+        &self,
+        written: Written,
+        user: &str,
+        public_key: &str,
+    ) -> Result<(), Failure> {
+        let wanted = self.read(written)?;
+        let account = self.aws.account(&wanted.account).await?;
+        let found = account.find_instance(port_of_instance(&wanted)?.0).await?;
+        if !found.id().starts_with("i-") {
+            let doing = format!("{found} is no instance of EC2, which alone accept pushed keys");
+            return Err(
+                Failure::new(Reason::Invalid, Remedy::Fix, doing).hint("use a key of your own: ssh -i FILE")
+            );
+        }
+        let zone = found.place().and_then(|place| place.availability_zone.as_deref());
+        account
+            .send_ssh_public_key(found.id(), zone, user, public_key)
+            .await
+    }
+
+    /// Reaches a target without a tunnel. Dropping the future gives it up.
+    pub(crate) async fn visit(&self, written: Written) -> Result<Visit, Arc<Failure>> {
+        let wanted = self.read(written).map_err(Arc::new)?;
+        self.visits.open(wanted).await
+    }
+
+    /// Serves a visit in a task that ends before the daemon does.
+    pub(crate) fn spawn_visit(&self, visit: impl Future<Output = ()> + Send + 'static) {
+        self.visits.spawn(visit);
+    }
+
+    fn read(&self, written: Written) -> Result<Wanted, Failure> {
+        let defaults = Arc::clone(&self.defaults.lock().unwrap_or_else(PoisonError::into_inner));
+        Wanted::read(written, defaults).map_err(visit::refused)
+    }
+
+    /// Ends every tunnel: listeners at once, connections within `grace`, then links. Likewise the visits.
     pub(crate) async fn shutdown(&self, grace: Duration) {
         self.stopping.store(true, Ordering::Relaxed);
         let _changing = self.changing.lock().await;
         let handles = self.handles();
-        // A supervisor that has finished already is as it should be.
-        join_all(handles.iter().map(|handle| handle.finish(grace))).await;
-        self.supervisors.close();
-        self.supervisors.wait().await;
+        let tunnels = async {
+            // A supervisor that has finished already is as it should be.
+            join_all(handles.iter().map(|handle| handle.finish(grace))).await;
+            self.supervisors.close();
+            self.supervisors.wait().await;
+        };
+        tokio::join!(tunnels, self.visits.shutdown(grace));
     }
 
     /// Makes the set of tunnels what these specifications say.
@@ -257,6 +333,16 @@ impl Daemon {
     }
 }
 
+fn port_of_instance(wanted: &Wanted) -> Result<(&Instance, u16), Failure> {
+    match &wanted.target {
+        Target::Instance { instance, port } => Ok((instance, *port)),
+        Target::Rds { .. } | Target::Host { .. } => {
+            let doing = format!("`{}` is no port of an instance", wanted.target);
+            Err(Failure::new(Reason::Invalid, Remedy::Fix, doing))
+        }
+    }
+}
+
 /// Finds something for each name, or tells of every name for which there is nothing.
 fn all_or_unknown<T>(
     names: &[String],
@@ -270,7 +356,7 @@ fn all_or_unknown<T>(
             Some(value) => found.push(value),
             None => unknown.push(UnknownName {
                 name: name.clone(),
-                near: near(name, known),
+                near: near(name, known.iter().map(TunnelName::as_str)),
             }),
         }
     }
@@ -279,21 +365,6 @@ fn all_or_unknown<T>(
     } else {
         Err(Error::Unknown(unknown))
     }
-}
-
-/// Returns the names that could have been meant, the most alike first.
-fn near(name: &str, known: &[TunnelName]) -> Vec<TunnelName> {
-    let mut alike: Vec<_> = known
-        .iter()
-        .map(|candidate| (strsim::jaro_winkler(name, candidate.as_str()), candidate))
-        .filter(|(likeness, _)| *likeness >= ALIKE)
-        .collect();
-    alike.sort_by(|(left, _), (right, _)| right.total_cmp(left));
-    alike
-        .into_iter()
-        .take(SUGGESTIONS)
-        .map(|(_, candidate)| candidate.clone())
-        .collect()
 }
 
 #[cfg(test)]

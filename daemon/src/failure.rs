@@ -43,6 +43,8 @@ pub enum Reason {
     TargetRefused,
     /// The configuration asks for something that cannot work.
     Invalid,
+    /// The route's time for a stream was over: it cuts each after so long.
+    Expired,
 }
 
 /// What has to change before another attempt can succeed.

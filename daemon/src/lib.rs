@@ -1,6 +1,7 @@
 //! The daemon: everything that runs.
 //!
 //! ```text
+//!                       ┌──► visit ──┐
 //!   main ─► rpc ─► daemon ─► tunnel ─► transport ─► aws
 //!             │       │          │
 //!             └───────┴─ status ◄┘   (written by tunnel, read by rpc)
@@ -16,12 +17,14 @@ pub mod failure;
 pub mod limits;
 pub mod logging;
 mod meter;
+mod near;
 pub mod rpc;
 pub mod signals;
 mod socket_file;
 mod status;
 pub mod transport;
 mod tunnel;
+mod visit;
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -37,7 +40,7 @@ use crate::aws::Aws;
 use crate::config::Config;
 use crate::daemon::Daemon;
 use crate::rpc::{ControlSocket, ServeError};
-use crate::transport::{Ledger, Orphan, Shared};
+use crate::transport::{Ledger, Orphan, Shared, SshFiles};
 
 /// How long connections may take to end by themselves when the daemon stops: a query and its answer, and well within
 /// the 90 s after which systemd kills.
@@ -59,6 +62,8 @@ pub struct Options {
     pub aws: Arc<Aws>,
     /// The sessions open at AWS, and those that an earlier daemon left open.
     pub ledger: (Ledger, Vec<Orphan>),
+    /// What of a person's SSH is used, and the host keys that were learned.
+    pub ssh: SshFiles,
     /// Cancelled by a signal, or by the program itself when a client asked it to stop.
     pub stop: CancellationToken,
     /// Each message has the configuration read again.
@@ -76,6 +81,7 @@ pub async fn run(options: Options) -> Result<(), ServeError> {
         socket,
         aws,
         ledger: (ledger, orphans),
+        ssh,
         stop,
         mut reload,
     } = options;
@@ -83,6 +89,8 @@ pub async fn run(options: Options) -> Result<(), ServeError> {
     let shared = Arc::new(Shared {
         aws,
         ledger: Arc::new(ledger),
+        ssh,
+        endpoints: transport::Slots::default(),
         budget: transport::Budget::new(transport::RECEIVE_BUDGET),
         tasks: tasks.clone(),
     });
@@ -90,7 +98,8 @@ pub async fn run(options: Options) -> Result<(), ServeError> {
         stop.clone()
             .run_until_cancelled_owned(transport::end_orphans(Arc::clone(&shared), orphans)),
     );
-    let daemon = Daemon::start(config, Box::new(move |spec| transport::build(spec, &shared))).await;
+    let aws = Arc::clone(&shared.aws);
+    let daemon = Daemon::start(config, aws, Arc::new(move |spec| transport::build(spec, &shared))).await;
     let ended = CancellationToken::new();
     let mut serving = JoinSet::new();
     serving.spawn(rpc::serve(

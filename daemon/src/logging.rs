@@ -18,12 +18,13 @@ use tracing_subscriber::layer::{Layer, SubscriberExt};
 use tracing_subscriber::util::{SubscriberInitExt, TryInitError};
 
 /// Libraries that have much to say to their own developers; a target is every one that begins so.
-const CHATTY: [&str; 9] = [
+const CHATTY: [&str; 10] = [
     "aws_",
     "h2",
     "hyper",
     "hyper_util",
     "reqwest",
+    "russh",
     "rustls",
     "tokio_tungstenite",
     "tonic",
@@ -31,12 +32,14 @@ const CHATTY: [&str; 9] = [
 ];
 
 /// Libraries that show secrets or payload below `info`: the canonical request and its signature (aws_sigv4), requests
-/// with their headers (aws_smithy_runtime), whole messages (tungstenite), headers (h2, hyper).
-const SECRETIVE: [&str; 6] = [
+/// with their headers (aws_smithy_runtime), whole messages (tungstenite), headers (h2, hyper),
+/// what is signed (russh).
+const SECRETIVE: [&str; 7] = [
     "aws_sigv4",
     "aws_smithy",
     "h2",
     "hyper",
+    "russh",
     "tokio_tungstenite",
     "tungstenite",
 ];

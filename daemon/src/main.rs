@@ -17,7 +17,7 @@ use tunneld::connector::Environment;
 use tunneld::failure::Failure;
 use tunneld::rpc::{BindError, ControlSocket};
 use tunneld::signals::Signals;
-use tunneld::transport::Ledger;
+use tunneld::transport::{Ledger, SshFiles};
 use tunneld::{Options, limits, logging, rpc};
 
 /// Exit code for wrong arguments and for a configuration with problems.
@@ -114,8 +114,10 @@ async fn run(config: Config, socket: Option<&Path>, state: Option<&Path>) -> Res
     // First of all, so that a signal during the start is not lost.
     let signals = Signals::install().context("cannot handle signals")?;
     let socket = ControlSocket::bind(&rpc::default_path(socket)?)?;
-    let aws = Arc::new(Aws::new(Environment::from_process())?);
+    let environment = Environment::from_process();
     let folder = state_folder(state)?;
+    let ssh = SshFiles::new(&folder, &environment);
+    let aws = Arc::new(Aws::new(environment)?);
     let ledger = Ledger::open(&folder)
         .with_context(|| format!("cannot keep the list of open sessions in `{}`", folder.display()))?;
     let stop = CancellationToken::new();
@@ -125,6 +127,7 @@ async fn run(config: Config, socket: Option<&Path>, state: Option<&Path>) -> Res
         socket,
         aws,
         ledger,
+        ssh,
         stop: stop.clone(),
         reload,
     };

@@ -17,6 +17,7 @@ pub(crate) struct Meter {
     presence: watch::Sender<Presence>,
     connections_total: AtomicU64,
     connections_failed: AtomicU64,
+    connections_expired: AtomicU64,
     bytes_in: AtomicU64,
     bytes_out: AtomicU64,
     links_lost: AtomicU64,
@@ -40,6 +41,8 @@ pub(crate) struct Traffic {
     pub(crate) connections_total: u64,
     /// Connections that ended with an error.
     pub(crate) connections_failed: u64,
+    /// Those of them that were cut because their route's time was over.
+    pub(crate) connections_expired: u64,
     /// Bytes from the target to local clients.
     pub(crate) bytes_in: u64,
     /// Bytes from local clients to the target.
@@ -58,6 +61,7 @@ impl Meter {
             connections,
             connections_total: self.connections_total.load(Ordering::Relaxed),
             connections_failed: self.connections_failed.load(Ordering::Relaxed),
+            connections_expired: self.connections_expired.load(Ordering::Relaxed),
             bytes_in: self.bytes_in.load(Ordering::Relaxed),
             bytes_out: self.bytes_out.load(Ordering::Relaxed),
             held,
@@ -90,6 +94,11 @@ impl Meter {
     /// Counts a connection that ended with an error.
     pub(crate) fn connection_failed(&self) {
         self.connections_failed.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// Counts a connection that was cut because its route's time was over.
+    pub(crate) fn connection_expired(&self) {
+        self.connections_expired.fetch_add(1, Ordering::Relaxed);
     }
 
     /// Counts bytes that the target sent.

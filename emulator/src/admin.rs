@@ -17,6 +17,10 @@
 //! POST   /_emulator/restart-agents[?for=1s] ends every session; no agent is online for that long
 //! POST   /_emulator/rotate-credentials      replaces the long-term key; the one before has expired
 //! POST   /_emulator/tasks/ID/stop           stops an ECS task, whose sessions end
+//! GET    /_emulator/tunnels                 every tunnel of an endpoint of Instance Connect, open or ended
+//! POST   /_emulator/tunnels/end?how=reset   ends the open ones; or fin, or close&code=1011&reason=…
+//! PUT    /_emulator/endpoints/ID?state=…    changes the state of an endpoint
+//! GET    /_emulator/keys?instance=…&user=…  the public keys by which a user can log in, as `authorized_keys` has them
 //! GET    /_emulator/calls                   how often each operation was called
 //! ```
 
@@ -32,6 +36,8 @@ use percent_encoding::percent_decode_str;
 use serde_json::{Value, json};
 
 use crate::conditions::Conditions;
+use crate::config::EndpointState;
+use crate::eice::TunnelEnd;
 use crate::faults::FaultError;
 use crate::network::Outage;
 use crate::sessions::SessionSummary;
@@ -57,6 +63,9 @@ pub(crate) fn answer(world: &World, request: &Parts, body: &[u8]) -> Response<Fu
                 respond(StatusCode::NOT_FOUND, &json!({ "error": error }))
             }
         };
+    }
+    if let (&Method::PUT, Some(id)) = (&request.method, path.strip_prefix("endpoints/")) {
+        return set_endpoint_state(world, request, id);
     }
     match (&request.method, path, name) {
         (&Method::PUT, _, Some(name)) => {
@@ -103,6 +112,9 @@ pub(crate) fn answer(world: &World, request: &Parts, body: &[u8]) -> Response<Fu
         (&Method::POST, "rotate-credentials", None) => {
             respond(StatusCode::OK, &json!(world.rotate_credentials()))
         }
+        (&Method::GET, "tunnels", None) => respond(StatusCode::OK, &json!(world.tunnels.all())),
+        (&Method::POST, "tunnels/end", None) => end_tunnels(world, request),
+        (&Method::GET, "keys", None) => authorized_keys(world, request),
         (&Method::GET, "calls", None) => respond(StatusCode::OK, &json!(world.calls.all())),
         (method, path, _) => {
             let error = format!("there is no {method} {PREFIX}{path}");
@@ -144,6 +156,60 @@ fn begin_outage(world: &World, request: &Parts) -> Response<Full<Bytes>> {
     };
     world.network.begin(outage);
     respond(StatusCode::OK, &json!({ "outage": kind }))
+}
+
+fn set_endpoint_state(world: &World, request: &Parts, id: &str) -> Response<Full<Bytes>> {
+    let wanted = parameter(request, "state").unwrap_or_default();
+    let Some(state) = EndpointState::ALL.iter().find(|state| state.name() == wanted) else {
+        let names: Vec<&str> = EndpointState::ALL.iter().map(|state| state.name()).collect();
+        return refuse(&format!(
+            "`{wanted}` is no state: allowed are {}",
+            names.join(", ")
+        ));
+    };
+    match world.set_endpoint_state(id, *state) {
+        true => respond(StatusCode::OK, &json!({ "id": id, "state": wanted })),
+        false => {
+            let error = format!("there is no endpoint `{id}`");
+            respond(StatusCode::NOT_FOUND, &json!({ "error": error }))
+        }
+    }
+}
+
+fn end_tunnels(world: &World, request: &Parts) -> Response<Full<Bytes>> {
+    let end = match parameter(request, "how").as_deref() {
+        None | Some("reset") => TunnelEnd::Reset,
+        Some("fin") => TunnelEnd::Fin,
+        Some("close") => {
+            let code = parameter(request, "code").unwrap_or_else(|| "1000".to_owned());
+            let Ok(code @ 1000..=4999) = code.parse() else {
+                return refuse(&format!("`{code}` is no close code: allowed are 1000 to 4999"));
+            };
+            TunnelEnd::Close(code, parameter(request, "reason").unwrap_or_default())
+        }
+        Some(other) => {
+            return refuse(&format!(
+                "`{other}` is no end: allowed are `reset`, `fin` and `close`"
+            ));
+        }
+    };
+    respond(StatusCode::OK, &json!({ "ended": world.tunnels.end(&end) }))
+}
+
+/// Answers what a server for SSH asks by its AuthorizedKeysCommand: lines of text.
+fn authorized_keys(world: &World, request: &Parts) -> Response<Full<Bytes>> {
+    let (Some(instance), Some(user)) = (parameter(request, "instance"), parameter(request, "user")) else {
+        return refuse("`instance` and `user` are needed");
+    };
+    let lines: String = world
+        .authorized_keys(&instance, &user)
+        .iter()
+        .map(|key| format!("{key}\n"))
+        .collect();
+    let mut response = Response::new(Full::from(lines));
+    let content_type = http::HeaderValue::from_static("text/plain");
+    response.headers_mut().insert(CONTENT_TYPE, content_type);
+    response
 }
 
 /// Returns a value of the query.

@@ -8,6 +8,8 @@ use rustls::pki_types::PrivateKeyDer;
 use thiserror::Error;
 use tokio_rustls::TlsAcceptor;
 
+use crate::config::DnsNames;
+
 /// Why no certificate could be made.
 #[derive(Debug, Error)]
 pub enum AuthorityError {
@@ -40,6 +42,7 @@ impl Authority {
             .into();
         // A wildcard stands for one label: ssm.REGION.amazonaws.com needs its own.
         names.extend(regions.iter().map(|region| format!("*.{region}.amazonaws.com")));
+        names.extend(regions.iter().flat_map(|region| DnsNames::wildcards(region)));
         let key = KeyPair::generate()?;
         let mut leaf = CertificateParams::new(names)?;
         leaf.distinguished_name

@@ -4,16 +4,23 @@
 //! is checked once, all problems together, so that a built `Config` is a good one.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::path::{Path, PathBuf};
 
 use serde::Deserialize;
 use thiserror::Error;
 
 mod credentials;
+mod databases;
+mod endpoints;
+mod instances;
 mod tasks;
 
 pub use credentials::Credentials;
+pub(crate) use databases::{Database, DatabaseKind};
+pub use endpoints::EndpointState;
+pub(crate) use endpoints::{DnsNames, Endpoint};
+pub(crate) use instances::{Agent, Forwarding, Instance, InstanceState, SSH};
 pub(crate) use tasks::{ExecAgent, Task, TaskStatus};
 
 /// A fake AWS account: who may call, and what there is to find.
@@ -38,6 +45,9 @@ pub struct Config {
     pub(crate) tasks: Vec<Task>,
     #[serde(default)]
     pub(crate) databases: Vec<Database>,
+    /// Endpoints of EC2 Instance Connect.
+    #[serde(default)]
+    pub(crate) endpoints: Vec<Endpoint>,
     #[serde(default)]
     pub(crate) hosts: Vec<Host>,
 }
@@ -61,78 +71,7 @@ pub(crate) enum ResumeAfterEnd {
     DoesNotExist,
 }
 
-/// An EC2 instance (`i-…`) or a machine of one's own with an agent (`mi-…`, unknown to EC2).
-#[derive(Debug, Clone, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub(crate) struct Instance {
-    pub(crate) id: String,
-    pub(crate) region: Option<String>,
-    /// The tag `Name`.
-    pub(crate) name: Option<String>,
-    #[serde(default)]
-    pub(crate) tags: BTreeMap<String, String>,
-    #[serde(default)]
-    pub(crate) state: InstanceState,
-    pub(crate) private_address: Option<std::net::IpAddr>,
-    /// Absent: no agent has ever registered.
-    pub(crate) ssm: Option<Agent>,
-    /// What listens on the instance, and where that really is.
-    #[serde(default)]
-    pub(crate) ports: BTreeMap<u16, SocketAddr>,
-}
-
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Deserialize)]
-#[serde(rename_all = "kebab-case")]
-pub(crate) enum InstanceState {
-    Pending,
-    #[default]
-    Running,
-    ShuttingDown,
-    Terminated,
-    Stopping,
-    Stopped,
-}
-
-/// The SSM agent of an instance.
-#[derive(Debug, Clone, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub(crate) struct Agent {
-    #[serde(default, rename = "agent")]
-    pub(crate) kind: crate::gateway::AgentKind,
-    #[serde(default = "default_agent_version")]
-    pub(crate) version: String,
-    #[serde(default = "yes")]
-    pub(crate) online: bool,
-    /// RFC 3339; absent: it pinged just now.
-    pub(crate) last_ping: Option<String>,
-}
-
-#[derive(Debug, Clone, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub(crate) struct Database {
-    pub(crate) id: String,
-    pub(crate) region: Option<String>,
-    #[serde(default)]
-    pub(crate) kind: DatabaseKind,
-    pub(crate) engine: String,
-    /// The endpoint's name (the writer's, of a cluster), resolved by the agent's side alone.
-    pub(crate) host: String,
-    /// The reader endpoint of a cluster.
-    pub(crate) reader_host: Option<String>,
-    pub(crate) port: u16,
-    /// Where it really is.
-    pub(crate) address: SocketAddr,
-}
-
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord, Deserialize)]
-#[serde(rename_all = "kebab-case")]
-pub(crate) enum DatabaseKind {
-    #[default]
-    Instance,
-    Cluster,
-}
-
-/// Any other host that an agent can reach.
+/// Any other host that an agent or a server for SSH can reach.
 #[derive(Debug, Clone, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(crate) struct Host {
@@ -213,6 +152,37 @@ impl Config {
             .filter(move |database| self.region_of(database.region.as_deref()) == region)
     }
 
+    /// Returns the endpoints of EC2 Instance Connect in a region.
+    pub(crate) fn endpoints_in<'a>(&'a self, region: &'a str) -> impl Iterator<Item = &'a Endpoint> {
+        self.endpoints
+            .iter()
+            .filter(move |endpoint| self.region_of(endpoint.region.as_deref()) == region)
+    }
+
+    /// Returns the instance that has this address in its VPC.
+    pub(crate) fn instance_at(&self, address: IpAddr) -> Option<&Instance> {
+        self.instances
+            .iter()
+            .find(|instance| instance.addresses().any(|of_it| of_it == address))
+    }
+
+    /// Returns where a port of an address really is, as seen from an endpoint of Instance Connect.
+    pub(crate) fn address_behind(
+        &self,
+        endpoint: &Endpoint,
+        address: IpAddr,
+        port: u16,
+    ) -> Option<SocketAddr> {
+        if !endpoint.address_type.reaches(address) {
+            return None;
+        }
+        let Some(instance) = self.instance_at(address) else {
+            return self.address_of(&BTreeMap::new(), &address.to_string(), port);
+        };
+        let is_there = instance.vpc == endpoint.vpc && instance.state == InstanceState::Running;
+        instance.ports.get(&port).copied().filter(|_| is_there)
+    }
+
     /// Returns where `host:port` really is, as seen from a place with these ports of its own.
     pub(crate) fn address_of(
         &self,
@@ -231,10 +201,7 @@ impl Config {
             .databases
             .iter()
             .find(|database| database.port == port && database.endpoints().any(|endpoint| endpoint == host));
-        let neighbour = self
-            .instances
-            .iter()
-            .find(|other| other.private_address.is_some_and(|ip| ip.to_string() == host));
+        let neighbour = host.parse().ok().and_then(|address| self.instance_at(address));
         listed
             .map(|other| other.address)
             .or(database.map(|database| database.address))
@@ -255,39 +222,15 @@ impl Config {
         if self.page_size == Some(0) {
             problems.push("`page_size` is 0: a page holds at least one entry".to_owned());
         }
-        let mut seen = BTreeSet::new();
         for instance in &self.instances {
-            let id = &instance.id;
-            if !seen.insert(id) {
-                problems.push(format!("instance `{id}` is there twice"));
-            }
-            if !(id.starts_with("i-") || id.starts_with("mi-")) {
-                problems.push(format!("instance `{id}`: an id begins with `i-` or `mi-`"));
-            }
-            if id.starts_with("mi-") && instance.ssm.is_none() {
-                problems.push(format!(
-                    "instance `{id}`: a managed instance is known by its agent: add `ssm = {{}}`"
-                ));
-            }
-            if instance.tags.contains_key("Name") && instance.name.is_some() {
-                problems.push(format!(
-                    "instance `{id}`: give the name as `name` or as the tag `Name`, not both"
-                ));
-            }
-            if let Some(agent) = &instance.ssm {
-                agent.check(&format!("instance `{id}`"), &mut problems);
-            }
+            instance.check(&mut problems);
             self.check_region(
-                &format!("instance `{id}`"),
+                &format!("instance `{}`", instance.id),
                 instance.region.as_deref(),
                 &mut problems,
             );
         }
-        let mut seen = BTreeSet::new();
         for task in &self.tasks {
-            if !seen.insert(&task.id) {
-                problems.push(format!("task `{}` is there twice", task.id));
-            }
             task.check(&mut problems);
             self.check_region(
                 &format!("task `{}`", task.id),
@@ -295,23 +238,43 @@ impl Config {
                 &mut problems,
             );
         }
-        let mut seen = BTreeSet::new();
         for database in &self.databases {
-            let id = &database.id;
-            let region = self.region_of(database.region.as_deref());
-            if !seen.insert((database.kind, region, id.to_ascii_lowercase())) {
-                problems.push(format!("database `{id}` is there twice"));
-            }
-            if database.kind == DatabaseKind::Instance && database.reader_host.is_some() {
-                problems.push(format!("database `{id}`: only a cluster has a `reader_host`"));
-            }
+            database.check(&mut problems);
             self.check_region(
-                &format!("database `{id}`"),
+                &format!("database `{}`", database.id),
                 database.region.as_deref(),
                 &mut problems,
             );
         }
+        for endpoint in &self.endpoints {
+            endpoint.check(&mut problems);
+            self.check_region(
+                &format!("endpoint `{}`", endpoint.id),
+                endpoint.region.as_deref(),
+                &mut problems,
+            );
+        }
+        self.check_twins(&mut problems);
         problems
+    }
+
+    fn check_twins(&self, problems: &mut Vec<String>) {
+        let instances = self.instances.iter().map(|instance| ("instance", &instance.id));
+        let tasks = self.tasks.iter().map(|task| ("task", &task.id));
+        let endpoints = self.endpoints.iter().map(|endpoint| ("endpoint", &endpoint.id));
+        let mut seen = BTreeSet::new();
+        for (kind, id) in instances.chain(tasks).chain(endpoints) {
+            if !seen.insert((kind, id)) {
+                problems.push(format!("{kind} `{id}` is there twice"));
+            }
+        }
+        let mut seen = BTreeSet::new();
+        for database in &self.databases {
+            let region = self.region_of(database.region.as_deref());
+            if !seen.insert((database.kind, region, database.id.to_ascii_lowercase())) {
+                problems.push(format!("database `{}` is there twice", database.id));
+            }
+        }
     }
 
     fn check_region(&self, whose: &str, region: Option<&str>, problems: &mut Vec<String>) {
@@ -319,63 +282,6 @@ impl Config {
             && !self.regions.iter().any(|known| known == region)
         {
             problems.push(format!("{whose}: region `{region}` is not among `regions`"));
-        }
-    }
-}
-
-impl Instance {
-    /// Returns all tags, `Name` included.
-    pub(crate) fn all_tags(&self) -> impl Iterator<Item = (&str, &str)> {
-        let name = self.name.iter().map(|name| ("Name", name.as_str()));
-        name.chain(
-            self.tags
-                .iter()
-                .map(|(key, value)| (key.as_str(), value.as_str())),
-        )
-    }
-
-    /// Returns whether EC2 knows the instance.
-    pub(crate) fn is_of_ec2(&self) -> bool {
-        self.id.starts_with("i-")
-    }
-}
-
-impl Agent {
-    fn check(&self, whose: &str, problems: &mut Vec<String>) {
-        if self.version.split('.').any(|part| part.parse::<u32>().is_err()) {
-            problems.push(format!(
-                "{whose}: agent version `{}` is not like `3.3.1142.0`",
-                self.version
-            ));
-        }
-        if let Some(last_ping) = &self.last_ping
-            && humantime::parse_rfc3339_weak(last_ping).is_err()
-        {
-            problems.push(format!(
-                "{whose}: last_ping `{last_ping}` is not like `2025-06-01T12:00:00Z`"
-            ));
-        }
-    }
-}
-
-impl Database {
-    fn endpoints(&self) -> impl Iterator<Item = &str> {
-        [Some(self.host.as_str()), self.reader_host.as_deref()]
-            .into_iter()
-            .flatten()
-    }
-}
-
-impl InstanceState {
-    /// Returns the number and the name that EC2 gives the state.
-    pub(crate) fn code_and_name(self) -> (u16, &'static str) {
-        match self {
-            Self::Pending => (0, "pending"),
-            Self::Running => (16, "running"),
-            Self::ShuttingDown => (32, "shutting-down"),
-            Self::Terminated => (48, "terminated"),
-            Self::Stopping => (64, "stopping"),
-            Self::Stopped => (80, "stopped"),
         }
     }
 }
@@ -388,12 +294,16 @@ fn default_regions() -> Vec<String> {
     vec!["ap-northeast-1".to_owned()]
 }
 
-fn default_agent_version() -> String {
-    "3.3.1142.0".to_owned()
+fn default_vpc() -> String {
+    "vpc-0123456789abcdef0".to_owned()
 }
 
-fn yes() -> bool {
-    true
+fn default_subnet() -> String {
+    "subnet-0123456789abcdef0".to_owned()
+}
+
+fn default_security_groups() -> Vec<String> {
+    vec!["sg-0123456789abcdef0".to_owned()]
 }
 
 #[cfg(test)]
@@ -404,7 +314,7 @@ mod tests {
     fn the_example_file_is_a_good_configuration() {
         let config = Config::parse(include_str!("../example.toml")).expect("example.toml parses");
         assert!(!config.instances.is_empty() && !config.databases.is_empty() && !config.hosts.is_empty());
-        assert!(!config.tasks.is_empty());
+        assert!(!config.tasks.is_empty() && !config.endpoints.is_empty());
     }
 
     #[test]

@@ -1,6 +1,6 @@
 //! What goes wrong on purpose, switched on by name.
 //!
-//! A fault is written `NAME`, `NAME=SUBJECT` (a fault of one instance) and `NAME*COUNT` (that many times, then no
+//! A fault is written `NAME`, `NAME=SUBJECT` (a fault of one instance, say) and `NAME*COUNT` (that many times, then no
 //! longer): `agent-offline=i-0abc`, `throttle-start-session*3`.
 
 use std::collections::BTreeMap;
@@ -20,6 +20,16 @@ pub(crate) enum Fault {
     ResumeSaysGone,
     TokenExpires,
     UnknownHost,
+    SendKeyDenied,
+    ThrottleSendKey,
+    SendKeyUnavailable,
+    EiceDenied,
+    EiceThrottled,
+    EiceFails,
+    EiceDropsUpgrade,
+    EiceStallsUpgrade,
+    EiceUnreachable,
+    EiceSendsText,
 }
 
 impl Fault {
@@ -32,6 +42,16 @@ impl Fault {
         Self::ResumeSaysGone,
         Self::TokenExpires,
         Self::UnknownHost,
+        Self::SendKeyDenied,
+        Self::ThrottleSendKey,
+        Self::SendKeyUnavailable,
+        Self::EiceDenied,
+        Self::EiceThrottled,
+        Self::EiceFails,
+        Self::EiceDropsUpgrade,
+        Self::EiceStallsUpgrade,
+        Self::EiceUnreachable,
+        Self::EiceSendsText,
     ];
 
     fn name(self) -> &'static str {
@@ -44,6 +64,16 @@ impl Fault {
             Self::ResumeSaysGone => "resume-says-gone",
             Self::TokenExpires => "token-expires",
             Self::UnknownHost => "unknown-host",
+            Self::SendKeyDenied => "send-key-denied",
+            Self::ThrottleSendKey => "throttle-send-key",
+            Self::SendKeyUnavailable => "send-key-unavailable",
+            Self::EiceDenied => "eice-denied",
+            Self::EiceThrottled => "eice-throttled",
+            Self::EiceFails => "eice-fails",
+            Self::EiceDropsUpgrade => "eice-drops-upgrade",
+            Self::EiceStallsUpgrade => "eice-stalls-upgrade",
+            Self::EiceUnreachable => "eice-unreachable",
+            Self::EiceSendsText => "eice-sends-text",
         }
     }
 
@@ -61,19 +91,42 @@ impl Fault {
                 "the token of StartSession or ResumeSession opens no websocket: it has expired"
             }
             Self::UnknownHost => "the agent cannot resolve the target of a new session",
+            Self::SendKeyDenied => "SendSSHPublicKey answers AuthException (=INSTANCE: for that one alone)",
+            Self::ThrottleSendKey => "SendSSHPublicKey answers ThrottlingException",
+            Self::SendKeyUnavailable => "SendSSHPublicKey answers EC2InstanceUnavailableException",
+            Self::EiceDenied => {
+                "a tunnel is refused with AccessDeniedException (=ENDPOINT: by that one alone)"
+            }
+            Self::EiceThrottled => "a tunnel is refused with status 429",
+            Self::EiceFails => "a tunnel is refused with status 503",
+            Self::EiceDropsUpgrade => "the connection of a tunnel is reset before it is answered",
+            Self::EiceStallsUpgrade => "a tunnel is never answered",
+            Self::EiceUnreachable => "a tunnel cannot reach its target (=ADDRESS: that one alone)",
+            Self::EiceSendsText => "a tunnel sends a text message before the next bytes of its target",
         }
     }
 
-    /// Whether the fault can concern one instance alone.
+    /// Whether the fault can concern one instance, endpoint or address alone.
     fn has_subject(self) -> bool {
         match self {
-            Self::AgentOffline | Self::StartSessionDenied => true,
+            Self::AgentOffline
+            | Self::StartSessionDenied
+            | Self::SendKeyDenied
+            | Self::EiceDenied
+            | Self::EiceUnreachable => true,
             Self::ExpiredToken
             | Self::ThrottleStartSession
             | Self::ResumeFails
             | Self::ResumeSaysGone
             | Self::TokenExpires
-            | Self::UnknownHost => false,
+            | Self::UnknownHost
+            | Self::ThrottleSendKey
+            | Self::SendKeyUnavailable
+            | Self::EiceThrottled
+            | Self::EiceFails
+            | Self::EiceDropsUpgrade
+            | Self::EiceStallsUpgrade
+            | Self::EiceSendsText => false,
         }
     }
 }
@@ -95,7 +148,7 @@ enum Times {
 pub struct ActiveFault {
     /// Its name.
     pub name: &'static str,
-    /// The one instance that it concerns; `None`: all.
+    /// The one instance, endpoint or address that it concerns; `None`: all.
     pub subject: Option<String>,
     /// How many times it will strike; `None`: for ever.
     pub left: Option<u32>,
@@ -107,7 +160,7 @@ pub enum FaultError {
     /// No fault has that name.
     #[error("there is no fault `{0}`; `tunneld-emulator --list-faults` names them")]
     Unknown(String),
-    /// The fault is not of one instance.
+    /// The fault is not of one thing.
     #[error("the fault `{0}` has no subject")]
     NoSubject(&'static str),
     /// What follows the `*` is not a number of times.

@@ -1,5 +1,5 @@
-//! A small fake AWS on one loopback port: what our calls need of SSM, EC2, ECS, RDS and STS, and the SSM data
-//! channel with an agent behind it.
+//! A small fake AWS on one loopback port: what our calls need of SSM, EC2, EC2 Instance Connect, ECS, RDS and STS, the
+//! SSM data channel with an agent behind it, and the tunnels of Instance Connect's endpoints.
 //!
 //! Every request's signature is verified against the emulator's own fake keys; wire formats and errors are those of
 //! AWS. It never listens beyond loopback, because whoever reaches it reaches every port that it is told of.
@@ -29,15 +29,20 @@ mod clock;
 mod conditions;
 mod config;
 mod documents;
+mod eice;
 mod faults;
 mod gateway;
 mod keys;
 mod network;
+mod proxy;
+mod pushed_keys;
 mod server;
 mod sessions;
 mod sigv4;
 mod socket;
+mod ssh_server;
 mod upgrade;
+mod websocket;
 mod world;
 
 use std::collections::BTreeMap;
@@ -52,15 +57,18 @@ use tokio_util::sync::CancellationToken;
 
 pub use authority::AuthorityError;
 pub use conditions::{
-    AbsentClient, AgentConditions, AgentTimer, ChannelClosedForm, Conditions, ConditionsError, Dials,
-    FaultFile, Fragments, LineConditions, Noise, ServiceConditions, StartPublication,
+    AbsentClient, AgentConditions, AgentTimer, ChannelClosedForm, Conditions, ConditionsError,
+    ConnectConditions, Dials, FaultFile, Fragments, LineConditions, Noise, ServiceConditions,
+    StartPublication, TunnelExpiry, TunnelMessages,
 };
-pub use config::{Config, ConfigError, Credentials};
+pub use config::{Config, ConfigError, Credentials, EndpointState};
+pub use eice::{TunnelEnd, TunnelSummary};
 pub use faults::{ActiveFault, FaultError, Faults};
 pub use network::Outage;
 pub use sessions::SessionSummary;
 
 use authority::Authority;
+use ssh_server::SshServers;
 use world::World;
 
 /// How long a shutdown waits for sessions to drain. An agent drains for at most two seconds.
@@ -100,7 +108,7 @@ impl Emulator {
     }
 
     /// Starts an emulator on a loopback address; port 0 takes a free one.
-    pub async fn start_on(config: Config, address: SocketAddr) -> Result<Self, StartError> {
+    pub async fn start_on(mut config: Config, address: SocketAddr) -> Result<Self, StartError> {
         if !address.ip().is_loopback() {
             return Err(StartError::NotLoopback(address));
         }
@@ -108,8 +116,10 @@ impl Emulator {
         let listen = |source| StartError::Listen { address, source };
         let listener = TcpListener::bind(address).await.map_err(listen)?;
         let address = listener.local_addr().map_err(listen)?;
+        let ssh_servers = SshServers::open(&mut config).await.map_err(listen)?;
         let world = Arc::new(World::new(config));
         let stop = CancellationToken::new();
+        ssh_servers.serve(&world, &stop);
         let accepting = server::serve(listener, authority.acceptor, Arc::clone(&world), stop.clone());
         world.tasks.spawn(accepting);
         Ok(Self {
@@ -140,7 +150,8 @@ impl Emulator {
         &self.ca_pem
     }
 
-    /// Returns the environment that points any SDK, the AWS CLI and its plugin at the plain endpoint.
+    /// Returns the environment that points any SDK, the AWS CLI and its plugin at the plain endpoint, and tunneld's
+    /// tunnels of Instance Connect too.
     pub fn environment(&self) -> BTreeMap<&'static str, String> {
         let config = &self.world.config;
         let region = config.region_of(None);
@@ -152,6 +163,7 @@ impl Emulator {
             ("AWS_EC2_METADATA_DISABLED", "true".to_owned()),
             ("AWS_ENDPOINT_URL", self.url()),
             ("AWS_REGION", region.to_owned()),
+            ("TUNNELD_ENDPOINT_URL_EICE", format!("ws://{}", self.address)),
         ]);
         if let Some(token) = credentials.session_token {
             environment.insert("AWS_SESSION_TOKEN", token);
@@ -164,6 +176,7 @@ impl Emulator {
         let mut environment = self.environment();
         environment.insert("AWS_ENDPOINT_URL", self.tls_url());
         environment.insert("AWS_CA_BUNDLE", ca_file.display().to_string());
+        environment.insert("TUNNELD_ENDPOINT_URL_EICE", format!("wss://{}", self.address));
         environment
     }
 
@@ -180,6 +193,36 @@ impl Emulator {
     /// Returns the ended sessions, oldest first, each with what ended it.
     pub fn ended_sessions(&self) -> Vec<SessionSummary> {
         self.summaries(|session| session.ended.is_some())
+    }
+
+    /// Returns the open tunnels of Instance Connect's endpoints, oldest first.
+    pub fn tunnels(&self) -> Vec<TunnelSummary> {
+        let mut tunnels = self.world.tunnels.all();
+        tunnels.retain(|tunnel| tunnel.ended.is_none());
+        tunnels
+    }
+
+    /// Returns the ended tunnels, oldest first, each with what ended it.
+    pub fn ended_tunnels(&self) -> Vec<TunnelSummary> {
+        let mut tunnels = self.world.tunnels.all();
+        tunnels.retain(|tunnel| tunnel.ended.is_some());
+        tunnels
+    }
+
+    /// Ends every open tunnel in this way, and returns how many those are.
+    pub fn end_tunnels(&self, end: &TunnelEnd) -> usize {
+        self.world.tunnels.end(end)
+    }
+
+    /// Changes the state of an endpoint of Instance Connect; returns whether there is one. Open tunnels live on.
+    pub fn set_endpoint_state(&self, id: &str, state: EndpointState) -> bool {
+        self.world.set_endpoint_state(id, state)
+    }
+
+    /// Returns the public keys by which a user can log in to an instance at this moment, as lines of
+    /// `authorized_keys`. A server of one's own gets them from `/_emulator/keys?instance=…&user=…`.
+    pub fn authorized_keys(&self, instance: &str, user: &str) -> Vec<String> {
+        self.world.authorized_keys(instance, user)
     }
 
     /// Returns the conditions under which clients are served.
@@ -251,7 +294,7 @@ impl Emulator {
     }
 
     /// Returns how often each operation was called, by names such as `ssm:StartSession`; websocket upgrades are
-    /// `ssmmessages:OpenDataChannel`.
+    /// `ssmmessages:OpenDataChannel` and `ec2-instance-connect:OpenTunnel`.
     pub fn calls(&self) -> BTreeMap<String, u64> {
         self.world.calls.all()
     }
@@ -273,6 +316,7 @@ impl Emulator {
         for session in self.world.sessions.all() {
             session.terminate("the emulator stopped");
         }
+        self.world.tunnels.end(&TunnelEnd::Reset);
     }
 
     fn summaries(&self, of: impl Fn(&SessionSummary) -> bool) -> Vec<SessionSummary> {

@@ -118,14 +118,17 @@ fn print_notes(emulator: &Emulator) -> io::Result<()> {
     writeln!(
         talk,
         "\
-serving SSM, EC2, ECS, RDS, STS and SSM data channels on {plain} and {encrypted}
-faults, conditions, sessions and calls: {plain}/_emulator/faults, …/conditions, …/sessions, …/calls
+serving SSM, EC2, EC2 Instance Connect, ECS, RDS, STS, SSM data channels and tunnels on {plain} and {encrypted}
+faults, conditions, sessions, tunnels and calls: {plain}/_emulator/faults, …/conditions, …/sessions, …/tunnels, …/calls
 to do at once: POST …/cut, …/recycle, …/freeze, …/outage (DELETE ends it), …/agent-outage?for=2s, …/restart-agents,
-…/rotate-credentials
+…/rotate-credentials, …/tunnels/end?how=reset
 With the official AWS CLI and session-manager-plugin (up to 1.2.835: later ones refuse a host that is not AWS's),
 in a shell that has the exported lines:
     aws ssm start-session --target INSTANCE --document-name AWS-StartPortForwardingSession \\
-        --parameters portNumber=PORT,localPortNumber=LOCAL"
+        --parameters portNumber=PORT,localPortNumber=LOCAL
+With the official AWS CLI of version 2, which takes HTTPS_PROXY={plain} and trusts the file of --ca-file as
+SSL_CERT_FILE:
+    aws ec2-instance-connect open-tunnel --instance-id INSTANCE --local-port LOCAL"
     )
 }
 

@@ -3,7 +3,8 @@
 //! ```text
 //!              ┌─ 0x16 ─► TLS ─┐          ┌─ /_emulator/…        ─► admin
 //! TCP ─ peek ──┤               ├─ HTTP/1 ─┼─ /v1/data-channel/…  ─► upgrade ─► a session's gateway
-//!              └───────────────┘          └─ POST /              ─► api
+//!       ▲  │   └───────────────┘          ├─ /openTunnel         ─► eice    ─► a tunnel
+//!       └──┘ CONNECT                      └─ POST /              ─► api
 //! ```
 
 use std::convert::Infallible;
@@ -26,9 +27,9 @@ use tokio_util::sync::CancellationToken;
 use crate::clock::wall_clock;
 use crate::network::Outage;
 use crate::sigv4::LONGEST_TARGET;
-use crate::socket::SocketControl;
+use crate::socket::{ClientSocket, SocketControl};
 use crate::world::World;
-use crate::{admin, api, upgrade};
+use crate::{admin, api, eice, proxy, upgrade};
 
 /// Largest request body taken. The largest real one is a list of a few hundred ids.
 const LARGEST_BODY: usize = 1024 * 1024;
@@ -83,9 +84,8 @@ async fn connection(tcp: TcpStream, acceptor: TlsAcceptor, world: Arc<World>) ->
     tcp.set_nodelay(true)?;
     let (mut socket, outage) = world.network.accept(tcp);
     let control = socket.control();
-    let mut first_bytes = [0; FIRST_BYTES];
-    let length = tokio::time::timeout(PATIENCE, socket.peek(&mut first_bytes)).await??;
-    let first_bytes = &first_bytes[..length];
+    let mut buffer = [0; FIRST_BYTES];
+    let mut first_bytes = peek(&mut socket, &mut buffer).await?;
     if is_for_admin(first_bytes) {
         control.spare();
     } else {
@@ -97,6 +97,10 @@ async fn connection(tcp: TcpStream, acceptor: TlsAcceptor, world: Arc<World>) ->
                 std::future::pending::<()>().await;
             }
         }
+    }
+    if first_bytes.starts_with(proxy::METHOD) {
+        tokio::time::timeout(PATIENCE, proxy::connect(&mut socket)).await??;
+        first_bytes = peek(&mut socket, &mut buffer).await?;
     }
     match first_bytes.first() {
         None => Ok(()),
@@ -110,6 +114,11 @@ async fn connection(tcp: TcpStream, acceptor: TlsAcceptor, world: Arc<World>) ->
             http(socket, world, Door { encrypted, control }).await
         }
     }
+}
+
+async fn peek<'b>(socket: &mut ClientSocket, buffer: &'b mut [u8]) -> io::Result<&'b [u8]> {
+    let length = tokio::time::timeout(PATIENCE, socket.peek(buffer)).await??;
+    Ok(&buffer[..length])
 }
 
 /// Whether a request is for the emulator's own endpoints, which no outage takes away.
@@ -154,6 +163,12 @@ async fn route(world: &World, request: Request<Incoming>, door: Door) -> Respons
     }
     if request.uri.path().starts_with(upgrade::PREFIX) {
         return upgrade::answer(world, request, door.control, now);
+    }
+    if request.uri.path() == eice::PATH {
+        return match eice::answer(world, request, door.control, now) {
+            Some(response) => response,
+            None => std::future::pending().await,
+        };
     }
     let is_for_admin = request.uri.path().starts_with(admin::PREFIX);
     if is_for_admin {

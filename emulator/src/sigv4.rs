@@ -1,9 +1,11 @@
-//! Verifies Signature Version 4 in the `Authorization` header, as AWS does: sign the same request again, with the
-//! secret that belongs to the access key id, and compare.
+//! Verifies Signature Version 4, as AWS does: sign the same request again, with the secret that belongs to the access
+//! key id, and compare. Here the signature is in the `Authorization` header; in [`presigned`] it is in the URL.
 //!
 //! Signing again is left to `aws-sigv4`, restricted to the headers that the caller signed and set to the caller's
 //! X-Amz-Date. Its canonical query decodes `+` as a space, and so does the Go SDK, with which the official plugin
 //! signs StreamUrls that hold raw `+`.
+
+mod presigned;
 
 use std::collections::BTreeSet;
 use std::time::{Duration, SystemTime};
@@ -16,6 +18,8 @@ use http::header::AUTHORIZATION;
 use http::request::Parts;
 
 use crate::keys::{Caller, Key, Keys};
+
+pub(crate) use self::presigned::verify as verify_presigned;
 
 const ALGORITHM: &str = "AWS4-HMAC-SHA256";
 const DATE: &str = "x-amz-date";
@@ -76,7 +80,7 @@ pub(crate) fn verify(
     })?;
 
     let key = keys
-        .find(authorization.access_key_id)
+        .find(authorization.scope.access_key_id)
         .ok_or(Rejection::UnknownKey)?;
     if header(&request.headers, SECURITY_TOKEN)? != key.session_token.as_deref() {
         return Err(Rejection::UnknownKey);
@@ -84,7 +88,7 @@ pub(crate) fn verify(
     if key.expires.is_some_and(|expires| expires <= now) {
         return Err(Rejection::ExpiredKey);
     }
-    authorization.check_scope(stamp, expected)?;
+    authorization.scope.check(stamp, expected)?;
     check_freshness(stamp, signed_at, now, expected.skew)?;
 
     let signature = signature_of(request, body, &authorization, &key, signed_at)?;
@@ -93,16 +97,13 @@ pub(crate) fn verify(
     }
     Ok(Verified {
         caller: key.caller,
-        region: authorization.region.to_owned(),
+        region: authorization.scope.region.to_owned(),
     })
 }
 
 /// The parts of an `Authorization` header.
 struct Authorization<'a> {
-    access_key_id: &'a str,
-    date: &'a str,
-    region: &'a str,
-    service: &'a str,
+    scope: Scope<'a>,
     signed_headers: BTreeSet<&'a str>,
     signature: &'a str,
 }
@@ -124,14 +125,7 @@ impl<'a> Authorization<'a> {
                     Rejection::Incomplete(format!("Authorization header requires '{name}' parameter."))
                 })
         };
-        let credential: Vec<&str> = parameter("Credential")?.split('/').collect();
-        let &[access_key_id, date, region, service, "aws4_request"] = credential.as_slice() else {
-            return Err(Rejection::Incomplete(
-                "Credential must have exactly 5 slash-delimited elements, e.g. \
-                 keyid/date/region/service/term."
-                    .to_owned(),
-            ));
-        };
+        let scope = Scope::of(parameter("Credential")?)?;
         let signed_headers: BTreeSet<&str> = parameter("SignedHeaders")?.split(';').collect();
         if !signed_headers.contains("host") {
             return Err(Rejection::Incomplete(
@@ -139,16 +133,40 @@ impl<'a> Authorization<'a> {
             ));
         }
         Ok(Self {
-            access_key_id,
-            date,
-            region,
-            service,
+            scope,
             signed_headers,
             signature: parameter("Signature")?,
         })
     }
+}
 
-    fn check_scope(&self, stamp: &str, expected: &Expected<'_>) -> Result<(), Rejection> {
+/// What a credential is for: a key, and a day, region and service.
+struct Scope<'a> {
+    access_key_id: &'a str,
+    date: &'a str,
+    region: &'a str,
+    service: &'a str,
+}
+
+impl<'a> Scope<'a> {
+    fn of(credential: &'a str) -> Result<Self, Rejection> {
+        let credential: Vec<&str> = credential.split('/').collect();
+        let &[access_key_id, date, region, service, "aws4_request"] = credential.as_slice() else {
+            return Err(Rejection::Incomplete(
+                "Credential must have exactly 5 slash-delimited elements, e.g. \
+                 keyid/date/region/service/term."
+                    .to_owned(),
+            ));
+        };
+        Ok(Self {
+            access_key_id,
+            date,
+            region,
+            service,
+        })
+    }
+
+    fn check(&self, stamp: &str, expected: &Expected<'_>) -> Result<(), Rejection> {
         if !stamp.starts_with(self.date) || self.date.len() != "YYYYMMDD".len() {
             return Err(Rejection::Scope(format!(
                 "Date in Credential scope does not match YYYYMMDD from ISO-8601 version of date from HTTP: \
@@ -212,31 +230,69 @@ fn signature_of(
         }
     }
     let target = request.uri.path_and_query().map_or("/", |target| target.as_str());
-    if target.len() > LONGEST_TARGET {
-        return Err(Rejection::Mismatch);
-    }
-
-    let identity = Credentials::new(authorization.access_key_id, &key.secret, None, None, "emulator").into();
     let mut settings = SigningSettings::default();
     settings.excluded_headers = None;
-    let parameters = v4::SigningParams::builder()
-        .identity(&identity)
-        .region(authorization.region)
-        .name(authorization.service)
-        .time(signed_at)
-        .settings(settings)
-        .build()
-        .expect("all parameters are given above")
-        .into();
-    let request = SignableRequest::new(
-        request.method.as_str(),
+    // The token, where there is one, is among the headers already.
+    let key = Key {
+        session_token: None,
+        ..key.clone()
+    };
+    let again = Again {
+        method: request.method.as_str(),
         target,
-        headers.into_iter(),
-        SignableBody::Bytes(body),
-    )
-    .map_err(|_| Rejection::Mismatch)?;
-    let output = sign(request, &parameters).map_err(|_| Rejection::Mismatch)?;
-    Ok(output.signature().to_owned())
+        headers,
+        body,
+    };
+    again.sign(&authorization.scope, &key, signed_at, settings)
+}
+
+/// A request that is to be signed again.
+struct Again<'a> {
+    method: &'a str,
+    /// Its path and query.
+    target: &'a str,
+    headers: Vec<(&'a str, &'a str)>,
+    body: &'a [u8],
+}
+
+impl Again<'_> {
+    fn sign(
+        self,
+        scope: &Scope<'_>,
+        key: &Key,
+        signed_at: SystemTime,
+        settings: SigningSettings,
+    ) -> Result<String, Rejection> {
+        if self.target.len() > LONGEST_TARGET {
+            return Err(Rejection::Mismatch);
+        }
+        let identity = Credentials::new(
+            scope.access_key_id,
+            &key.secret,
+            key.session_token.clone(),
+            None,
+            "emulator",
+        )
+        .into();
+        let parameters = v4::SigningParams::builder()
+            .identity(&identity)
+            .region(scope.region)
+            .name(scope.service)
+            .time(signed_at)
+            .settings(settings)
+            .build()
+            .expect("all parameters are given above")
+            .into();
+        let request = SignableRequest::new(
+            self.method,
+            self.target,
+            self.headers.into_iter(),
+            SignableBody::Bytes(self.body),
+        )
+        .map_err(|_| Rejection::Mismatch)?;
+        let output = sign(request, &parameters).map_err(|_| Rejection::Mismatch)?;
+        Ok(output.signature().to_owned())
+    }
 }
 
 fn header<'a>(headers: &'a HeaderMap, name: &str) -> Result<Option<&'a str>, Rejection> {

@@ -7,16 +7,13 @@ use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use bytes::Bytes;
-use http::header::{
-    AUTHORIZATION, CONNECTION, SEC_WEBSOCKET_ACCEPT, SEC_WEBSOCKET_KEY, SEC_WEBSOCKET_VERSION, UPGRADE,
-};
+use http::header::AUTHORIZATION;
 use http::request::Parts;
-use http::{HeaderMap, HeaderName, HeaderValue, Method, Request, Response, StatusCode};
+use http::{Request, Response, StatusCode};
 use http_body_util::Full;
 use hyper_util::rt::TokioIo;
 use serde_json::json;
 use tokio_tungstenite::WebSocketStream;
-use tokio_tungstenite::tungstenite::handshake::derive_accept_key;
 use tokio_tungstenite::tungstenite::protocol::{Role, WebSocketConfig};
 
 use crate::config::UnsignedUpgrades;
@@ -24,6 +21,7 @@ use crate::gateway::Inspected;
 use crate::sessions::Session;
 use crate::sigv4::{self, Expected};
 use crate::socket::SocketControl;
+use crate::websocket::Handshake;
 use crate::world::World;
 
 /// Where the data channels are.
@@ -47,7 +45,7 @@ pub(crate) fn answer(
     now: SystemTime,
 ) -> Response<Full<Bytes>> {
     world.calls.count("ssmmessages", "OpenDataChannel");
-    let (session, accept) = match check(world, &request, now) {
+    let (session, handshake) = match check(world, &request, now) {
         Ok(checked) => checked,
         Err((status, message)) => {
             tracing::info!(%status, message, "websocket refused");
@@ -72,39 +70,15 @@ pub(crate) fn answer(
             Err(error) => tracing::debug!(%error, session = session.id, "the client left during the upgrade"),
         }
     });
-    let mut response = Response::new(Full::default());
-    *response.status_mut() = StatusCode::SWITCHING_PROTOCOLS;
-    let headers = response.headers_mut();
-    headers.insert(CONNECTION, HeaderValue::from_static("Upgrade"));
-    headers.insert(UPGRADE, HeaderValue::from_static("websocket"));
-    headers.insert(SEC_WEBSOCKET_ACCEPT, accept);
-    response
+    handshake.response()
 }
 
 fn check(
     world: &World,
     request: &Parts,
     now: SystemTime,
-) -> Result<(Arc<Session>, HeaderValue), (StatusCode, &'static str)> {
-    let headers = &request.headers;
-    let is_upgrade = request.method == Method::GET
-        && has_token(headers, CONNECTION, "upgrade")
-        && has_token(headers, UPGRADE, "websocket");
-    let Some(key) = headers.get(SEC_WEBSOCKET_KEY).filter(|_| is_upgrade) else {
-        return Err((StatusCode::BAD_REQUEST, "this is the place of websocket upgrades"));
-    };
-    if headers
-        .get(SEC_WEBSOCKET_VERSION)
-        .is_none_or(|version| version != "13")
-    {
-        return Err((
-            StatusCode::UPGRADE_REQUIRED,
-            "websockets of version 13 alone are served",
-        ));
-    }
-    let accept = HeaderValue::from_str(&derive_accept_key(key.as_bytes()))
-        .expect("base64 is made of characters that a header may hold");
-
+) -> Result<(Arc<Session>, Handshake), (StatusCode, &'static str)> {
+    let handshake = Handshake::of(request)?;
     let id = request.uri.path().strip_prefix(PREFIX).unwrap_or_default();
     let session = world.sessions.find(id);
     verify(world, request, session.as_deref(), now).map_err(|message| (StatusCode::FORBIDDEN, message))?;
@@ -112,7 +86,7 @@ fn check(
     if session.ended().is_some() {
         return Err((StatusCode::FORBIDDEN, "Session is already terminated"));
     }
-    Ok((session, accept))
+    Ok((session, handshake))
 }
 
 fn verify(
@@ -143,15 +117,4 @@ fn verify(
             Err("the signature of the upgrade is refused")
         }
     }
-}
-
-/// Whether a header that lists words, such as `keep-alive, Upgrade`, has this one.
-fn has_token(headers: &HeaderMap, name: HeaderName, token: &str) -> bool {
-    let values = headers
-        .get_all(name)
-        .into_iter()
-        .filter_map(|value| value.to_str().ok());
-    values
-        .flat_map(|value| value.split(','))
-        .any(|word| word.trim().eq_ignore_ascii_case(token))
 }

@@ -1,6 +1,6 @@
 //! What every request can see.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use tokio::sync::watch;
@@ -9,10 +9,12 @@ use tokio_util::task::TaskTracker;
 
 use crate::calls::Calls;
 use crate::conditions::Conditions;
-use crate::config::{Config, Task, TaskStatus};
+use crate::config::{Config, Endpoint, EndpointState, Task, TaskStatus};
+use crate::eice::Tunnels;
 use crate::faults::Faults;
 use crate::keys::Keys;
 use crate::network::Network;
+use crate::pushed_keys::PushedKeys;
 use crate::sessions::Sessions;
 
 /// The whole fake account: what was configured, and what happened since.
@@ -24,6 +26,10 @@ pub(crate) struct World {
     pub(crate) network: Arc<Network>,
     pub(crate) calls: Calls,
     pub(crate) sessions: Sessions,
+    pub(crate) tunnels: Tunnels,
+    pub(crate) pushed_keys: Arc<PushedKeys>,
+    /// The states of endpoints that are not those configured any more, by id.
+    endpoint_states: Mutex<BTreeMap<String, EndpointState>>,
     /// Until when every agent is away.
     agents_back: Mutex<Option<Instant>>,
     /// The ids of the ECS tasks that were stopped.
@@ -44,6 +50,9 @@ impl World {
             network: Arc::default(),
             calls: Calls::default(),
             sessions: Sessions::new(tasks.clone(), conditions.subscribe()),
+            tunnels: Tunnels::default(),
+            pushed_keys: Arc::default(),
+            endpoint_states: Mutex::default(),
             conditions,
             agents_back: Mutex::default(),
             stopped: Mutex::default(),
@@ -60,6 +69,40 @@ impl World {
     pub(crate) fn are_agents_away(&self) -> bool {
         let back = *self.agents_back.lock().unwrap_or_else(PoisonError::into_inner);
         back.is_some_and(|back| back > Instant::now())
+    }
+
+    /// Returns the state of an endpoint at this moment.
+    pub(crate) fn state_of(&self, endpoint: &Endpoint) -> EndpointState {
+        let states = self
+            .endpoint_states
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
+        states.get(&endpoint.id).copied().unwrap_or(endpoint.state)
+    }
+
+    /// Changes the state of an endpoint; returns whether there is one.
+    pub(crate) fn set_endpoint_state(&self, id: &str, state: EndpointState) -> bool {
+        let is_there = self.config.endpoints.iter().any(|endpoint| endpoint.id == id);
+        if is_there {
+            self.endpoint_states
+                .lock()
+                .unwrap_or_else(PoisonError::into_inner)
+                .insert(id.to_owned(), state);
+        }
+        is_there
+    }
+
+    /// Returns the public keys by which a user can log in to an instance at this moment.
+    pub(crate) fn authorized_keys(&self, instance: &str, user: &str) -> Vec<String> {
+        let is_known = self
+            .config
+            .instances
+            .iter()
+            .any(|known| known.id == instance && known.has_user(user));
+        match is_known {
+            true => self.pushed_keys.of(instance, user),
+            false => Vec::new(),
+        }
     }
 
     /// Returns how an ECS task is at this moment.

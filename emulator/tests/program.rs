@@ -147,7 +147,7 @@ async fn environment(child: &mut Child) -> std::collections::BTreeMap<String, St
             .expect("quoted");
         environment.insert(name.to_owned(), value.to_owned());
         // The names are in order, and this is the last of them.
-        if name == "AWS_SECRET_ACCESS_KEY" {
+        if name == "TUNNELD_ENDPOINT_URL_EICE" {
             return environment;
         }
     }

@@ -11,6 +11,7 @@
 //! After any call, poll until there is nothing left. Bytes from the network never panic and never allocate more than
 //! the documented bounds.
 
+pub mod eice;
 mod queue;
 pub mod smux;
 pub mod ssm;

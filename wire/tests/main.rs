@@ -4,6 +4,7 @@
 
 mod chaos;
 mod common;
+mod eice;
 mod flow;
 mod fuzz;
 mod golden;

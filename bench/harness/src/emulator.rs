@@ -160,11 +160,11 @@ impl Emulator {
     }
 }
 
-/// Reads the lines `export NAME='VALUE'` that the emulator prints, in alphabetical order: the secret key comes last.
+/// Reads the lines `export NAME='VALUE'` that the emulator prints, in alphabetical order: where tunnels are comes last.
 fn read_environment(process: &mut Process) -> anyhow::Result<BTreeMap<String, String>> {
     let mut lines = process.lines()?;
     let mut environment = BTreeMap::new();
-    while !environment.contains_key("AWS_SECRET_ACCESS_KEY") {
+    while !environment.contains_key("TUNNELD_ENDPOINT_URL_EICE") {
         let line = lines.next()?;
         if let Some((name, value)) = line.strip_prefix("export ").and_then(|line| line.split_once('=')) {
             environment.insert(name.to_owned(), value.trim_matches('\'').to_owned());

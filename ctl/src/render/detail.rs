@@ -127,6 +127,12 @@ fn traffic(tunnel: &Tunnel) -> Option<String> {
     if traffic.connections_failed > 0 {
         parts.push(format!("{} failed", traffic.connections_failed));
     }
+    if traffic.connections_expired > 0 {
+        parts.push(format!(
+            "{} of them cut by the route's limit",
+            traffic.connections_expired
+        ));
+    }
     if traffic.links_lost > 0 {
         parts.push(format!("{} lost", count(traffic.links_lost, "link")));
     }
@@ -177,6 +183,7 @@ mod tests {
                 bytes_out: 4_100_000,
                 held: 2,
                 links_lost: 1,
+                connections_expired: 1,
             }),
             link: Some(Link {
                 via: "bastion-a (i-0abc)".to_owned(),
@@ -203,7 +210,7 @@ mod tests {
         prod-db is up on 127.0.0.1:15432, ::1 port 15432
           target   rds:prod-db, that is prod.rds.example:5432 (PostgreSQL)
           route    ssm via bastion, through bastion-a (i-0abc), 2 sessions, agent 3.3.1142
-          now      3 connections, 2 waiting for the link, 1.2 GB down, 4.1 MB up, 12 connections in all, 1 failed, 1 link lost
+          now      3 connections, 2 waiting for the link, 1.2 GB down, 4.1 MB up, 12 connections in all, 1 failed, 1 of them cut by the route's limit, 1 link lost
           since    2 h
           failed   3 min ago: prod.rds.example:5432 refused
           history  2025-11-23 23:00:00 up

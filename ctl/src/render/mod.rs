@@ -5,7 +5,7 @@ mod table;
 pub(crate) mod words;
 
 use tunneld_proto::v1::tunnel::State;
-use tunneld_proto::v1::{Failure, Tunnel};
+use tunneld_proto::v1::{Failure, Resolved, Tunnel};
 
 pub(crate) use self::detail::detail;
 pub(crate) use self::table::table;
@@ -51,6 +51,24 @@ pub(crate) fn one_line(failure: &Failure) -> String {
         [] => UNKNOWN.to_owned(),
         chain => chain.join(": "),
     }
+}
+
+/// Says what an instance is, which way leads to it, and why no other does.
+pub(crate) fn instance(resolved: &Resolved) -> String {
+    let Resolved {
+        id,
+        name,
+        route,
+        passed_over,
+        ..
+    } = resolved;
+    let named = if name.is_empty() {
+        id.clone()
+    } else {
+        format!("{name} ({id})")
+    };
+    let passed_over = passed_over.iter().map(|reason| format!("\n  not by {reason}"));
+    passed_over.fold(format!("{named} by {route}"), |lines, line| lines + &line)
 }
 
 /// Returns the address that a person types into their program: the first.

@@ -11,15 +11,18 @@ use tokio::net::UnixListener;
 use tokio::process::Command;
 use tokio::runtime::Runtime;
 use tokio::sync::mpsc;
+use tokio::task::JoinSet;
 use tokio::time::timeout;
 use tokio_stream::wrappers::{ReceiverStream, UnixListenerStream};
-use tonic::{Request, Response, Status};
+use tonic::{Request, Response, Status, Streaming};
 use tunneld_proto::v1::tunnel::State;
 use tunneld_proto::v1::tunnels_server::{Tunnels, TunnelsServer};
 use tunneld_proto::v1::{
-    Blocked, Connecting, Down, DownRequest, DownResponse, Failure, Idle, Link, ListRequest, ListResponse,
-    Reason, ReloadRequest, ReloadResponse, ShutdownRequest, ShutdownResponse, Tunnel, Up, UpRequest,
-    UpResponse, VersionRequest, VersionResponse, Waiting, WatchRequest, WatchResponse,
+    Account, Blocked, Connecting, Down, DownRequest, DownResponse, End, Ended, Failure, Idle, Link,
+    ListRequest, ListResponse, OpenRequest, OpenResponse, Opened, PushKeyRequest, PushKeyResponse, Reason,
+    ReloadRequest, ReloadResponse, ResolveRequest, ResolveResponse, Resolved, ShutdownRequest,
+    ShutdownResponse, Tunnel, Up, UpRequest, UpResponse, VersionRequest, VersionResponse, Waiting,
+    WatchRequest, WatchResponse, open_request, open_response, resolve_response,
 };
 
 /// No run takes a tenth of this; it only keeps a hanging program from hanging the tests.
@@ -46,6 +49,25 @@ pub(crate) struct Script {
     calls: Mutex<Vec<String>>,
     version: Mutex<VersionResponse>,
     reload: Mutex<ReloadResponse>,
+    instance: Mutex<Option<Resolved>>,
+    /// Why a key is not accepted.
+    unaccepted: Mutex<Option<Failure>>,
+    far_end: Mutex<FarEnd>,
+    /// Connections without a tunnel.
+    serving: Mutex<JoinSet<()>>,
+}
+
+/// What a connection without a tunnel meets.
+#[derive(Clone)]
+pub(crate) enum FarEnd {
+    /// Sends back what comes, and ends when the client has.
+    Echo,
+    /// Ends at once, whatever the client says.
+    Leaves,
+    /// Is not reached.
+    Unreachable(Failure),
+    /// Sends a little, and is lost.
+    Lost(Failure),
 }
 
 /// How a run of the program ended.
@@ -76,6 +98,10 @@ impl Fake {
             calls: Mutex::default(),
             version: Mutex::new(version),
             reload: Mutex::default(),
+            instance: Mutex::default(),
+            unaccepted: Mutex::default(),
+            far_end: Mutex::new(FarEnd::Echo),
+            serving: Mutex::default(),
         });
         let runtime = tokio::runtime::Builder::new_multi_thread()
             .worker_threads(1)
@@ -230,6 +256,19 @@ impl Script {
         *self.reload.lock().unwrap() = response;
     }
 
+    /// Finds this instance, whatever is asked for.
+    pub(crate) fn finds(&self, instance: Resolved) {
+        *self.instance.lock().unwrap() = Some(instance);
+    }
+
+    pub(crate) fn accepts_no_key(&self, failure: Failure) {
+        *self.unaccepted.lock().unwrap() = Some(failure);
+    }
+
+    pub(crate) fn connects_to(&self, far_end: FarEnd) {
+        *self.far_end.lock().unwrap() = far_end;
+    }
+
     /// The tunnel of that name, as it stands.
     pub(crate) fn tunnel(&self, name: &str) -> Tunnel {
         self.tunnels
@@ -352,8 +391,127 @@ impl Tunnels for Script {
         Ok(Response::new(self.version.lock().unwrap().clone()))
     }
 
+    async fn resolve(&self, request: Request<ResolveRequest>) -> Result<Response<ResolveResponse>, Status> {
+        let ResolveRequest {
+            account,
+            instance,
+            port,
+            route,
+        } = request.into_inner();
+        self.called(
+            "resolve",
+            &[account_words(account), instance, port.to_string(), route],
+        )
+        .await?;
+        let found = self.instance.lock().unwrap().clone();
+        let outcome = found.map_or_else(
+            || resolve_response::Outcome::Failure(not_found()),
+            resolve_response::Outcome::Resolved,
+        );
+        Ok(Response::new(ResolveResponse {
+            outcome: Some(outcome),
+        }))
+    }
+
+    async fn push_key(&self, request: Request<PushKeyRequest>) -> Result<Response<PushKeyResponse>, Status> {
+        let PushKeyRequest {
+            account,
+            instance,
+            user,
+            public_key,
+        } = request.into_inner();
+        self.called("push", &[account_words(account), instance, user, public_key])
+            .await?;
+        let failure = self.unaccepted.lock().unwrap().clone();
+        Ok(Response::new(PushKeyResponse { failure }))
+    }
+
+    type OpenStream = ReceiverStream<Result<OpenResponse, Status>>;
+
+    async fn open(
+        &self,
+        request: Request<Streaming<OpenRequest>>,
+    ) -> Result<Response<Self::OpenStream>, Status> {
+        let mut requests = request.into_inner();
+        let first = requests.message().await?.and_then(|request| request.message);
+        let Some(open_request::Message::Opening(opening)) = first else {
+            return Err(Status::invalid_argument("the first message names no target"));
+        };
+        let words = [account_words(opening.account), opening.target, opening.route];
+        self.called("open", &words).await?;
+        let (responses, sent) = mpsc::channel(4);
+        let far_end = self.far_end.lock().unwrap().clone();
+        let serving = async move { drop(far_end.serve(requests, responses).await) };
+        self.serving.lock().unwrap().spawn(serving);
+        Ok(Response::new(ReceiverStream::new(sent)))
+    }
+
     async fn shutdown(&self, _: Request<ShutdownRequest>) -> Result<Response<ShutdownResponse>, Status> {
         Err(Status::unimplemented("tunnelctl never asks for this"))
+    }
+}
+
+impl FarEnd {
+    /// A client that leaves needs no more of it.
+    async fn serve(
+        self,
+        mut requests: Streaming<OpenRequest>,
+        responses: mpsc::Sender<Result<OpenResponse, Status>>,
+    ) -> Option<()> {
+        let tell = async |message| {
+            let message = Some(message);
+            responses.send(Ok(OpenResponse { message })).await.ok()
+        };
+        let ended = |failure| open_response::Message::Ended(Ended { failure });
+        if let Self::Unreachable(failure) = self {
+            return tell(ended(Some(failure))).await;
+        }
+        tell(open_response::Message::Opened(Opened { link: Some(link()) })).await?;
+        if let Self::Lost(failure) = self {
+            tell(open_response::Message::Data("half of".into())).await?;
+            return tell(ended(Some(failure))).await;
+        }
+        while let Self::Echo = self {
+            match requests.message().await.ok()??.message? {
+                open_request::Message::Data(data) => tell(open_response::Message::Data(data)).await?,
+                open_request::Message::End(End {}) => break,
+                open_request::Message::Opening(_) => panic!("there is one opening"),
+            }
+        }
+        tell(open_response::Message::End(End {})).await?;
+        while let Self::Leaves = self {
+            if let open_request::Message::End(End {}) = requests.message().await.ok()??.message? {
+                break;
+            }
+        }
+        tell(ended(None)).await
+    }
+}
+
+/// Whose credentials are used, and where.
+fn account_words(account: Option<Account>) -> String {
+    let Account { profile, region } = account.unwrap();
+    format!("{profile}/{region}")
+}
+
+/// What is said of an instance that there is not.
+pub(crate) fn not_found() -> Failure {
+    Failure {
+        reason: Reason::NotFound.into(),
+        chain: vec!["there is no running instance named `wbe-1`".to_owned()],
+        hints: vec!["did you mean `web-1`?".to_owned()],
+    }
+}
+
+/// An instance that an endpoint leads to.
+pub(crate) fn instance() -> Resolved {
+    Resolved {
+        id: "i-0123456789abcdef0".to_owned(),
+        name: "web-1".to_owned(),
+        route: "eice".to_owned(),
+        passed_over: Vec::new(),
+        addresses: vec!["10.0.1.10".to_owned()],
+        platform: "Linux/UNIX".to_owned(),
     }
 }
 

@@ -18,6 +18,7 @@ use aws_smithy_runtime_api::client::orchestrator::HttpResponse;
 use aws_smithy_runtime_api::client::result::SdkError;
 use aws_smithy_types::error::metadata::ProvideErrorMetadata;
 use aws_types::request_id::RequestId;
+use tunneld_wire::eice::Denial;
 
 use super::credentials::Login;
 use crate::failure::{Failure, Reason, Remedy};
@@ -43,7 +44,7 @@ enum Verdict {
     Unreachable,
 }
 
-/// AWS's codes as EC2, ECS, RDS, SSM, STS and SSO send them; a `*` at the end stands for any rest. The first match counts.
+/// AWS's codes as EC2, its Instance Connect, ECS, RDS, SSM, STS and SSO send them; a `*` at the end stands for any rest. The first match counts.
 const VERDICTS: &[(&str, Verdict)] = &[
     ("ExpiredToken*", Verdict::Login),
     ("RequestExpired", Verdict::Login),
@@ -59,10 +60,14 @@ const VERDICTS: &[(&str, Verdict)] = &[
     ("UnauthorizedOperation", Verdict::Denied),
     ("ForbiddenException", Verdict::Denied),
     ("OptInRequired", Verdict::Denied),
+    ("AuthException", Verdict::Denied),
     ("TargetNotConnected", Verdict::AgentOffline),
     ("InvalidInstanceID*", Verdict::NotFound),
     ("InvalidInstanceId*", Verdict::NotFound),
     ("InvalidTarget", Verdict::NotFound),
+    ("InvalidInstanceConnectEndpointId*", Verdict::NotFound),
+    ("ResourceNotFound*", Verdict::NotFound),
+    ("EC2InstanceNotFound*", Verdict::NotFound),
     ("DBInstanceNotFound*", Verdict::NotFound),
     ("DBClusterNotFound*", Verdict::NotFound),
     ("ClusterNotFound*", Verdict::NotFound),
@@ -71,12 +76,17 @@ const VERDICTS: &[(&str, Verdict)] = &[
     ("Throttling*", Verdict::Throttled),
     ("RequestLimitExceeded", Verdict::Throttled),
     ("TooManyRequests*", Verdict::Throttled),
+    ("ServiceQuotaExceeded*", Verdict::Throttled),
     ("InvalidDocument*", Verdict::Invalid),
     ("InvalidParameter*", Verdict::Invalid),
     ("Validation*", Verdict::Invalid),
+    ("InvalidArgs*", Verdict::Invalid),
     ("InternalServerError", Verdict::Unreachable),
     ("InternalFailure", Verdict::Unreachable),
     ("InternalError", Verdict::Unreachable),
+    ("ServiceException", Verdict::Unreachable),
+    ("EC2InstanceStateInvalid*", Verdict::Unreachable),
+    ("EC2InstanceUnavailable*", Verdict::Unreachable),
     ("ServiceUnavailable*", Verdict::Unreachable),
     ("Unavailable", Verdict::Unreachable),
     ("RequestTimeout*", Verdict::Unreachable),
@@ -109,6 +119,19 @@ where
     }
 }
 
+/// Returns the failure that a refused websocket is.
+pub(super) fn refused(
+    doing: impl Into<String>,
+    status: u16,
+    denial: &Denial,
+    request_id: Option<&str>,
+    login: &Login,
+) -> Failure {
+    let code = denial.code.as_deref();
+    let said = Said::of_aws(code, &denial.message, status, request_id);
+    judged(doing.into(), verdict(code, status), said, None, login)
+}
+
 /// Returns the failure that missing credentials are.
 pub(super) fn no_credentials(doing: impl Into<String>, error: &CredentialsError, login: &Login) -> Failure {
     unanswered(doing.into(), error, login)
@@ -127,12 +150,7 @@ where
 {
     let response = error.raw_response();
     let status = response.map_or(0, |response| response.status().as_u16());
-    let verdict = error.code().and_then(verdict_on).unwrap_or(match status {
-        429 => Verdict::Throttled,
-        401 | 403 => Verdict::Denied,
-        400..500 => Verdict::Invalid,
-        _ => Verdict::Unreachable,
-    });
+    let verdict = verdict(error.code(), status);
     let message = error.message().unwrap_or_default();
     let said = Said::of_aws(error.code(), message, status, error.request_id());
     let retry_after = response
@@ -210,6 +228,16 @@ fn unanswered(doing: String, error: &(dyn Error + 'static), login: &Login) -> Fa
         (None, _) => Verdict::Login,
     };
     judged(doing, verdict, Said::chain(&texts), None, login)
+}
+
+fn verdict(code: Option<&str>, status: u16) -> Verdict {
+    code.and_then(verdict_on).unwrap_or(match status {
+        429 => Verdict::Throttled,
+        401 | 403 => Verdict::Denied,
+        404 => Verdict::NotFound,
+        400..500 => Verdict::Invalid,
+        _ => Verdict::Unreachable,
+    })
 }
 
 fn verdict_on(code: &str) -> Option<Verdict> {
@@ -374,11 +402,19 @@ mod tests {
             ("UnauthorizedOperation", Reason::Denied, Remedy::Fix),
             ("ForbiddenException", Reason::Denied, Remedy::Fix),
             ("OptInRequired", Reason::Denied, Remedy::Fix),
+            ("AuthException", Reason::Denied, Remedy::Fix),
             ("TargetNotConnected", Reason::AgentOffline, Remedy::Retry),
             ("InvalidInstanceID.NotFound", Reason::NotFound, Remedy::Fix),
             ("InvalidInstanceID.Malformed", Reason::NotFound, Remedy::Fix),
             ("InvalidInstanceId", Reason::NotFound, Remedy::Fix),
             ("InvalidTarget", Reason::NotFound, Remedy::Fix),
+            (
+                "InvalidInstanceConnectEndpointId.NotFound",
+                Reason::NotFound,
+                Remedy::Fix,
+            ),
+            ("ResourceNotFoundException", Reason::NotFound, Remedy::Fix),
+            ("EC2InstanceNotFoundException", Reason::NotFound, Remedy::Fix),
             ("DBInstanceNotFound", Reason::NotFound, Remedy::Fix),
             ("DBClusterNotFoundFault", Reason::NotFound, Remedy::Fix),
             ("ClusterNotFoundException", Reason::NotFound, Remedy::Fix),
@@ -388,12 +424,25 @@ mod tests {
             ("ThrottlingException", Reason::Throttled, Remedy::Retry),
             ("RequestLimitExceeded", Reason::Throttled, Remedy::Retry),
             ("TooManyRequestsException", Reason::Throttled, Remedy::Retry),
+            ("ServiceQuotaExceededException", Reason::Throttled, Remedy::Retry),
             ("InvalidDocument", Reason::Invalid, Remedy::Fix),
             ("InvalidParameterValue", Reason::Invalid, Remedy::Fix),
             ("ValidationException", Reason::Invalid, Remedy::Fix),
+            ("InvalidArgsException", Reason::Invalid, Remedy::Fix),
             ("InternalServerError", Reason::Unreachable, Remedy::Retry),
             ("InternalFailure", Reason::Unreachable, Remedy::Retry),
             ("InternalError", Reason::Unreachable, Remedy::Retry),
+            ("ServiceException", Reason::Unreachable, Remedy::Retry),
+            (
+                "EC2InstanceStateInvalidException",
+                Reason::Unreachable,
+                Remedy::Retry,
+            ),
+            (
+                "EC2InstanceUnavailableException",
+                Reason::Unreachable,
+                Remedy::Retry,
+            ),
             ("ServiceUnavailable", Reason::Unreachable, Remedy::Retry),
             ("Unavailable", Reason::Unreachable, Remedy::Retry),
             ("RequestTimeoutException", Reason::Unreachable, Remedy::Retry),
@@ -411,6 +460,7 @@ mod tests {
         for (status, reason, remedy) in [
             (400, Reason::Invalid, Remedy::Fix),
             (403, Reason::Denied, Remedy::Fix),
+            (404, Reason::NotFound, Remedy::Fix),
             (429, Reason::Throttled, Remedy::Retry),
             (500, Reason::Unreachable, Remedy::Retry),
             (503, Reason::Unreachable, Remedy::Retry),

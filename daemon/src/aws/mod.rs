@@ -2,7 +2,8 @@
 //!
 //! ```text
 //!   Aws ──account(profile, region)──► Account ──► sessions   start, resume, terminate
-//!    │                                   │   ├──► targets    instance, task, database, agent
+//!    │                                   │   ├──► targets    instance, task, database, agent, endpoint
+//!    │                                   │   ├──► keys       of users, for a minute; of hosts, from the console
 //!    │                                   │   └──► upgrades   signed websocket requests
 //!    └─ Connector, Environment           └─ credentials: kept here alone, lent for one call
 //! ```
@@ -17,7 +18,10 @@ mod carrier;
 mod classify;
 mod credentials;
 mod database;
+mod endpoint;
 mod http;
+mod instance_connect;
+mod opening;
 mod session;
 mod sign;
 mod target;
@@ -36,6 +40,7 @@ use aws_config::provider_config::ProviderConfig;
 use aws_config::retry::RetryConfig;
 use aws_config::timeout::TimeoutConfig;
 use aws_config::{BehaviorVersion, Region, SdkConfig};
+use aws_credential_types::Credentials;
 use aws_credential_types::provider::{ProvideCredentials, SharedCredentialsProvider};
 use aws_smithy_runtime_api::client::http::SharedHttpClient;
 use aws_smithy_runtime_api::client::orchestrator::HttpResponse;
@@ -46,9 +51,13 @@ use tokio::time::timeout;
 
 use self::credentials::{Identity, Login, ProfileFiles};
 pub use self::database::DatabaseEndpoint;
+use self::endpoint::Preference;
+pub use self::endpoint::{EndpointOf, FoundEndpoint};
 use self::http::Http;
+pub use self::opening::{RefusedOpening, SignedOpening};
 pub use self::session::{Document, SessionGrant, StreamUrl, Token};
-pub use self::target::{AgentStatus, FoundInstance};
+use self::sign::Override;
+pub use self::target::{AgentStatus, FoundInstance, Place};
 pub use self::task::FoundTask;
 use self::throttle::Throttle;
 use crate::config::AccountSpec;
@@ -150,17 +159,18 @@ impl Aws {
             environment: self.environment.clone(),
             loaded: loaded.clone(),
         };
+        let preference = Preference::of(&self.environment, &loaded);
         let config = loaded.into_builder().service_config(endpoints).build();
         tracing::debug!(profile = %identity.profile, region = %identity.region, "account loaded");
         Ok(Account {
             ssm: aws_sdk_ssm::Client::new(&config),
             ec2: aws_sdk_ec2::Client::new(&config),
+            instance_connect: aws_sdk_ec2instanceconnect::Client::new(&config),
             ecs: aws_sdk_ecs::Client::new(&config),
             rds: aws_sdk_rds::Client::new(&config),
-            stream_endpoint: self
-                .environment
-                .variable("AWS_ENDPOINT_URL_SSMMESSAGES")
-                .map(str::to_owned),
+            streams_at: Override::of(&self.environment, "AWS_ENDPOINT_URL_SSMMESSAGES"),
+            endpoints_at: Override::of(&self.environment, "TUNNELD_ENDPOINT_URL_EICE"),
+            preference,
             region: identity.region,
             login: identity.login,
             throttle: self.throttle(spec),
@@ -181,9 +191,15 @@ impl fmt::Debug for Aws {
 pub struct Account {
     ssm: aws_sdk_ssm::Client,
     ec2: aws_sdk_ec2::Client,
+    instance_connect: aws_sdk_ec2instanceconnect::Client,
     ecs: aws_sdk_ecs::Client,
     rds: aws_sdk_rds::Client,
-    stream_endpoint: Option<String>,
+    /// Where data channels are instead of where their URLs say.
+    streams_at: Option<Override>,
+    /// Where Instance Connect Endpoints are instead of where their names say.
+    endpoints_at: Option<Override>,
+    /// Which of an endpoint's names are wanted.
+    preference: Preference,
     region: String,
     login: Login,
     throttle: Arc<Throttle>,
@@ -197,20 +213,29 @@ pub struct Account {
 impl Account {
     /// Makes the request that opens the websocket of a stream, signed unless its URL carries a signature already.
     pub async fn sign_upgrade(&self, stream_url: &StreamUrl) -> Result<Request<()>, Failure> {
-        let uri = sign::destination(stream_url, self.stream_endpoint.as_deref())?;
+        let uri = sign::destination(stream_url.reveal(), self.streams_at.as_ref())?;
         if sign::is_presigned(&uri) {
             return sign::unsigned(uri);
         }
-        let doing = "cannot sign the websocket of the session";
+        let credentials = self
+            .credentials("cannot sign the websocket of the session")
+            .await?;
+        sign::signed(uri, &self.region, &credentials, wall_clock())
+    }
+
+    /// Finds out whether there are credentials.
+    pub async fn check_credentials(&self) -> Result<(), Failure> {
+        self.credentials("cannot get credentials").await.map(drop)
+    }
+
+    async fn credentials(&self, doing: &str) -> Result<Credentials, Failure> {
         let credentials = timeout(OPERATION_TIMEOUT, self.credentials.provide_credentials())
             .await
             .map_err(|_| {
                 let problem = format!("no credentials within {} s", OPERATION_TIMEOUT.as_secs());
                 Failure::new(Reason::Unreachable, Remedy::Retry, doing).because(problem)
             })?;
-        let credentials = credentials
-            .map_err(|error| self.watched(classify::no_credentials(doing, &error, &self.login)))?;
-        sign::signed(uri, &self.region, &credentials, wall_clock())
+        credentials.map_err(|error| self.watched(classify::no_credentials(doing, &error, &self.login)))
     }
 
     fn failure<E>(&self, doing: impl Into<String>, error: SdkError<E, HttpResponse>) -> Failure
@@ -223,9 +248,18 @@ impl Account {
     /// After a failure that a login mends, the account is not handed out again: the next one reads everything anew.
     fn watched(&self, failure: Failure) -> Failure {
         if failure.reason() == Reason::Login {
-            self.rejected.store(true, Ordering::Relaxed);
+            self.reject();
         }
         failure
+    }
+
+    fn reject(&self) {
+        self.rejected.store(true, Ordering::Relaxed);
+    }
+
+    /// Returns whether the credentials are in doubt, so that another account may have better ones.
+    pub(crate) fn is_rejected(&self) -> bool {
+        self.rejected.load(Ordering::Relaxed)
     }
 }
 

@@ -12,35 +12,48 @@ use aws_sigv4::sign::v4;
 use http::uri::{Authority, Scheme};
 use http::{HeaderValue, Request, Uri, header};
 
-use super::session::StreamUrl;
-use crate::connector::is_loopback;
+use crate::connector::{Environment, is_loopback};
 use crate::failure::{Cause, Failure, Reason, Remedy};
 
 /// The name of the service in the signature: that of the data channel, not `ssm`.
 const SERVICE: &str = "ssmmessages";
 
-/// Returns where a stream is reached: its URL, at `endpoint` where one is set (a VPC endpoint, a test).
+/// Where websockets go instead of where their URL says (a VPC endpoint, a test).
+pub(super) struct Override {
+    /// The variable that says so.
+    variable: &'static str,
+    url: String,
+}
+
+impl Override {
+    /// Reads a variable, if it is set.
+    pub(super) fn of(environment: &Environment, variable: &'static str) -> Option<Self> {
+        let url = environment.variable(variable)?.to_owned();
+        Some(Self { variable, url })
+    }
+}
+
+/// Returns where a websocket is reached: its URL, or the same at another server.
 ///
 /// Without TLS only this machine itself may be reached: what follows on the socket is a token, then a database.
-pub(super) fn destination(stream: &StreamUrl, endpoint: Option<&str>) -> Result<Uri, Failure> {
+pub(super) fn destination(url: &str, instead: Option<&Override>) -> Result<Uri, Failure> {
     let unusable = || {
         Failure::new(
             Reason::Invalid,
             Remedy::Fix,
-            "cannot use the stream URL of the session",
+            "cannot use the URL of the websocket",
         )
     };
-    let mut parts = stream
-        .reveal()
+    let mut parts = url
         .parse::<Uri>()
         .map_err(|error| unusable().because(error))?
         .into_parts();
-    if let Some(endpoint) = endpoint {
+    if let Some(Override { variable, url }) = instead {
         let wrong = |problem: Cause| {
-            let doing = format!("cannot use `{endpoint}` (AWS_ENDPOINT_URL_SSMMESSAGES)");
+            let doing = format!("cannot use `{url}` ({variable})");
             Failure::new(Reason::Invalid, Remedy::Fix, doing).because(problem)
         };
-        let replacement = endpoint
+        let replacement = url
             .parse::<Uri>()
             .map_err(|error| wrong(error.into()))?
             .into_parts();
@@ -174,8 +187,13 @@ mod tests {
         SystemTime::UNIX_EPOCH + Duration::from_secs(1_767_355_200)
     }
 
+    fn instead(url: &str) -> Override {
+        let variable = "AWS_ENDPOINT_URL_SSMMESSAGES";
+        Override::of(&Environment::from_iter([(variable, url)]), variable).unwrap()
+    }
+
     fn sign_at_noon(url: &str, token: Option<&str>) -> Request<()> {
-        let uri = destination(&StreamUrl::new(url), None).unwrap();
+        let uri = destination(url, None).unwrap();
         signed(uri, "eu-central-1", &credentials(token), noon()).unwrap()
     }
 
@@ -234,8 +252,8 @@ mod tests {
 
     #[test]
     fn an_endpoint_replaces_scheme_and_authority_alone() {
-        let stream = StreamUrl::new(URL);
-        let through = destination(&stream, Some("https://vpce-1.ssmmessages.test:8443")).unwrap();
+        let at = |url: &str| destination(URL, Some(&instead(url)));
+        let through = at("https://vpce-1.ssmmessages.test:8443").unwrap();
         assert_eq!(
             through.to_string(),
             URL.replace(
@@ -243,7 +261,7 @@ mod tests {
                 "vpce-1.ssmmessages.test:8443"
             )
         );
-        let local = destination(&stream, Some("http://127.0.0.1:4566/")).unwrap();
+        let local = at("http://127.0.0.1:4566/").unwrap();
         assert!(
             local
                 .to_string()
@@ -251,18 +269,17 @@ mod tests {
             "{local}"
         );
         for wrong in ["vpce-1.test", "ftp://vpce-1.test", "no url"] {
-            assert_eq!(
-                destination(&stream, Some(wrong)).unwrap_err().reason(),
-                Reason::Invalid,
-                "{wrong}"
-            );
+            let failure = at(wrong).unwrap_err();
+            assert_eq!(failure.reason(), Reason::Invalid, "{wrong}");
+            let text = failure.to_string();
+            assert!(text.contains("AWS_ENDPOINT_URL_SSMMESSAGES"), "{text}");
         }
     }
 
     #[test]
     fn without_tls_only_this_machine_is_reached() {
         for url in ["ws://localhost:1/x", "ws://127.0.0.1/x", "ws://[::1]:1/x"] {
-            destination(&StreamUrl::new(url), None).unwrap();
+            destination(url, None).unwrap();
         }
         for url in [
             "ws://ssmmessages.test/x",
@@ -271,10 +288,10 @@ mod tests {
             "ws://10.0.0.1/x",
             "/x",
         ] {
-            let failure = destination(&StreamUrl::new(url), None).unwrap_err();
+            let failure = destination(url, None).unwrap_err();
             assert_eq!(failure.reason(), Reason::Invalid, "{url}");
         }
-        let endpoint = destination(&StreamUrl::new(URL), Some("http://vpce-1.test"));
+        let endpoint = destination(URL, Some(&instead("http://vpce-1.test")));
         assert_eq!(endpoint.unwrap_err().reason(), Reason::Invalid);
     }
 

@@ -1,6 +1,7 @@
 //! Finding what a person named as an instance, and its agent.
 
 use std::cmp::Reverse;
+use std::collections::BTreeSet;
 use std::fmt;
 use std::time::SystemTime;
 
@@ -11,6 +12,11 @@ use super::task::FoundTask;
 use super::{Account, classify};
 use crate::config::Instance;
 use crate::failure::{Failure, Reason, Remedy};
+use crate::near::near;
+
+/// How many instances are looked at for a Name that could have been meant: one page, the largest there is (EC2 API,
+/// DescribeInstances).
+const MOST_LOOKED_AT: i32 = 1000;
 
 /// What a person named as an instance: it exists.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -23,9 +29,28 @@ pub enum FoundInstance {
         name: Option<String>,
         /// Its address inside its network, where we may know it.
         private_address: Option<String>,
+        /// Where it stands, as far as we may know it.
+        place: Place,
     },
     /// A container of a task of ECS.
     Task(FoundTask),
+}
+
+/// Where an instance of EC2 stands, and by which other addresses it is reached.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Place {
+    /// Its address on the internet.
+    pub public_address: Option<String>,
+    /// Its IPv6 address.
+    pub ipv6_address: Option<String>,
+    /// Its VPC.
+    pub vpc: Option<String>,
+    /// Its subnet.
+    pub subnet: Option<String>,
+    /// Its availability zone.
+    pub availability_zone: Option<String>,
+    /// Its operating system, as AWS bills it: `Linux/UNIX`, `Windows`.
+    pub platform: Option<String>,
 }
 
 impl FoundInstance {
@@ -37,10 +62,39 @@ impl FoundInstance {
         }
     }
 
+    /// Returns its name, where it has one that is known.
+    pub fn name(&self) -> Option<&str> {
+        match self {
+            Self::Machine { name, .. } => name.as_deref(),
+            Self::Task(_) => None,
+        }
+    }
+
     /// Returns its address inside its network, where it is known.
     pub fn private_address(&self) -> Option<&str> {
         match self {
             Self::Machine { private_address, .. } => private_address.as_deref(),
+            Self::Task(_) => None,
+        }
+    }
+
+    /// Returns all its addresses that are known, the private one first.
+    pub fn addresses(&self) -> Vec<String> {
+        let place = self.place().cloned().unwrap_or_default();
+        let private = self.private_address().map(str::to_owned);
+        let mut addresses: Vec<_> = private
+            .into_iter()
+            .chain(place.public_address)
+            .chain(place.ipv6_address)
+            .collect();
+        addresses.dedup();
+        addresses
+    }
+
+    /// Returns where it stands; `None` for what is no instance of EC2.
+    pub fn place(&self) -> Option<&Place> {
+        match self {
+            Self::Machine { place, .. } => Some(place),
             Self::Task(_) => None,
         }
     }
@@ -88,6 +142,7 @@ impl Account {
                     id: id.clone(),
                     name: None,
                     private_address: None,
+                    place: Place::default(),
                 })
             }
             (found, _) => found,
@@ -165,9 +220,42 @@ impl Account {
         running.sort_by_key(|(launched, _)| *launched);
         let mut running = running.into_iter().map(|(_, found)| found);
         let Some(latest) = running.next() else {
-            return Err(self.not_found(format!("there is no running instance {tag}")));
+            let failure = Failure::new(
+                Reason::NotFound,
+                Remedy::Fix,
+                format!("there is no running instance {tag}"),
+            );
+            let failure = match self.names_near(key, value).await.as_slice() {
+                [] => failure,
+                near => failure.hint(format!("did you mean `{}`?", near.join("` or `"))),
+            };
+            return Err(self.placed(failure));
         };
         Ok((latest, running.collect()))
+    }
+
+    /// Returns the Names of running instances that are like this one. A courtesy: whatever fails, there are none.
+    async fn names_near(&self, key: &str, value: &str) -> Vec<String> {
+        if key != "Name" {
+            return Vec::new();
+        }
+        let request = self
+            .ec2
+            .describe_instances()
+            .filters(filter("instance-state-name", "running"))
+            .filters(filter("tag-key", "Name"))
+            .max_results(MOST_LOOKED_AT);
+        let Ok(page) = request.send().await else {
+            return Vec::new();
+        };
+        let instances = page
+            .reservations()
+            .iter()
+            .flat_map(|reservation| reservation.instances());
+        let names: BTreeSet<String> = instances
+            .filter_map(|instance| name_in(instance.tags()))
+            .collect();
+        near(value, names.iter().map(String::as_str))
     }
 
     async fn managed_instance(&self, id: &str) -> Result<FoundInstance, Failure> {
@@ -182,6 +270,7 @@ impl Account {
             id: id.to_owned(),
             name,
             private_address: information.ip_address,
+            place: Place::default(),
         })
     }
 
@@ -259,6 +348,17 @@ fn found_instance(id: &str, instance: &aws_sdk_ec2::types::Instance) -> FoundIns
         id: id.to_owned(),
         name: name_in(instance.tags()),
         private_address: address.map(str::to_owned),
+        place: Place {
+            public_address: instance.public_ip_address().map(str::to_owned),
+            ipv6_address: instance.ipv6_address().map(str::to_owned),
+            vpc: instance.vpc_id().map(str::to_owned),
+            subnet: instance.subnet_id().map(str::to_owned),
+            availability_zone: instance
+                .placement()
+                .and_then(|placement| placement.availability_zone())
+                .map(str::to_owned),
+            platform: instance.platform_details().map(str::to_owned),
+        },
     }
 }
 
@@ -267,7 +367,7 @@ fn name_in(tags: &[Tag]) -> Option<String> {
     tag.value().filter(|name| !name.is_empty()).map(str::to_owned)
 }
 
-fn filter(name: impl Into<String>, value: impl Into<String>) -> Filter {
+pub(super) fn filter(name: impl Into<String>, value: impl Into<String>) -> Filter {
     Filter::builder().name(name).values(value).build()
 }
 

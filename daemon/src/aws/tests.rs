@@ -161,6 +161,7 @@ fn bastion() -> FoundInstance {
         id: "i-0abc".into(),
         name: Some("bastion".into()),
         private_address: Some("10.0.0.7".into()),
+        place: Place::default(),
     }
 }
 
@@ -491,7 +492,8 @@ async fn who_may_not_look_up_an_instance_can_still_use_its_id_but_not_its_name()
         FoundInstance::Machine {
             id: "i-0abc".into(),
             name: None,
-            private_address: None
+            private_address: None,
+            place: Place::default(),
         }
     );
     let failure = account

@@ -3,16 +3,18 @@
 
 use std::fs;
 use std::io::{self, Read};
+use std::ops::RangeInclusive;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::Duration;
 
-use super::file::{File, HALF_CLOSE_GRACE, HOLD, IDLE_AFTER, Settings, Tunnel};
+use super::file::{File, HALF_CLOSE_GRACE, HOLD, IDLE_AFTER, RECEIVE_BUFFER, Settings, Tunnel};
 use super::grammar::{self, WrittenMode};
 use super::listen::Claims;
 use super::problem::{Findings, Problem, Problems, Refusal, shown};
+use super::route::OF_SHARING;
 use super::{
-    AccountSpec, Config, Instance, Listen, Mode, Route, SsmSettings, Target, TunnelName, TunnelSpec,
-    quantity, ssm,
+    AccountSpec, Config, Listen, Mode, Route, Target, TunnelName, TunnelSpec, eice, quantity, reach, ssh, ssm,
 };
 
 /// How long a connection waits for a link unless told otherwise: long enough for a resumed session and for most
@@ -42,6 +44,14 @@ const SHORTEST_IDLE_AFTER: Duration = Duration::from_secs(1);
 /// The longest such time: what is kept for longer than a day is not on demand.
 const LONGEST_IDLE_AFTER: Duration = Duration::from_secs(24 * 3600);
 
+/// What waits in memory for a client that does not read, unless told otherwise: the largest result that anybody pages
+/// through, and four of them fill what the daemon has for all.
+const DEFAULT_RECEIVE_BUFFER: usize = 256 << 20;
+
+/// What a receive buffer may hold: below it, every result that is read with pauses would be reset; above it, one
+/// client could take the memory that all tunnels of the daemon share.
+const RECEIVE_BUFFERS: RangeInclusive<usize> = 1 << 20..=1 << 30;
+
 /// The largest file that is read: a thousand tunnels take a tenth of it, and whatever is larger is not a configuration.
 const LARGEST_FILE: u64 = 1 << 20;
 
@@ -55,10 +65,10 @@ route  = { ssm = "bastion" }"#;
 pub(super) fn check(path: &Path, text: &str, home: Option<&Path>) -> Result<Config, Problems> {
     let mut findings = Findings::new(path, text);
     let file = File::read(text, &mut findings);
+    let defaults = Arc::new(Defaults(Checked::of(&file.defaults, home, &mut findings)));
     let mut check = Check {
-        defaults: Checked::of(&file.defaults, &mut findings),
-        claims: Claims::default(),
         home,
+        ..Check::against(Arc::clone(&defaults))
     };
     let tunnels = file
         .tunnels
@@ -68,18 +78,32 @@ pub(super) fn check(path: &Path, text: &str, home: Option<&Path>) -> Result<Conf
     findings.finish(Config {
         path: path.to_owned(),
         tunnels,
+        defaults,
     })
 }
 
+/// What a tunnel has that does not say otherwise.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Defaults(Checked);
+
 /// What a tunnel is checked against.
-struct Check<'h> {
-    defaults: Checked,
+pub(super) struct Check<'h> {
+    defaults: Arc<Defaults>,
     claims: Claims,
     home: Option<&'h Path>,
 }
 
 impl Check<'_> {
-    fn tunnel(&mut self, written: &Tunnel, findings: &mut Findings<'_>) -> Option<TunnelSpec> {
+    /// A check against these defaults and no other tunnel.
+    pub(super) fn against(defaults: Arc<Defaults>) -> Self {
+        Self {
+            defaults,
+            claims: Claims::default(),
+            home: None,
+        }
+    }
+
+    pub(super) fn tunnel(&mut self, written: &Tunnel, findings: &mut Findings<'_>) -> Option<TunnelSpec> {
         let name = findings.accept(&written.name, TunnelName::parse(written.name.get_ref()));
         let listen = written.listen.as_ref().and_then(|text| {
             let listen = findings.accept(text, Listen::parse(text.get_ref(), self.home))?;
@@ -100,8 +124,11 @@ impl Check<'_> {
             let Some(target) = &target else {
                 return Some(route);
             };
-            let route = straight(route, target);
-            findings.accept(text, refuse_dead_end(&route, target));
+            let route = match target {
+                Target::Instance { instance, .. } => reach::straight(route, instance),
+                Target::Rds { .. } | Target::Host { .. } => route,
+            };
+            findings.accept(text, reach::refuse_dead_end(&route, target));
             Some(route)
         });
         let mode = match &written.mode {
@@ -113,21 +140,32 @@ impl Check<'_> {
             let refusal = Refusal::new(message).instead("no `idle_after`, or `mode = \"on-demand\"` as well");
             findings.push(text.span().start, refusal);
         }
-        let (own, defaults) = (Checked::of(&written.settings, findings), &self.defaults);
-        if let Some(route @ Route::Direct) = &route {
-            written.settings.ssm.refuse(route, findings);
+        let own = Checked::of(&written.settings, self.home, findings);
+        let Defaults(defaults) = &*self.defaults;
+        if let Some(route) = &route {
+            refuse_misplaced(&written.settings, route, findings);
         }
 
         let route = route?;
+        // What the defaults say of another route is no change of this tunnel.
+        let [by_ssm, by_ssh, by_eice] = ways(&route);
         Some(TunnelSpec {
             name: name?,
             listen: listen?,
             target: target?,
-            ssm: match &route {
-                Route::Ssm { .. } => own.ssm.over(&defaults.ssm),
-                // What the defaults say of another route is no change of this tunnel.
-                Route::Direct => SsmSettings::default(),
-            },
+            receive_buffer: Some(own.receive_buffer.or(defaults.receive_buffer))
+                .filter(|_| by_ssm || by_ssh)
+                .flatten()
+                .unwrap_or(DEFAULT_RECEIVE_BUFFER),
+            ssm: Some(own.ssm.over(&defaults.ssm))
+                .filter(|_| by_ssm)
+                .unwrap_or_default(),
+            ssh: Some(own.ssh.over(&defaults.ssh))
+                .filter(|_| by_ssh)
+                .unwrap_or_default(),
+            eice: Some(own.eice.over(&defaults.eice))
+                .filter(|_| by_eice)
+                .unwrap_or_default(),
             route,
             account: AccountSpec {
                 profile: own.profile.or_else(|| defaults.profile.clone()),
@@ -156,17 +194,21 @@ impl Check<'_> {
 }
 
 /// The settings of a section, read.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
 struct Checked {
     profile: Option<String>,
     region: Option<String>,
     hold: Option<Duration>,
     half_close_grace: Option<Duration>,
     idle_after: Option<Duration>,
+    receive_buffer: Option<usize>,
     ssm: ssm::Checked,
+    ssh: ssh::Checked,
+    eice: eice::Checked,
 }
 
 impl Checked {
-    fn of(written: &Settings, findings: &mut Findings<'_>) -> Self {
+    fn of(written: &Settings, home: Option<&Path>, findings: &mut Findings<'_>) -> Self {
         let hold = |text: &str| quantity::duration(&HOLD, text, &(Duration::ZERO..=LONGEST_HOLD));
         let half_close_grace = |text: &str| {
             let range = SHORTEST_HALF_CLOSE_GRACE..=LONGEST_HALF_CLOSE_GRACE;
@@ -176,14 +218,51 @@ impl Checked {
             let range = SHORTEST_IDLE_AFTER..=LONGEST_IDLE_AFTER;
             quantity::duration(&IDLE_AFTER, text, &range)
         };
+        let receive_buffer = |text: &str| quantity::size(&RECEIVE_BUFFER, text, &RECEIVE_BUFFERS);
         Self {
             profile: findings.read(written.profile.as_ref(), grammar::profile),
             region: findings.read(written.region.as_ref(), grammar::region),
             hold: findings.read(written.hold.as_ref(), hold),
             half_close_grace: findings.read(written.half_close_grace.as_ref(), half_close_grace),
             idle_after: findings.read(written.idle_after.as_ref(), idle_after),
+            receive_buffer: findings.read(written.receive_buffer.as_ref(), receive_buffer),
             ssm: ssm::Checked::of(&written.ssm, findings),
+            ssh: ssh::Checked::of(&written.ssh, home, findings),
+            eice: eice::Checked::of(&written.eice, findings),
         }
+    }
+}
+
+/// Whether a route goes, somewhere, by `ssm`, by `ssh` and by `eice`.
+fn ways(route: &Route) -> [bool; 3] {
+    let mut ways = [false; 3];
+    for hop in route.hops() {
+        match hop {
+            Route::Direct => {}
+            Route::Ssm { .. } => ways[0] = true,
+            Route::Ssh(_) => ways[1] = true,
+            Route::Eice { .. } => ways[2] = true,
+        }
+    }
+    ways
+}
+
+/// Refuses the settings of routes that a tunnel does not take.
+fn refuse_misplaced(written: &Settings, route: &Route, findings: &mut Findings<'_>) {
+    let [by_ssm, by_ssh, by_eice] = ways(route);
+    if let Some(text) = &written.receive_buffer
+        && !(by_ssm || by_ssh)
+    {
+        route.refuse_setting(&RECEIVE_BUFFER, text.span().start, &OF_SHARING, findings);
+    }
+    if !by_ssm {
+        written.ssm.refuse(route, findings);
+    }
+    if !by_ssh {
+        written.ssh.refuse(route, findings);
+    }
+    if !by_eice {
+        written.eice.refuse(route, findings);
     }
 }
 
@@ -194,49 +273,6 @@ fn refuse_remote(listen: &Listen) -> Result<(), Refusal> {
     let message = format!("`{address}` lets other machines use the tunnel");
     let hint = format!("listen = {}, or `allow_remote = true` as well", address.port());
     Err(Refusal::new(message).instead(hint))
-}
-
-/// Makes a route through the target itself the route straight to it: to look up a task twice could find two.
-fn straight(route: Route, target: &Target) -> Route {
-    if let Route::Ssm { via: Some(via) } = &route
-        && let Target::Instance { instance, .. } = target
-        && via == instance
-    {
-        return Route::Ssm { via: None };
-    }
-    route
-}
-
-/// Refuses a route that ends where the target is not.
-fn refuse_dead_end(route: &Route, target: &Target) -> Result<(), Refusal> {
-    match (route, target) {
-        (Route::Ssm { via: None }, Target::Rds { .. } | Target::Host { .. }) => {
-            let message = format!(
-                "`route = \"ssm\"` ends at an instance, and `{}` is none",
-                shown(&target.to_string())
-            );
-            Err(Refusal::new(message)
-                .instead(r#"route = { ssm = "INSTANCE" }, an instance that can reach it"#))
-        }
-        (
-            Route::Ssm { via: Some(_) } | Route::Direct,
-            Target::Instance {
-                instance: Instance::Task(_),
-                ..
-            },
-        ) => {
-            let message = format!(
-                "this version reaches `{}` through the agent of the task itself alone",
-                shown(&target.to_string())
-            );
-            Err(Refusal::new(message).instead(r#"route = "ssm""#))
-        }
-        (Route::Ssm { via: None }, Target::Instance { .. })
-        | (
-            Route::Ssm { via: Some(_) } | Route::Direct,
-            Target::Rds { .. } | Target::Instance { .. } | Target::Host { .. },
-        ) => Ok(()),
-    }
 }
 
 /// Reads the text of a file.

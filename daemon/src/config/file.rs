@@ -8,12 +8,13 @@ use std::borrow::Cow;
 use toml::Spanned;
 use toml::de::{DeTable, DeValue};
 
-use super::grammar::{MODE_FORMS, ROUTE_FORMS, TARGET_FORMS};
+use super::grammar::{MODE_FORMS, TARGET_FORMS};
 use super::listen::LISTEN_FORMS;
 use super::problem::{Findings, Refusal, quoted, shown};
-use super::section::{Key, Section, as_text};
-use super::ssm;
+use super::route::{self, ROUTE_FORMS};
+use super::section::{Key, Section};
 use super::syntax::{note_broken_lines, past_dead_ends};
+use super::{eice, ssh, ssm};
 
 /// A configuration file. What could not be read is absent here and noted in the findings.
 #[derive(Debug, Default)]
@@ -31,7 +32,10 @@ pub(super) struct Settings {
     pub(super) hold: Option<Spanned<String>>,
     pub(super) half_close_grace: Option<Spanned<String>>,
     pub(super) idle_after: Option<Spanned<String>>,
+    pub(super) receive_buffer: Option<Spanned<String>>,
     pub(super) ssm: ssm::Written,
+    pub(super) ssh: ssh::Written,
+    pub(super) eice: eice::Written,
 }
 
 /// One `[tunnels.NAME]`.
@@ -40,22 +44,11 @@ pub(super) struct Tunnel {
     pub(super) name: Spanned<String>,
     pub(super) listen: Option<Spanned<String>>,
     pub(super) target: Option<Spanned<String>>,
-    pub(super) route: Option<Spanned<WrittenRoute>>,
+    pub(super) route: Option<Spanned<route::Written>>,
     pub(super) mode: Option<Spanned<String>>,
     pub(super) autostart: Option<Spanned<bool>>,
     pub(super) allow_remote: Option<Spanned<bool>>,
     pub(super) settings: Settings,
-}
-
-/// A route as written.
-#[derive(Debug)]
-pub(super) enum WrittenRoute {
-    /// `"…"`
-    Word(String),
-    /// `{ ssm = "…" }`
-    Ssm(String),
-    /// A table with this key, which later versions understand.
-    Later(&'static str),
 }
 
 impl File {
@@ -125,7 +118,6 @@ const LISTEN: Key = Key::new("listen", LISTEN_FORMS);
 const TARGET: Key = Key::new("target", TARGET_FORMS);
 const ROUTE: Key = Key::new("route", ROUTE_FORMS);
 const ROUTES: &str = "routes";
-const SSM: Key = Key::new("ssm", r#"route = { ssm = "INSTANCE" }"#);
 const PROFILE: Key = Key::new("profile", r#"profile = "prod""#);
 const REGION: Key = Key::new("region", r#"region = "eu-central-1""#);
 const MODE: Key = Key::new("mode", MODE_FORMS);
@@ -134,9 +126,7 @@ const ALLOW_REMOTE: Key = Key::new("allow_remote", "allow_remote = true or false
 pub(super) const HOLD: Key = Key::new("hold", r#"hold = "30s""#);
 pub(super) const HALF_CLOSE_GRACE: Key = Key::new("half_close_grace", r#"half_close_grace = "30s""#);
 pub(super) const IDLE_AFTER: Key = Key::new("idle_after", r#"idle_after = "15m""#);
-
-/// The keys of a route's table that later versions understand.
-const LATER_ROUTES: [&str; 3] = ["eice", "ssh", "over"];
+pub(super) const RECEIVE_BUFFER: Key = Key::new("receive_buffer", r#"receive_buffer = "256MiB""#);
 
 /// What the sections of this file hold.
 impl Section<'_, '_, '_> {
@@ -151,7 +141,7 @@ impl Section<'_, '_, '_> {
             .filter(|(_, value)| by_header(value))
             .map(|(key, _)| key.clone())
             .collect();
-        let is_setting = |key: &str| key == ROUTE.name || key == ssm::SESSIONS.name;
+        let is_setting = |key: &str| [ROUTE.name, ssm::SESSIONS.name, ssh::CONNECTIONS.name].contains(&key);
         for key in inner.into_iter().filter(|key| !is_setting(key.get_ref())) {
             self.table.remove(&key);
             self.complete = false;
@@ -171,11 +161,14 @@ impl Section<'_, '_, '_> {
             hold: self.text(&HOLD),
             half_close_grace: self.text(&HALF_CLOSE_GRACE),
             idle_after: self.text(&IDLE_AFTER),
+            receive_buffer: self.text(&RECEIVE_BUFFER),
             ssm: ssm::Written::read(self),
+            ssh: ssh::Written::read(self),
+            eice: eice::Written::read(self),
         }
     }
 
-    fn route(&mut self) -> Option<Spanned<WrittenRoute>> {
+    fn route(&mut self) -> Option<Spanned<route::Written>> {
         let present = self.table.contains_key(ROUTE.name);
         if let Some(routes) = self.table.remove(ROUTES) {
             let message = if present {
@@ -191,35 +184,7 @@ impl Section<'_, '_, '_> {
         } else if !present {
             self.missing(&ROUTE);
         }
-        if self
-            .table
-            .get(ROUTE.name)
-            .is_some_and(|route| route.get_ref().is_table())
-        {
-            let table = self.table(&ROUTE)?;
-            let span = table.span();
-            let place = format!("in the `route` {}", self.place);
-            let mut section = Section::new(&place, table.into_inner(), span.start, self.findings);
-            let route = section.route_table();
-            section.close();
-            return route.map(|route| Spanned::new(span, route));
-        }
-        self.read(&ROUTE, "text or a table", |value| {
-            as_text(value).map(WrittenRoute::Word)
-        })
-    }
-
-    fn route_table(&mut self) -> Option<WrittenRoute> {
-        let later: Vec<_> = LATER_ROUTES
-            .into_iter()
-            .filter(|key| self.table.remove(*key).is_some())
-            .collect();
-        if let Some(key) = later.first() {
-            self.table.remove(SSM.name);
-            return Some(WrittenRoute::Later(key));
-        }
-        self.required(&SSM, Self::text)
-            .map(|instance| WrittenRoute::Ssm(instance.into_inner()))
+        route::Written::read(self, &ROUTE)
     }
 }
 

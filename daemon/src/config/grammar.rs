@@ -4,30 +4,25 @@
 //! TARGET   = rds:ID | ec2:INSTANCE:PORT | TASK:PORT | HOST:PORT | [v6]:PORT      the port is after the last colon
 //! INSTANCE = i-… | mi-… | tag:KEY=VALUE | Name
 //! TASK     = ecs:CLUSTER/SERVICE[/CONTAINER]
-//! ROUTE    = "direct" | "ssm" | { ssm = INSTANCE } | { ssm = TASK }
 //! MODE     = "always" | "on-demand"
 //! NAME     = 1 to 63 of a-z A-Z 0-9 . _ -, a letter or digit first
 //! ```
 //!
-//! `rds:ID#…` and the routes `eice` and `ssh` belong to the grammar as well; they are recognised and refused, because
-//! this version cannot follow them. Some words have files of their own: `instance` (INSTANCE and TASK), `listen`
-//! (local addresses) and `quantity` (numbers).
+//! `rds:ID#…` belongs to the grammar as well; it is recognised and refused, because this version cannot reach it. Some
+//! words have files of their own: `instance` (INSTANCE and TASK), `route`, `listen` (local addresses) and `quantity`
+//! (numbers).
 //!
-//! `Display` writes a value in the form in which `parse` reads it; a route it writes in one line for people.
+//! `Display` writes a value in the form in which `parse` reads it.
 
 use std::fmt;
 use std::net::{Ipv4Addr, Ipv6Addr};
 
-use super::file::WrittenRoute;
 use super::problem::{Refusal, nearest, quoted, shown};
-use super::{Instance, Route, Target, TunnelName};
+use super::{Instance, Target, TunnelName};
 
 /// What a target may look like, for hints.
 pub(super) const TARGET_FORMS: &str =
     r#"target = "rds:ID", "ec2:INSTANCE:PORT", "ecs:CLUSTER/SERVICE:PORT" or "HOST:PORT""#;
-
-/// What a route may look like, for hints.
-pub(super) const ROUTE_FORMS: &str = r#"route = "ssm", route = { ssm = "INSTANCE" } or route = "direct""#;
 
 /// What a mode may be, for hints.
 pub(super) const MODE_FORMS: &str = r#"mode = "always" or mode = "on-demand""#;
@@ -175,54 +170,6 @@ pub(super) fn split_port(text: &str) -> Option<(&str, u16)> {
 pub(super) fn port(text: &str) -> Option<u16> {
     let digits_only = text.chars().all(|letter| letter.is_ascii_digit());
     text.parse().ok().filter(|port| digits_only && *port != 0)
-}
-
-impl Route {
-    pub(super) fn parse(written: &WrittenRoute) -> Result<Self, Refusal> {
-        match written {
-            WrittenRoute::Ssm(instance) => Ok(Self::Ssm {
-                via: Some(Instance::parse(instance)?),
-            }),
-            WrittenRoute::Later(key) => Err(route_of_a_later_version(key)),
-            WrittenRoute::Word(word) => match word.as_str() {
-                "direct" => Ok(Self::Direct),
-                "ssm" => Ok(Self::Ssm { via: None }),
-                "eice" | "ssh" => Err(route_of_a_later_version(word)),
-                _ => Err(unknown_route(word)),
-            },
-        }
-    }
-}
-
-impl fmt::Display for Route {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Direct => f.write_str("direct"),
-            Self::Ssm { via: None } => f.write_str("ssm"),
-            Self::Ssm { via: Some(instance) } => write!(f, "ssm via {instance}"),
-        }
-    }
-}
-
-fn route_of_a_later_version(word: &str) -> Refusal {
-    Refusal::new(format!(
-        "this version cannot follow a route by `{word}`, only by `ssm` or `direct`"
-    ))
-    .instead(ROUTE_FORMS)
-}
-
-fn unknown_route(word: &str) -> Refusal {
-    if let Some(rest) = word.strip_prefix("ssm ") {
-        // As status shows it: `ssm via bastion`.
-        let instance = rest.trim_start().strip_prefix("via ").unwrap_or(rest).trim();
-        return Refusal::new(format!("route {} is not written as one text", quoted(word)))
-            .instead(format!(r#"route = {{ ssm = "{}" }}"#, shown(instance)));
-    }
-    let message = match nearest(word, &["direct", "ssm"]) {
-        Some(near) => format!("unknown route {}: did you mean `{near}`?", quoted(word)),
-        None => format!("unknown route {}", quoted(word)),
-    };
-    Refusal::new(message).instead(ROUTE_FORMS)
 }
 
 /// The longest name of a tunnel: that of a DNS label, so that a name can be part of a host name.

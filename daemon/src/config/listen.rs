@@ -13,6 +13,7 @@ use std::path::{Path, PathBuf};
 
 use super::Listen;
 use super::grammar::{port, split_port};
+use super::path::{self, Unusable};
 use super::problem::{Refusal, quoted, shown};
 
 /// What a local address may look like, for hints.
@@ -94,20 +95,14 @@ const LONGEST_SOCKET_PATH: usize = 107;
 
 fn unix(written: &str, home: Option<&Path>) -> Result<PathBuf, Refusal> {
     let refusal = |why: &str| Refusal::new(format!("{} {why}", quoted(&format!("unix:{written}"))));
-    let path = match (written.strip_prefix("~/"), home) {
-        (Some(rest), Some(home)) => home.join(rest),
-        (Some(_), None) => {
-            return Err(
-                refusal("needs a home folder, and this user has none").instead(r#"listen = "unix:/PATH""#)
-            );
+    let path = path::full(written, home).map_err(|unusable| match unusable {
+        Unusable::Homeless => {
+            refusal("needs a home folder, and this user has none").instead(r#"listen = "unix:/PATH""#)
         }
-        (None, _) => PathBuf::from(written),
-    };
-    if !path.is_absolute() || written.ends_with('/') || written.contains(char::is_control) {
-        return Err(
+        Unusable::NotFull => {
             refusal("is not the full path of a socket").instead(r#"listen = "unix:/PATH" or "unix:~/PATH""#)
-        );
-    }
+        }
+    })?;
     let length = path.as_os_str().len();
     if length > LONGEST_SOCKET_PATH {
         let why = format!("is {length} bytes long, and the path of a socket can have {LONGEST_SOCKET_PATH}");

@@ -4,8 +4,9 @@
 //!   text ──► file ────────────► check ────────────────────────────► Config
 //!            syntax, section:   grammar, instance, listen, quantity:
 //!            tables and keys    the words in them
-//!              ├── ssm: the keys ────┤
-//!              │   of one route      │
+//!              ├── ssm, ssh, eice: ──┤
+//!              │   keys of one route │     route, reach: how a route is
+//!              │                     │     written, where it can lead
 //!              └──────────┬──────────┘
 //!                         ▼
 //!                      problem ──► Problems: everything that is wrong
@@ -15,27 +16,37 @@
 //! world, but not about itself.
 
 mod check;
+mod eice;
 mod file;
 mod grammar;
 mod instance;
 mod listen;
+mod path;
+mod pool;
 mod problem;
 mod quantity;
+mod reach;
+mod route;
 mod section;
+mod ssh;
 mod ssm;
 mod syntax;
 #[cfg(test)]
 mod tests;
+mod wanted;
 
 use std::fmt;
 use std::net::SocketAddr;
 use std::num::NonZeroU32;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::Duration;
 
 use tunneld_wire::ssm::{LARGEST_PAYLOAD, MESSAGE_RATE};
 
-pub use self::problem::{Problem, Problems};
+pub use self::check::Defaults;
+pub use self::problem::{Problem, Problems, Refusal};
+pub use self::wanted::{Wanted, Written};
 
 /// What the daemon was told to hold: the tunnels, in the order of the file.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -44,6 +55,8 @@ pub struct Config {
     pub path: PathBuf,
     /// The tunnels; their names and local addresses are distinct.
     pub tunnels: Vec<TunnelSpec>,
+    /// What a tunnel has that does not say otherwise.
+    pub defaults: Arc<Defaults>,
 }
 
 impl Config {
@@ -95,8 +108,15 @@ pub struct TunnelSpec {
     pub hold: Duration,
     /// How long, on routes without half-close, a client's FIN is held back after the far end's last byte.
     pub half_close_grace: Duration,
+    /// The most bytes that wait in memory for one local client that does not read, on routes where it shares its way
+    /// with others.
+    pub receive_buffer: usize,
     /// How sessions of the route `ssm` behave.
     pub ssm: SsmSettings,
+    /// How connections of the route `ssh` behave.
+    pub ssh: SshSettings,
+    /// How connections of the route `eice` behave.
+    pub eice: EiceSettings,
 }
 
 /// When a tunnel that is up has a link.
@@ -115,23 +135,23 @@ pub enum Mode {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct SsmSettings {
     /// How many sessions carry a tunnel's connections.
-    pub sessions: Sessions,
-    /// The most bytes that wait in memory for one local client that does not read.
-    pub receive_buffer: usize,
+    pub sessions: PoolSize,
     /// How long a target may take nothing before its connection is reset.
     pub stall_timeout: Duration,
     /// Sends a sign of life that often, which keeps an administrator's idle timeout from ending the session; `None`:
     /// never.
     pub keep_alive: Option<Duration>,
+    /// After how long AWS ends a session, as an administrator has set it; `None`: it is not known.
+    pub max_session_duration: Option<Duration>,
     /// Data messages a second of one session; `None`: as many as there are.
     pub message_rate: Option<NonZeroU32>,
     /// The largest payload of a data message, in bytes.
     pub largest_payload: usize,
 }
 
-/// How many sessions carry a tunnel's connections.
+/// How many sessions, or connections to an SSH server, carry a tunnel's connections.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Sessions {
+pub struct PoolSize {
     /// So many are kept while the tunnel is up; at least 1.
     pub min: usize,
     /// No more than this at a time; at least `min`.
@@ -141,14 +161,62 @@ pub struct Sessions {
 impl Default for SsmSettings {
     fn default() -> Self {
         Self {
-            sessions: Sessions { min: 1, max: 4 },
-            receive_buffer: 256 << 20,
+            sessions: pool::DEFAULT,
             stall_timeout: Duration::from_secs(120),
             keep_alive: None,
+            max_session_duration: None,
             message_rate: NonZeroU32::new(MESSAGE_RATE),
             largest_payload: LARGEST_PAYLOAD,
         }
     }
+}
+
+/// How connections of the route `ssh` behave.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct SshSettings {
+    /// With what the user logs in.
+    pub identity: Identity,
+    /// Which keys of a host are accepted.
+    pub host_keys: HostKeys,
+    /// How many connections to the SSH server carry a tunnel's connections.
+    pub connections: PoolSize,
+}
+
+/// With what a user logs in to an SSH server.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Identity {
+    /// A key made for one connection, which EC2 Instance Connect takes to the instance.
+    InstanceConnect,
+    /// The keys of the user's ssh-agent.
+    Agent,
+    /// The private key in a file.
+    File(PathBuf),
+}
+
+/// Which keys of a host are accepted.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum HostKeys {
+    /// The one that it shows first, and no other after that.
+    FirstUse,
+    /// One that is known from elsewhere: the user's `known_hosts`, or the instance's console output.
+    Strict,
+}
+
+impl Default for SshSettings {
+    fn default() -> Self {
+        Self {
+            identity: Identity::InstanceConnect,
+            host_keys: HostKeys::FirstUse,
+            connections: pool::DEFAULT,
+        }
+    }
+}
+
+/// How connections of the route `eice` behave.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct EiceSettings {
+    /// How long one may last, in whole seconds; `None` asks for nothing, and gets what AWS gives.
+    pub max_tunnel_duration: Option<Duration>,
 }
 
 /// The name of a tunnel: 1 to 63 of `a-z A-Z 0-9 . _ -`, beginning with a letter or digit.
@@ -227,6 +295,24 @@ pub enum Route {
         /// The instance; `None` goes straight to the target instance.
         via: Option<Instance>,
     },
+    /// Through an EC2 Instance Connect Endpoint.
+    Eice {
+        /// Its id; `None`: the one that serves the target's VPC.
+        endpoint: Option<String>,
+    },
+    /// Through an SSH server.
+    Ssh(Box<SshRoute>),
+}
+
+/// A route through an SSH server.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct SshRoute {
+    /// Who logs in.
+    pub user: String,
+    /// The instance with the server.
+    pub host: Instance,
+    /// How to get to its port 22.
+    pub over: Route,
 }
 
 /// The profile and region that a tunnel's AWS calls use. `None` leaves it to the environment and profile.

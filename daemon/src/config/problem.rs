@@ -73,9 +73,11 @@ impl Error for Problems {}
 
 /// Why some text of the file was refused, and what to write instead.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) struct Refusal {
-    pub(super) message: String,
-    pub(super) hint: Option<String>,
+pub struct Refusal {
+    /// What is wrong, with the offending text in backticks.
+    pub message: String,
+    /// What to write instead.
+    pub hint: Option<String>,
 }
 
 impl Refusal {

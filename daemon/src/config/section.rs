@@ -113,10 +113,21 @@ impl<'t, 'f, 'p> Section<'t, 'f, 'p> {
     }
 
     pub(super) fn missing(&mut self, key: &Key) {
+        self.lacks(&format!("`{}`", key.name), key.example);
+    }
+
+    /// Notes that none of these keys is there.
+    pub(super) fn lacks(&mut self, keys: &str, example: &str) {
         if self.complete {
-            let refusal =
-                Refusal::new(format!("there is no `{}` {}", key.name, self.place)).instead(key.example);
+            let refusal = Refusal::new(format!("there is no {keys} {}", self.place)).instead(example);
             self.findings.push(self.at, refusal);
+        }
+    }
+
+    /// Refuses a key for being there, if it is.
+    pub(super) fn object(&mut self, key: &str, refusal: Refusal) {
+        if let Some(value) = self.table.get(key) {
+            self.findings.push(value.span().start, refusal);
         }
     }
 

@@ -9,44 +9,36 @@ use std::time::Duration;
 use toml::Spanned;
 
 use super::problem::{Findings, Refusal};
+use super::route::OF_SSM;
 use super::section::{Key, Section};
-use super::{Route, Sessions, SsmSettings, quantity};
+use super::{PoolSize, Route, SsmSettings, pool, quantity};
 
 pub(super) const SESSIONS: Key = Key::new("sessions", "sessions = { min = 1, max = 4 }");
-const MIN: Key = Key::new("min", SESSIONS.example);
-const MAX: Key = Key::new("max", SESSIONS.example);
-const RECEIVE_BUFFER: Key = Key::new("receive_buffer", r#"receive_buffer = "256MiB""#);
 const STALL_TIMEOUT: Key = Key::new("stall_timeout", r#"stall_timeout = "2m""#);
 const KEEP_ALIVE: Key = Key::new("keep_alive", r#"keep_alive = "10m" or "off""#);
+const MAX_SESSION_DURATION: Key = Key::new("max_session_duration", r#"max_session_duration = "8h""#);
 const MESSAGE_RATE: Key = Key::new("message_rate", r#"message_rate = 900 or "unlimited""#);
 const LARGEST_PAYLOAD: Key = Key::new("largest_payload", r#"largest_payload = "16KiB""#);
 
 /// The settings as written.
 #[derive(Debug, Default)]
 pub(super) struct Written {
-    sessions: Option<Spanned<WrittenSessions>>,
-    receive_buffer: Option<Spanned<String>>,
+    sessions: Option<Spanned<pool::Written>>,
     stall_timeout: Option<Spanned<String>>,
     keep_alive: Option<Spanned<String>>,
+    max_session_duration: Option<Spanned<String>>,
     message_rate: Option<Spanned<String>>,
     largest_payload: Option<Spanned<String>>,
-}
-
-/// `{ min = …, max = … }`
-#[derive(Debug)]
-struct WrittenSessions {
-    min: Option<Spanned<String>>,
-    max: Option<Spanned<String>>,
 }
 
 impl Written {
     /// Takes the keys out of a section.
     pub(super) fn read(section: &mut Section<'_, '_, '_>) -> Self {
         Self {
-            sessions: WrittenSessions::read(section),
-            receive_buffer: section.text(&RECEIVE_BUFFER),
+            sessions: pool::Written::read(section, &SESSIONS),
             stall_timeout: section.text(&STALL_TIMEOUT),
             keep_alive: section.text(&KEEP_ALIVE),
+            max_session_duration: section.text(&MAX_SESSION_DURATION),
             message_rate: section.text_or_number(&MESSAGE_RATE),
             largest_payload: section.text(&LARGEST_PAYLOAD),
         }
@@ -57,52 +49,29 @@ impl Written {
         let place = |written: &Option<Spanned<String>>| written.as_ref().map(|text| text.span().start);
         let places = [
             (&SESSIONS, self.sessions.as_ref().map(|table| table.span().start)),
-            (&RECEIVE_BUFFER, place(&self.receive_buffer)),
             (&STALL_TIMEOUT, place(&self.stall_timeout)),
             (&KEEP_ALIVE, place(&self.keep_alive)),
+            (&MAX_SESSION_DURATION, place(&self.max_session_duration)),
             (&MESSAGE_RATE, place(&self.message_rate)),
             (&LARGEST_PAYLOAD, place(&self.largest_payload)),
         ];
         for (key, place) in places {
             let Some(at) = place else { continue };
-            let message = format!(
-                "`{}` is a setting of the route `ssm`, and this tunnel goes `{route}`",
-                key.name
-            );
-            let hint = format!(r#"no `{}`, or route = {{ ssm = "INSTANCE" }}"#, key.name);
-            findings.push(at, Refusal::new(message).instead(hint));
+            route.refuse_setting(key, at, &OF_SSM, findings);
         }
     }
 }
 
-impl WrittenSessions {
-    fn read(section: &mut Section<'_, '_, '_>) -> Option<Spanned<Self>> {
-        let table = section.table(&SESSIONS)?;
-        let span = table.span();
-        let place = format!("in the `sessions` {}", section.place);
-        let mut inner = Section::new(&place, table.into_inner(), span.start, section.findings);
-        let sessions = Self {
-            min: inner.number(&MIN),
-            max: inner.number(&MAX),
-        };
-        inner.close();
-        Some(Spanned::new(span, sessions))
-    }
-}
-
 /// The settings of a section, read.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub(super) struct Checked {
-    sessions: Option<Sessions>,
-    receive_buffer: Option<usize>,
+    sessions: Option<PoolSize>,
     stall_timeout: Option<Duration>,
     keep_alive: Option<Option<Duration>>,
+    max_session_duration: Option<Duration>,
     message_rate: Option<Option<NonZeroU32>>,
     largest_payload: Option<usize>,
 }
-
-/// What a receive buffer may hold: below it, every result that is read with pauses would be reset; above it, one
-/// client could take the memory that all tunnels of the daemon share.
-const RECEIVE_BUFFERS: RangeInclusive<usize> = 1 << 20..=1 << 30;
 
 /// How long a target may take nothing: less than 5 seconds is a busy disk, more than an hour helps nobody who waits on
 /// the same session.
@@ -112,21 +81,26 @@ const STALL_TIMEOUTS: RangeInclusive<Duration> = Duration::from_secs(5)..=Durati
 /// come before the longest of them with some room.
 const KEEP_ALIVES: RangeInclusive<Duration> = Duration::from_secs(60)..=Duration::from_secs(55 * 60);
 
+/// The maximum durations of a session that an administrator can set.
+const MAX_SESSION_DURATIONS: RangeInclusive<Duration> =
+    Duration::from_secs(60)..=Duration::from_secs(24 * 60 * 60);
+
 /// Payloads from that of the official client to the largest that another client has been seen to use against AWS.
 const PAYLOADS: RangeInclusive<usize> = 1 << 10..=32 << 10;
 
 impl Checked {
     /// Reads the settings of a section, noting whatever they cannot be.
     pub(super) fn of(written: &Written, findings: &mut Findings<'_>) -> Self {
-        let receive_buffer = |text: &str| quantity::size(&RECEIVE_BUFFER, text, &RECEIVE_BUFFERS);
         let stall_timeout = |text: &str| quantity::duration(&STALL_TIMEOUT, text, &STALL_TIMEOUTS);
+        let max_session_duration =
+            |text: &str| quantity::duration(&MAX_SESSION_DURATION, text, &MAX_SESSION_DURATIONS);
         let message_rate = |text: &str| quantity::rate(&MESSAGE_RATE, text);
         let largest_payload = |text: &str| quantity::size(&LARGEST_PAYLOAD, text, &PAYLOADS);
         Self {
-            sessions: sessions(written.sessions.as_ref(), findings),
-            receive_buffer: findings.read(written.receive_buffer.as_ref(), receive_buffer),
+            sessions: pool::size(&SESSIONS, written.sessions.as_ref(), findings),
             stall_timeout: findings.read(written.stall_timeout.as_ref(), stall_timeout),
             keep_alive: findings.read(written.keep_alive.as_ref(), keep_alive),
+            max_session_duration: findings.read(written.max_session_duration.as_ref(), max_session_duration),
             message_rate: findings.read(written.message_rate.as_ref(), message_rate),
             largest_payload: findings.read(written.largest_payload.as_ref(), largest_payload),
         }
@@ -137,10 +111,6 @@ impl Checked {
         let unwritten = SsmSettings::default();
         SsmSettings {
             sessions: self.sessions.or(defaults.sessions).unwrap_or(unwritten.sessions),
-            receive_buffer: self
-                .receive_buffer
-                .or(defaults.receive_buffer)
-                .unwrap_or(unwritten.receive_buffer),
             stall_timeout: self
                 .stall_timeout
                 .or(defaults.stall_timeout)
@@ -149,6 +119,7 @@ impl Checked {
                 .keep_alive
                 .or(defaults.keep_alive)
                 .unwrap_or(unwritten.keep_alive),
+            max_session_duration: self.max_session_duration.or(defaults.max_session_duration),
             message_rate: self
                 .message_rate
                 .or(defaults.message_rate)
@@ -159,39 +130,6 @@ impl Checked {
                 .unwrap_or(unwritten.largest_payload),
         }
     }
-}
-
-/// How many sessions a tunnel can have: 16 download about what a line of 100 Mbit/s carries.
-const SESSION_COUNTS: RangeInclusive<usize> = 1..=16;
-
-/// Reads a number of sessions whose halves may be left out.
-fn sessions(written: Option<&Spanned<WrittenSessions>>, findings: &mut Findings<'_>) -> Option<Sessions> {
-    let written = written?;
-    let mut half = |key: &Key, text: Option<&Spanned<String>>, unwritten: usize| {
-        let Some(text) = text else {
-            return Some(unwritten);
-        };
-        findings.accept(text, quantity::count(key, text.get_ref(), &SESSION_COUNTS))
-    };
-    let Sessions { min, max } = SsmSettings::default().sessions;
-    let WrittenSessions {
-        min: least,
-        max: most,
-    } = written.get_ref();
-    let (min, max) = (half(&MIN, least.as_ref(), min), half(&MAX, most.as_ref(), max));
-    let (min, max) = (min?, max?);
-    if min > max {
-        let unwritten = if most.is_none() {
-            ", which is the default"
-        } else {
-            ""
-        };
-        let message = format!("`sessions` has `min = {min}` above `max = {max}`{unwritten}");
-        let hint = format!("sessions = {{ min = {min}, max = {min} }}");
-        findings.push(written.span().start, Refusal::new(message).instead(hint));
-        return None;
-    }
-    Some(Sessions { min, max })
 }
 
 /// Reads how often a sign of life is sent; `None` for never.

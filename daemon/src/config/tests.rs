@@ -10,8 +10,8 @@ use proptest::prelude::*;
 
 use super::check::check;
 use super::{
-    AccountSpec, Config, EcsTask, Instance, Listen, Mode, Problems, Route, Sessions, SsmSettings, Target,
-    TunnelName, TunnelSpec, default_path,
+    AccountSpec, Config, EcsTask, EiceSettings, HostKeys, Identity, Instance, Listen, Mode, PoolSize,
+    Problems, Route, SshRoute, SshSettings, SsmSettings, Target, TunnelName, TunnelSpec, default_path,
 };
 
 const EXAMPLE: &str = r#"
@@ -73,7 +73,10 @@ fn spec(name: &str, listen: &[&str], target: Target, route: Route, profile: &str
         autostart: true,
         hold: Duration::from_secs(30),
         half_close_grace: Duration::from_secs(30),
+        receive_buffer: 256 << 20,
         ssm: SsmSettings::default(),
+        ssh: SshSettings::default(),
+        eice: EiceSettings::default(),
     }
 }
 
@@ -81,41 +84,40 @@ fn spec(name: &str, listen: &[&str], target: Target, route: Route, profile: &str
 fn the_documented_example_says_what_it_means() {
     let win = Instance::Name("win-1".to_owned());
     let bastion = Instance::Name("bastion".to_owned());
-    let expected = Config {
-        path: PathBuf::from("config.toml"),
-        tunnels: vec![
-            spec(
-                "prod-db",
-                &["127.0.0.1:15432"],
-                Target::Rds {
-                    id: "prod-db".to_owned(),
-                },
-                Route::Ssm { via: Some(bastion) },
-                "prod",
-            ),
-            spec(
-                "web-rdp",
-                &["127.0.0.1:13389", "[::1]:13389"],
-                Target::Instance {
-                    instance: win,
-                    port: 3389,
-                },
-                Route::Ssm { via: None },
-                "dev",
-            ),
-            spec(
-                "legacy",
-                &["127.0.0.1:13306", "[::1]:13306"],
-                Target::Host {
-                    host: "10.1.2.3".to_owned(),
-                    port: 3306,
-                },
-                Route::Direct,
-                "dev",
-            ),
-        ],
-    };
-    assert_eq!(parse(EXAMPLE), Ok(expected));
+    let expected = vec![
+        spec(
+            "prod-db",
+            &["127.0.0.1:15432"],
+            Target::Rds {
+                id: "prod-db".to_owned(),
+            },
+            Route::Ssm { via: Some(bastion) },
+            "prod",
+        ),
+        spec(
+            "web-rdp",
+            &["127.0.0.1:13389", "[::1]:13389"],
+            Target::Instance {
+                instance: win,
+                port: 3389,
+            },
+            Route::Ssm { via: None },
+            "dev",
+        ),
+        spec(
+            "legacy",
+            &["127.0.0.1:13306", "[::1]:13306"],
+            Target::Host {
+                host: "10.1.2.3".to_owned(),
+                port: 3306,
+            },
+            Route::Direct,
+            "dev",
+        ),
+    ];
+    let read = parse(EXAMPLE).unwrap();
+    assert_eq!(read.path, PathBuf::from("config.toml"));
+    assert_eq!(read.tunnels, expected);
 }
 
 #[test]
@@ -187,6 +189,7 @@ fn the_settings_of_the_route_ssm_are_the_tunnels_or_the_defaults_or_those_unwrit
         route = { ssm = "bastion" }
         sessions = { max = 16 }
         keep_alive = "off"
+        max_session_duration = "8h"
         message_rate = 450
         largest_payload = "1KiB"
         stall_timeout = "1m 30s"
@@ -210,10 +213,10 @@ fn the_settings_of_the_route_ssm_are_the_tunnels_or_the_defaults_or_those_unwrit
     assert_eq!(
         own.ssm,
         SsmSettings {
-            sessions: Sessions { min: 1, max: 16 },
-            receive_buffer: 1 << 20,
+            sessions: PoolSize { min: 1, max: 16 },
             stall_timeout: Duration::from_secs(90),
             keep_alive: None,
+            max_session_duration: Some(Duration::from_secs(8 * 3600)),
             message_rate: NonZeroU32::new(450),
             largest_payload: 1024,
         }
@@ -221,8 +224,7 @@ fn the_settings_of_the_route_ssm_are_the_tunnels_or_the_defaults_or_those_unwrit
     assert_eq!(
         plain.ssm,
         SsmSettings {
-            sessions: Sessions { min: 2, max: 8 },
-            receive_buffer: 1 << 20,
+            sessions: PoolSize { min: 2, max: 8 },
             keep_alive: Some(Duration::from_secs(55 * 60)),
             message_rate: None,
             ..unwritten.clone()
@@ -232,7 +234,99 @@ fn the_settings_of_the_route_ssm_are_the_tunnels_or_the_defaults_or_those_unwrit
         other.ssm, unwritten,
         "the defaults of another route change no tunnel"
     );
-    assert_eq!(table.ssm.sessions, Sessions { min: 3, max: 4 });
+    let buffers = [&own, &plain, &other].map(|spec| spec.receive_buffer);
+    assert_eq!(buffers, [1 << 20, 1 << 20, 256 << 20]);
+    assert_eq!(table.ssm.sessions, PoolSize { min: 3, max: 4 });
+}
+
+#[test]
+fn the_settings_of_ssh_and_eice_hold_wherever_the_route_goes_by_them() {
+    let text = r#"
+        [defaults]
+        identity = "~/.ssh/id_ed25519"
+        host_keys = "strict"
+        connections = { min = 2, max = 3 }
+        max_tunnel_duration = "30m"
+        receive_buffer = "1MiB"
+        sessions = { max = 2 }
+        [tunnels.database]
+        listen = 1
+        target = "rds:prod-db"
+        route = { ssh = "ec2-user@bastion", over = "eice" }
+        identity = "agent"
+        max_tunnel_duration = "59m 59s 900ms"
+        [tunnels.nested]
+        listen = 2
+        target = "a:1"
+        route = { ssh = "admin@inner", over = { ssh = "ec2-user@bastion", over = { ssm = "relay" } } }
+        identity = "instance-connect"
+        host_keys = "first-use"
+        [tunnels.desktop]
+        listen = 3
+        target = "ec2:win-1:3389"
+        route = "eice"
+        [tunnels.plain]
+        listen = 4
+        target = "a:1"
+        route = "direct"
+        [tunnels.table]
+        listen = 5
+        target = "a:1"
+        route = { ssh = "admin@inner", over = "direct" }
+        [tunnels.table.connections]
+        max = 8
+    "#;
+    let [database, nested, desktop, plain, table] = parse(text).unwrap().tunnels.try_into().unwrap();
+    let strict = SshSettings {
+        identity: Identity::File(PathBuf::from("/home/ada/.ssh/id_ed25519")),
+        host_keys: HostKeys::Strict,
+        connections: PoolSize { min: 2, max: 3 },
+    };
+    assert_eq!(
+        database.ssh,
+        SshSettings {
+            identity: Identity::Agent,
+            ..strict.clone()
+        }
+    );
+    assert_eq!(
+        database.eice.max_tunnel_duration,
+        Some(Duration::from_secs(3599)),
+        "AWS knows whole seconds"
+    );
+    assert_eq!(
+        (database.receive_buffer, nested.receive_buffer),
+        (1 << 20, 1 << 20)
+    );
+    assert_eq!(
+        nested.ssh,
+        SshSettings {
+            identity: Identity::InstanceConnect,
+            host_keys: HostKeys::FirstUse,
+            ..strict.clone()
+        }
+    );
+    assert_eq!(nested.ssm.sessions, PoolSize { min: 1, max: 2 });
+    assert_eq!(
+        desktop.eice.max_tunnel_duration,
+        Some(Duration::from_secs(30 * 60))
+    );
+    for other in [&database.ssm, &desktop.ssm, &plain.ssm] {
+        assert_eq!(*other, SsmSettings::default());
+    }
+    for other in [&desktop.ssh, &plain.ssh] {
+        assert_eq!(*other, SshSettings::default());
+    }
+    for other in [&nested.eice, &plain.eice] {
+        assert_eq!(*other, EiceSettings::default());
+    }
+    assert_eq!(
+        table.ssh,
+        SshSettings {
+            connections: PoolSize { min: 1, max: 8 },
+            ..strict
+        }
+    );
 }
 
 #[test]
@@ -324,6 +418,79 @@ fn values_print_as_status_shows_them() {
     assert_eq!(spec.route.to_string(), "ssm via tag:Role=bastion");
     assert_eq!(Route::Ssm { via: None }.to_string(), "ssm");
     assert_eq!(Route::Direct.to_string(), "direct");
+}
+
+#[test]
+fn routes_by_endpoint_and_ssh_are_read_and_shown_in_one_line() {
+    let by_ssh = |user: &str, host: &str, over| {
+        let (user, host) = (user.to_owned(), Instance::parse(host).unwrap());
+        Route::Ssh(Box::new(SshRoute { user, host, over }))
+    };
+    let by_ssm = |via: &str| Route::Ssm {
+        via: Some(Instance::parse(via).unwrap()),
+    };
+    let eice = |endpoint: Option<&str>| Route::Eice {
+        endpoint: endpoint.map(str::to_owned),
+    };
+    for (written, expected, shown) in [
+        (r#""eice""#, eice(None), "eice"),
+        (
+            r#"{ eice = "eice-0123456789abcdef0" }"#,
+            eice(Some("eice-0123456789abcdef0")),
+            "eice eice-0123456789abcdef0",
+        ),
+        (
+            r#"{ ssh = "ec2-user@bastion", over = "eice" }"#,
+            by_ssh("ec2-user", "bastion", eice(None)),
+            "ssh ec2-user@bastion over eice",
+        ),
+        (
+            r#"{ ssh = "ec2-user@web@home", over = { eice = "eice-0abc" } }"#,
+            by_ssh("ec2-user", "web@home", eice(Some("eice-0abc"))),
+            "ssh ec2-user@web@home over eice eice-0abc",
+        ),
+        (
+            r#"{ ssh = "ubuntu@i-0123456789abcdef0", over = "direct" }"#,
+            by_ssh("ubuntu", "i-0123456789abcdef0", Route::Direct),
+            "ssh ubuntu@i-0123456789abcdef0 over direct",
+        ),
+        (
+            r#"{ ssh = "root@mi-0123456789abcdef0", over = "ssm" }"#,
+            by_ssh("root", "mi-0123456789abcdef0", Route::Ssm { via: None }),
+            "ssh root@mi-0123456789abcdef0 over ssm",
+        ),
+        (
+            r#"{ ssh = "a@b", over = { ssm = "b" } }"#,
+            by_ssh("a", "b", Route::Ssm { via: None }),
+            "ssh a@b over ssm",
+        ),
+        (
+            r#"{ ssh = "a@b", over = { ssh = "c@tag:Role=d", over = { ssh = "e@f", over = { ssm = "ecs:g/h" } } } }"#,
+            by_ssh(
+                "a",
+                "b",
+                by_ssh("c", "tag:Role=d", by_ssh("e", "f", by_ssm("ecs:g/h"))),
+            ),
+            "ssh a@b over ssh c@tag:Role=d over ssh e@f over ssm via ecs:g/h",
+        ),
+    ] {
+        let spec = tunnel(&format!("listen = 1\ntarget = \"ec2:x:22\"\nroute = {written}\n"));
+        assert_eq!(spec.route, expected, "{written}");
+        assert_eq!(spec.route.to_string(), shown);
+    }
+}
+
+#[test]
+fn a_plain_endpoint_takes_the_ports_of_ssh_and_rdp_and_addresses_with_its_id() {
+    for (target, route) in [
+        ("ec2:web:22", r#""eice""#),
+        ("ec2:win:3389", r#""eice""#),
+        ("ec2:web:22", r#"{ eice = "eice-0abc" }"#),
+        ("10.0.1.10:22", r#"{ eice = "eice-0abc" }"#),
+        ("[fd00::1]:3389", r#"{ eice = "eice-0abc" }"#),
+    ] {
+        tunnel(&format!("listen = 1\ntarget = \"{target}\"\nroute = {route}\n"));
+    }
 }
 
 #[test]
@@ -497,7 +664,7 @@ hold = 3o
 
 [tunnels.c]
 listen = 15433
-route = "eice"
+route = "ecie"
 mode = "ondemand"
 
 [tunnel.d]
@@ -513,15 +680,15 @@ listen = 1
 12: tunnels `bad name` and `b` both listen on 127.0.0.1:15433
   use: another `listen` for one of them
 13: unknown key `port` in `[tunnels.b]`
-  use: one of `listen`, `target`, `route`, `mode`, `autostart`, `allow_remote`, `profile`, `region`, `hold`, `half_close_grace`, `idle_after`, `sessions`, `receive_buffer`, `stall_timeout`, `keep_alive`, `message_rate`, `largest_payload`
+  use: one of `listen`, `target`, `route`, `mode`, `autostart`, `allow_remote`, `profile`, `region`, `hold`, `half_close_grace`, `idle_after`, `receive_buffer`, `sessions`, `stall_timeout`, `keep_alive`, `max_session_duration`, `message_rate`, `largest_payload`, `identity`, `host_keys`, `connections`, `max_tunnel_duration`
 14: `db:0` does not end in a port (1 to 65535)
   use: target = "rds:ID", "ec2:INSTANCE:PORT", "ecs:CLUSTER/SERVICE:PORT" or "HOST:PORT"
 15: `hold = 3o` lacks the quotes around text
   use: hold = "3o"
 18: tunnels `bad name` and `c` both listen on 127.0.0.1:15433
   use: another `listen` for one of them
-19: this version cannot follow a route by `eice`, only by `ssm` or `direct`
-  use: route = "ssm", route = { ssm = "INSTANCE" } or route = "direct"
+19: unknown route `ecie`: did you mean `eice`?
+  use: route = "ssm", { ssm = "INSTANCE" }, "eice", { ssh = "USER@INSTANCE", over = "eice" } or "direct"
 20: unknown mode `ondemand`: did you mean `on-demand`?
   use: mode = "always" or mode = "on-demand"
 22: unknown key `tunnel` at the top of the file: did you mean `tunnels`?
@@ -665,6 +832,13 @@ fn nearly_toml() -> impl Strategy<Value = String> {
             "99999999999999999999GiB",
             "message_rate = ",
             "{ ssm = ",
+            "{ ssh = ",
+            "{ eice = ",
+            ", over = ",
+            "\"a@b\"",
+            "\"eice-0abc\"",
+            "connections = ",
+            "identity = ",
             " }\n",
             "\"",
             "'''",

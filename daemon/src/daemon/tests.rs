@@ -23,7 +23,7 @@ impl Rig {
         let made: Arc<Mutex<Vec<String>>> = Arc::default();
         let transports: Transports = {
             let (attempts, made) = (Arc::clone(&attempts), Arc::clone(&made));
-            Box::new(move |spec| {
+            Arc::new(move |spec| {
                 let (transport, received) = fake::transport();
                 attempts.lock().unwrap().insert(spec.name.to_string(), received);
                 made.lock().unwrap().push(spec.name.to_string());
@@ -34,7 +34,9 @@ impl Rig {
             Config {
                 path: path.clone(),
                 tunnels: specs,
+                defaults: Arc::default(),
             },
+            fake::aws(),
             transports,
         )
         .await;
@@ -333,13 +335,4 @@ async fn shutdown_drains_every_tunnel_and_refuses_new_work() {
     assert_eq!(rest, b"the rest");
     assert!(far.has_goodbye());
     assert_eq!((rig.state("first"), rig.state("second")), ("down", "down"));
-}
-
-#[test]
-fn the_nearest_names_come_first_and_strangers_do_not() {
-    let known: Vec<_> = ["prod-db", "prod-db-2", "web"]
-        .map(|name| fake::spec(name).name)
-        .to_vec();
-    let near: Vec<_> = near("prod-bd", &known).iter().map(ToString::to_string).collect();
-    assert_eq!(near, ["prod-db", "prod-db-2"]);
 }

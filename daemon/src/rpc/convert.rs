@@ -5,8 +5,8 @@ use std::sync::Arc;
 
 use tunneld_proto::v1;
 
-use crate::config::{Problem, Problems, TunnelName};
-use crate::daemon::Reloaded;
+use crate::config::{Problem, Problems, TunnelName, Written};
+use crate::daemon::{Reloaded, Resolved};
 use crate::failure::{Failure, Reason};
 use crate::meter::Traffic;
 use crate::status::{State, Status, Transition};
@@ -63,7 +63,7 @@ fn state(state: &State) -> v1::tunnel::State {
     }
 }
 
-fn failure(failure: &Failure) -> v1::Failure {
+pub(crate) fn failure(failure: &Failure) -> v1::Failure {
     let reason = match failure.reason() {
         Reason::Unreachable => v1::Reason::Unreachable,
         Reason::Throttled => v1::Reason::Throttled,
@@ -74,6 +74,7 @@ fn failure(failure: &Failure) -> v1::Failure {
         Reason::AgentOffline => v1::Reason::AgentOffline,
         Reason::TargetRefused => v1::Reason::TargetRefused,
         Reason::Invalid => v1::Reason::Invalid,
+        Reason::Expired => v1::Reason::Expired,
     };
     v1::Failure {
         reason: reason.into(),
@@ -87,6 +88,7 @@ fn traffic(traffic: Traffic) -> v1::Traffic {
         connections,
         connections_total,
         connections_failed,
+        connections_expired,
         bytes_in,
         bytes_out,
         held,
@@ -100,10 +102,11 @@ fn traffic(traffic: Traffic) -> v1::Traffic {
         bytes_out,
         held,
         links_lost,
+        connections_expired,
     }
 }
 
-fn link(details: &LinkDetails) -> v1::Link {
+pub(crate) fn link(details: &LinkDetails) -> v1::Link {
     v1::Link {
         via: details.via.clone(),
         target_host: details.target_host.clone(),
@@ -148,5 +151,55 @@ fn problem(problem: &Problem) -> v1::Problem {
         line: problem.line.unwrap_or(0),
         message: problem.message.clone(),
         hint: problem.hint.clone().unwrap_or_default(),
+    }
+}
+
+/// What a client wants to reach, as it wrote it.
+pub(crate) fn written(account: Option<v1::Account>, target: String, route: String) -> Written {
+    let v1::Account { profile, region } = account.unwrap_or_default();
+    Written {
+        target,
+        route,
+        profile,
+        region,
+    }
+}
+
+/// The target that is a port of an instance.
+pub(crate) fn port_of(instance: &str, port: u32) -> String {
+    if instance.starts_with("ecs:") {
+        format!("{instance}:{port}")
+    } else {
+        format!("ec2:{instance}:{port}")
+    }
+}
+
+pub(crate) fn to_resolve(request: v1::ResolveRequest) -> Written {
+    let target = port_of(&request.instance, request.port);
+    written(request.account, target, request.route)
+}
+
+pub(crate) fn to_open(opening: v1::Opening) -> Written {
+    written(opening.account, opening.target, opening.route)
+}
+
+pub(crate) fn resolved(resolved: Result<Resolved, Failure>) -> v1::ResolveResponse {
+    let outcome = match resolved {
+        Ok(resolved) => v1::resolve_response::Outcome::Resolved(v1::Resolved {
+            id: resolved.found.id().to_owned(),
+            name: resolved.found.name().unwrap_or_default().to_owned(),
+            route: resolved.route,
+            passed_over: resolved.passed_over,
+            addresses: resolved.found.addresses(),
+            platform: resolved
+                .found
+                .place()
+                .and_then(|place| place.platform.clone())
+                .unwrap_or_default(),
+        }),
+        Err(failed) => v1::resolve_response::Outcome::Failure(failure(&failed)),
+    };
+    v1::ResolveResponse {
+        outcome: Some(outcome),
     }
 }

@@ -1,4 +1,4 @@
-//! The seven RPCs: request → `Daemon` → answer.
+//! The RPCs: request → `Daemon` → answer.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -6,8 +6,9 @@ use std::time::{Duration, SystemTime};
 
 use futures_util::stream::{self, BoxStream};
 use tokio::time::{Interval, MissedTickBehavior};
+use tokio_stream::wrappers::ReceiverStream;
 use tokio_util::sync::CancellationToken;
-use tonic::{Request, Response, Status as RpcStatus};
+use tonic::{Request, Response, Status as RpcStatus, Streaming};
 use tracing::info;
 use tunneld_proto::v1;
 
@@ -15,10 +16,14 @@ use crate::config::TunnelName;
 use crate::daemon::{Daemon, Error};
 use crate::meter::Traffic;
 use crate::rpc::convert;
+use crate::rpc::pipe::{self, Pipe};
 use crate::status::{Changes, Snapshot, Status, wall_clock};
 
 /// How often a watcher is told of changed counters: a person reads no faster.
 const TRAFFIC_EVERY: Duration = Duration::from_secs(1);
+
+/// The port of SSH, which pushed keys are for.
+const SSH: u32 = 22;
 
 /// The service `Tunnels`.
 #[derive(Clone)]
@@ -114,6 +119,48 @@ impl v1::tunnels_server::Tunnels for Service {
         info!("a client asked the daemon to stop");
         self.stop.cancel();
         Ok(Response::new(v1::ShutdownResponse {}))
+    }
+
+    async fn resolve(
+        &self,
+        request: Request<v1::ResolveRequest>,
+    ) -> Result<Response<v1::ResolveResponse>, RpcStatus> {
+        let resolved = self
+            .daemon
+            .resolve(convert::to_resolve(request.into_inner()))
+            .await;
+        Ok(Response::new(convert::resolved(resolved)))
+    }
+
+    async fn push_key(
+        &self,
+        request: Request<v1::PushKeyRequest>,
+    ) -> Result<Response<v1::PushKeyResponse>, RpcStatus> {
+        let v1::PushKeyRequest {
+            account,
+            instance,
+            user,
+            public_key,
+        } = request.into_inner();
+        let written = convert::written(account, convert::port_of(&instance, SSH), String::new());
+        let pushed = self.daemon.push_key(written, &user, &public_key).await;
+        Ok(Response::new(v1::PushKeyResponse {
+            failure: pushed.err().map(|failure| convert::failure(&failure)),
+        }))
+    }
+
+    type OpenStream = ReceiverStream<Result<v1::OpenResponse, RpcStatus>>;
+
+    async fn open(
+        &self,
+        request: Request<Streaming<v1::OpenRequest>>,
+    ) -> Result<Response<Self::OpenStream>, RpcStatus> {
+        let mut requests = request.into_inner();
+        let opening = pipe::opening(&mut requests).await?;
+        let (pipe, responses) = Pipe::new(requests);
+        let visit = pipe.run(Arc::clone(&self.daemon), convert::to_open(opening));
+        self.daemon.spawn_visit(visit);
+        Ok(Response::new(ReceiverStream::new(responses)))
     }
 }
 

@@ -1,14 +1,18 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::sync::mpsc;
 use tokio::task::JoinSet;
+use tokio_stream::wrappers::ReceiverStream;
 use tonic::transport::Channel;
 use tonic::{Code, Request};
 use tonic_health::pb::health_client::HealthClient;
 use tonic_health::pb::{HealthCheckRequest, health_check_response::ServingStatus};
 use tunneld_proto::v1::tunnels_client::TunnelsClient;
 use tunneld_proto::v1::{
-    DownRequest, ListRequest, ReloadRequest, ShutdownRequest, UpRequest, VersionRequest, WatchRequest, tunnel,
+    DownRequest, ListRequest, ReloadRequest, ShutdownRequest, UpRequest, VersionRequest, WatchRequest,
+    open_request, open_response, tunnel,
 };
 
 use super::*;
@@ -45,8 +49,10 @@ impl Rig {
         let config = Config {
             path: folder.path().join("config.toml"),
             tunnels: vec![spec],
+            defaults: Arc::default(),
         };
-        let daemon = Daemon::start(config, Box::new(move |_| Arc::clone(&transport) as _)).await;
+        let transports = Arc::new(move |_: &TunnelSpec| Arc::clone(&transport) as _);
+        let daemon = Daemon::start(config, fake::aws(), transports).await;
         let (stop, ended) = (CancellationToken::new(), CancellationToken::new());
         let mut serving = JoinSet::new();
         serving.spawn(serve(socket, Arc::clone(&daemon), stop.clone(), ended.clone()));
@@ -320,4 +326,132 @@ async fn any_grpc_client_can_look_around() {
         services.service.iter().any(|known| known.name == service),
         "{services:?}"
     );
+}
+
+/// Begins a call of `Open` whose first message is this.
+async fn open(
+    rig: &mut Rig,
+    first: open_request::Message,
+) -> (
+    mpsc::Sender<v1::OpenRequest>,
+    Result<tonic::Streaming<v1::OpenResponse>, tonic::Status>,
+) {
+    let (requests, sent) = mpsc::channel(8);
+    requests.send(asked(first)).await.unwrap();
+    let opened = rig.client.open(ReceiverStream::new(sent)).await;
+    (requests, opened.map(tonic::Response::into_inner))
+}
+
+fn asked(message: open_request::Message) -> v1::OpenRequest {
+    v1::OpenRequest {
+        message: Some(message),
+    }
+}
+
+fn to(target: &str) -> open_request::Message {
+    open_request::Message::Opening(v1::Opening {
+        account: None,
+        target: target.to_owned(),
+        route: "direct".to_owned(),
+    })
+}
+
+async fn answer(responses: &mut tonic::Streaming<v1::OpenResponse>) -> open_response::Message {
+    let response = tokio::time::timeout(Duration::from_secs(60), responses.message()).await;
+    response.unwrap().unwrap().unwrap().message.unwrap()
+}
+
+/// Reads the last message, and that nothing follows it.
+async fn end(responses: &mut tonic::Streaming<v1::OpenResponse>) -> Option<v1::Failure> {
+    let open_response::Message::Ended(ended) = answer(responses).await else {
+        panic!("not the end");
+    };
+    assert!(responses.message().await.unwrap().is_none());
+    ended.failure
+}
+
+#[tokio::test]
+async fn a_connection_without_a_tunnel_passes_bytes_and_both_ends() {
+    let mut rig = Rig::new().await;
+    let (requests, responses) = open(&mut rig, to("a:1")).await;
+    let mut responses = responses.unwrap();
+    let mut target = rig.attempts.next().await.succeed().accept().await;
+    assert!(matches!(
+        answer(&mut responses).await,
+        open_response::Message::Opened(_)
+    ));
+    requests
+        .send(asked(open_request::Message::Data("there".into())))
+        .await
+        .unwrap();
+    requests
+        .send(asked(open_request::Message::End(v1::End {})))
+        .await
+        .unwrap();
+    let mut received = String::new();
+    target.read_to_string(&mut received).await.unwrap();
+    assert_eq!(received, "there");
+    target.write_all(b"and back").await.unwrap();
+    drop(target);
+    assert_eq!(
+        answer(&mut responses).await,
+        open_response::Message::Data("and back".into())
+    );
+    assert_eq!(
+        answer(&mut responses).await,
+        open_response::Message::End(v1::End {})
+    );
+    assert_eq!(end(&mut responses).await, None);
+}
+
+#[tokio::test]
+async fn a_target_that_is_not_reached_is_told_of_in_the_answer() {
+    let mut rig = Rig::new().await;
+    let (_requests, responses) = open(&mut rig, to("a:1")).await;
+    rig.attempts.next().await.fail(fake::lost());
+    let failure = end(&mut responses.unwrap()).await.unwrap();
+    assert_eq!(failure.reason(), v1::Reason::Unreachable);
+    assert_eq!(failure.chain, ["the websocket was closed"]);
+}
+
+#[tokio::test]
+async fn words_that_name_no_target_are_told_of_in_the_answer_too() {
+    let mut rig = Rig::new().await;
+    let (_requests, responses) = open(&mut rig, to("a")).await;
+    let failure = end(&mut responses.unwrap()).await.unwrap();
+    assert_eq!(failure.reason(), v1::Reason::Invalid);
+    assert!(failure.chain[0].contains("does not end in a port"), "{failure:?}");
+    let (_requests, responses) = open(&mut rig, open_request::Message::End(v1::End {})).await;
+    assert_eq!(responses.unwrap_err().code(), Code::InvalidArgument);
+}
+
+#[tokio::test]
+async fn a_client_that_leaves_without_an_end_resets_its_connection() {
+    let mut rig = Rig::new().await;
+    let (requests, responses) = open(&mut rig, to("a:1")).await;
+    let mut target = rig.attempts.next().await.succeed().accept().await;
+    drop((requests, responses));
+    let mut received = Vec::new();
+    target.read_to_end(&mut received).await.unwrap();
+    assert_eq!(received, b"");
+    assert!(
+        target.write_all(b"nobody").await.is_err(),
+        "the stream is gone, not half closed"
+    );
+}
+
+#[tokio::test]
+async fn a_client_that_does_not_read_holds_the_target_back() {
+    let mut rig = Rig::new().await;
+    let (_requests, responses) = open(&mut rig, to("a:1")).await;
+    let mut target = rig.attempts.next().await.succeed().accept().await;
+    let block = vec![0; 1 << 20];
+    let mut sent = 0;
+    // Whatever windows and queues there are take some of it, and then no more.
+    while let Ok(written) = tokio::time::timeout(Duration::from_millis(500), target.write_all(&block)).await {
+        written.unwrap();
+        sent += block.len();
+        assert!(sent < 64 << 20, "nobody reads, and all of it goes somewhere");
+    }
+    drop(responses);
 }

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use async_trait::async_trait;
 use tokio::sync::watch;
 
-use super::{Health, Link, LinkDetails, Stream, Transport};
+use super::{Carried, Health, Link, LinkDetails, Stream, Transport};
 use crate::aws::Aws;
 use crate::config::{AccountSpec, Target, TunnelSpec};
 use crate::connector::{authority, connect_tcp};
@@ -14,15 +14,17 @@ use crate::failure::{Failure, Reason, Remedy};
 /// Reaches a target over plain TCP.
 pub(crate) struct Direct {
     target: Target,
+    carried: Carried,
     account: AccountSpec,
     aws: Arc<Aws>,
 }
 
 impl Direct {
-    /// The route of a tunnel to its target.
-    pub(crate) fn new(spec: &TunnelSpec, aws: Arc<Aws>) -> Self {
+    /// The route to a target, with a tunnel's account.
+    pub(super) fn new(spec: &TunnelSpec, target: Target, carried: Carried, aws: Arc<Aws>) -> Self {
         Self {
-            target: spec.target.clone(),
+            target,
+            carried,
             account: spec.account.clone(),
             aws,
         }
@@ -43,8 +45,17 @@ impl Direct {
                     .await?
                     .find_instance(instance)
                     .await?;
-                let Some(address) = found.private_address() else {
-                    let doing = format!("cannot find the private address of {found}");
+                let address = match (self.carried, found.place()) {
+                    // A client of an instance is in its network already; an SSH server is reached from anywhere.
+                    (Carried::Ssh, Some(place)) => place
+                        .public_address
+                        .as_deref()
+                        .or(place.ipv6_address.as_deref())
+                        .or(found.private_address()),
+                    (Carried::Ssh, None) | (Carried::Clients, _) => found.private_address(),
+                };
+                let Some(address) = address else {
+                    let doing = format!("cannot find an address of {found}");
                     return Err(Failure::new(Reason::NotFound, Remedy::Fix, doing)
                         .hint("give the tunnel a target HOST:PORT, or the route \"ssm\""));
                 };
@@ -116,8 +127,10 @@ mod tests {
     use futures_util::FutureExt;
     use tokio::io::{AsyncReadExt, AsyncWriteExt};
     use tokio::net::TcpListener;
+    use tunneld_emulator::{Config as World, Emulator};
 
     use super::*;
+    use crate::config::Instance;
     use crate::connector::Environment;
     use crate::failure::Scope;
 
@@ -129,6 +142,7 @@ mod tests {
         };
         Direct {
             target,
+            carried: Carried::Clients,
             account: AccountSpec::default(),
             aws,
         }
@@ -183,6 +197,38 @@ mod tests {
             failure.to_string().contains(&format!("127.0.0.1:{port}")),
             "{failure}"
         );
+    }
+
+    #[tokio::test]
+    async fn an_instance_is_a_neighbour_and_its_ssh_server_may_be_far_away() {
+        let world = r#"
+            [[instances]]
+            id = "i-0123456789abcdef0"
+            private_address = "10.0.1.10"
+            public_address = "203.0.113.10"
+            [[instances]]
+            id = "i-0123456789abcdef1"
+            private_address = "10.0.1.11"
+        "#;
+        let emulator = Emulator::start(World::parse(world).unwrap()).await.unwrap();
+        let aws = Arc::new(Aws::new(Environment::from_iter(emulator.environment())).unwrap());
+        let instance = |id: &str| Target::Instance {
+            instance: Instance::Id(id.to_owned()),
+            port: 22,
+        };
+        let (public, private) = (instance("i-0123456789abcdef0"), instance("i-0123456789abcdef1"));
+        let spec = crate::tunnel::fake::spec("db");
+        let as_target = Direct::new(&spec, public.clone(), Carried::Clients, Arc::clone(&aws));
+        let as_server = Direct::new(&spec, public, Carried::Ssh, Arc::clone(&aws));
+        let hidden = Direct::new(&spec, private, Carried::Ssh, aws);
+        for (route, address) in [
+            (as_target, "10.0.1.10"),
+            (as_server, "203.0.113.10"),
+            (hidden, "10.0.1.11"),
+        ] {
+            let link = route.connect().await.unwrap();
+            assert_eq!(link.health().borrow().details.target_host, address);
+        }
     }
 
     #[tokio::test]

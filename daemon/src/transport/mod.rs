@@ -10,7 +10,13 @@
 
 mod budget;
 mod direct;
+mod eice;
+mod inbox;
+mod keeper;
+mod member;
 mod pool;
+mod pooled;
+mod ssh;
 mod ssm;
 mod websocket;
 
@@ -27,10 +33,12 @@ use tokio::time::Instant;
 use tokio_util::task::TaskTracker;
 
 use crate::aws::Aws;
-use crate::config::{Route, TunnelSpec};
-use crate::failure::Failure;
+use crate::config::{Route, Target, TunnelSpec};
+use crate::failure::{Failure, Reason, Remedy};
 
 pub use self::budget::{Budget, RECEIVE_BUDGET};
+pub use self::eice::Slots;
+pub use self::ssh::SshFiles;
 pub use self::ssm::{Ledger, Orphan, end_orphans};
 
 /// A route to one target. Holds nothing open.
@@ -64,6 +72,11 @@ pub trait Stream: AsyncRead + AsyncWrite + Send + Unpin {
     /// waiting for its other side.
     fn aborted(&self) -> BoxFuture<'static, Arc<Failure>> {
         Box::pin(pending())
+    }
+
+    /// Returns when the route itself will cut the stream, however well it is; `None` if it never does.
+    fn expires(&self) -> Option<Instant> {
+        None
     }
 }
 
@@ -108,13 +121,70 @@ pub struct LinkDetails {
     pub notes: Vec<String>,
 }
 
+/// Makes the transport that follows a tunnel's route.
+pub(crate) type Transports = Arc<dyn Fn(&TunnelSpec) -> Arc<dyn Transport> + Send + Sync>;
+
 /// Builds the transport that follows a tunnel's route to its target.
 pub fn build(spec: &TunnelSpec, shared: &Arc<Shared>) -> Arc<dyn Transport> {
-    match &spec.route {
-        Route::Direct => Arc::new(direct::Direct::new(spec, Arc::clone(&shared.aws))),
-        Route::Ssm { via } => Arc::new(ssm::Ssm::new(spec, via.clone(), Arc::clone(shared))),
+    follow(&spec.route, &spec.target, Carried::Clients, spec, shared)
+}
+
+/// Whose bytes the streams of a transport carry.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Carried {
+    /// Those of local clients.
+    Clients,
+    /// Those of a connection to an SSH server.
+    Ssh,
+}
+
+/// Builds the transport that follows a route to a target, with the account and the settings of a tunnel.
+fn follow(
+    route: &Route,
+    target: &Target,
+    carried: Carried,
+    spec: &TunnelSpec,
+    shared: &Arc<Shared>,
+) -> Arc<dyn Transport> {
+    match route {
+        Route::Direct => Arc::new(direct::Direct::new(
+            spec,
+            target.clone(),
+            carried,
+            Arc::clone(&shared.aws),
+        )),
+        Route::Ssm { via } => Arc::new(ssm::Ssm::new(
+            spec,
+            target.clone(),
+            via.clone(),
+            Arc::clone(shared),
+        )),
+        Route::Eice { endpoint } => Arc::new(eice::Eice::new(
+            spec,
+            target.clone(),
+            endpoint.clone(),
+            carried,
+            Arc::clone(shared),
+        )),
+        Route::Ssh(route) => {
+            let server = Target::Instance {
+                instance: route.host.clone(),
+                port: SSH_PORT,
+            };
+            let below = follow(&route.over, &server, Carried::Ssh, spec, shared);
+            Arc::new(ssh::Ssh::new(
+                spec,
+                target.clone(),
+                route,
+                below,
+                Arc::clone(shared),
+            ))
+        }
     }
 }
+
+/// Where an SSH server listens.
+const SSH_PORT: u16 = 22;
 
 /// What all transports of a daemon share.
 pub struct Shared {
@@ -122,6 +192,10 @@ pub struct Shared {
     pub aws: Arc<Aws>,
     /// The sessions open at AWS.
     pub ledger: Arc<Ledger>,
+    /// What of a person's SSH is used, and the host keys that were learned.
+    pub ssh: SshFiles,
+    /// The places on Instance Connect Endpoints.
+    pub endpoints: Slots,
     /// The memory for what local clients have not taken.
     pub budget: Arc<Budget>,
     /// The drivers of links; who ends the daemon waits for them, so that no session stays open.
@@ -134,6 +208,16 @@ pub fn failure_of(error: &io::Error) -> Option<&Arc<Failure>> {
         .get_ref()?
         .downcast_ref::<StreamFailure>()
         .map(|wrapped| &wrapped.0)
+}
+
+/// Returns why a stream broke: the failure that its error carries, or else one that the error caused.
+pub(crate) fn broken(error: io::Error) -> Arc<Failure> {
+    if let Some(failure) = failure_of(&error) {
+        return Arc::clone(failure);
+    }
+    let doing = "the connection to the target broke";
+    let failure = Failure::new(Reason::Unreachable, Remedy::Retry, doing);
+    Arc::new(failure.of_stream().because(error))
 }
 
 /// Wraps a failure so that it can travel through `AsyncRead` and `AsyncWrite`.

@@ -1,40 +1,49 @@
-//! Which of a link's sessions carries a new stream, and how many sessions there are: a pure machine.
+//! Which of a link's members carries a new stream, and how many members there are: a pure machine. Members are sessions
+//! of Session Manager, or SSH connections.
 //!
 //! ```text
-//!   open ─► a session without streams? ─ yes ─► that one
+//!   open ─► a member without streams? ─ yes ─► that one
 //!            │ no
 //!            ├─ fewer than `max` ─► a new one, waited for up to 1.5 s ─┐ too slow, or failed
 //!            └─ else ─► the one with the fewest streams ◄──────────────┘
 //!
 //!   Starting ─► Fit ◄─► Unfit (resumed, or stalled: no new streams) ─► gone
-//!                └ no stream for 60 s, and not needed: retired
+//!                ├ no stream for 60 s, and not needed: retired
+//!                └ its time comes ─► Due (a successor is made) ─ that is fit ─► Draining ─ no stream left: retired
 //! ```
 //!
-//! Placement is final: smux streams cannot move. So one session without streams is kept ready while any stream is open,
-//! within `max`. A session that stalled does not count against `max`: its streams may hold it for minutes.
+//! Placement is final: smux streams cannot move. So one member without streams is kept ready while any stream is open,
+//! within `max`. A member that stalled does not count against `max`: its streams may hold it for minutes.
 //!
-//! Where a session carries one stream only, each stream gets a session of its own and nothing is kept ready.
+//! A member that its route will cut at a known time is replaced before: it takes new streams until another one is
+//! proven, and then drains. What drains does not count against `max`, and the successor may exceed it by one.
+//!
+//! Where a member carries one stream only, each stream gets a member of its own and nothing is kept ready.
+
+mod state;
 
 use std::collections::{BTreeMap, VecDeque};
 use std::time::Duration;
 
 use tokio::time::Instant;
 
-use crate::config::Sessions;
+pub(crate) use self::state::{Fitness, Sharing};
+use self::state::{State, Tenure};
+use crate::config::PoolSize;
 
-/// How long a new connection waits for a session of its own: StartSession, websocket and handshake take about one.
+/// How long a new connection waits for a member of its own: StartSession, websocket and handshake take about one.
 const PATIENCE: Duration = Duration::from_millis(1_500);
-/// How long a session without streams is kept: a database client's next connection finds it ready.
+/// How long a member without streams is kept: a database client's next connection finds it ready.
 const IDLE: Duration = Duration::from_secs(60);
-/// The first and the longest pause after a session that did not start: the next one would fail in the same way.
+/// The first and the longest pause after a member that did not start: the next one would fail in the same way.
 const FIRST_PAUSE: Duration = Duration::from_secs(1);
 const LONGEST_PAUSE: Duration = Duration::from_secs(60);
-/// Stalled sessions that are let be beside `max` others; beyond, no more are started for them.
-const MOST_STALLED: usize = 8;
-/// The most sessions of an agent that carries one stream in each: a pool of a client, a few times over.
+/// Stalled and draining members that are let be beside `max` others; beyond, no more are started for them.
+const MOST_EXTRA: usize = 8;
+/// The most members of an agent that carries one stream in each: a pool of a client, a few times over.
 const MOST_SINGLE: usize = 64;
 
-/// Names a session of the pool.
+/// Names a member of the pool.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub(crate) struct Member(u64);
 
@@ -42,43 +51,25 @@ pub(crate) struct Member(u64);
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub(crate) struct Ticket(u64);
 
-/// How many streams a session carries.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Sharing {
-    /// Many.
-    Shared,
-    /// One in its life.
-    Single,
-}
-
-/// Whether a session takes new streams.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Fitness {
-    /// It does.
-    Fit,
-    /// Not while it is brought back.
-    Impaired,
-    /// Not while a target behind it takes nothing, or its agent is away.
-    Stalled,
-}
-
 /// Work for the pool's owner.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Action {
-    /// Start this session, and say what came of it.
+    /// Start this member, and say what came of it.
     Start(Member),
-    /// Open the connection's stream on this session.
+    /// Open the connection's stream on this member.
     Place(Ticket, Member),
-    /// Tell the connection that the session for it did not start.
+    /// Tell the connection that the member for it did not start.
     Refuse(Ticket),
-    /// End this session, which has no streams.
+    /// End this member, which has no streams.
     Retire(Member),
+    /// This member takes no new streams any more, because it will be cut; those it has go on.
+    Drain(Member),
 }
 
 /// The machine. See the module's documentation.
 #[derive(Debug)]
 pub(crate) struct Pool {
-    limits: Sessions,
+    limits: PoolSize,
     sharing: Sharing,
     members: BTreeMap<Member, State>,
     waiting: VecDeque<Waiting>,
@@ -86,22 +77,9 @@ pub(crate) struct Pool {
     named: u64,
     /// Sessions that did not start, one after the other.
     failures: u32,
-    /// No session is started before this.
+    /// No member is started before this.
     start_after: Option<Instant>,
     actions: VecDeque<Action>,
-}
-
-#[derive(Debug)]
-enum State {
-    Starting,
-    Running {
-        fitness: Fitness,
-        streams: usize,
-        /// Since when there are none.
-        idle_since: Instant,
-        /// Whether it has had one.
-        used: bool,
-    },
 }
 
 #[derive(Debug)]
@@ -111,8 +89,8 @@ struct Waiting {
 }
 
 impl Pool {
-    /// A pool whose first session is to be started.
-    pub(crate) fn new(limits: Sessions) -> Self {
+    /// A pool whose first member is to be started.
+    pub(crate) fn new(limits: PoolSize) -> Self {
         let mut pool = Self {
             limits,
             sharing: Sharing::Shared,
@@ -143,8 +121,14 @@ impl Pool {
         self.waiting.retain(|waiting| waiting.ticket != ticket);
     }
 
-    /// A session is ready.
-    pub(crate) fn started(&mut self, member: Member, sharing: Sharing, now: Instant) {
+    /// A member is ready. It is to be replaced from `replace_at` on.
+    pub(crate) fn started(
+        &mut self,
+        member: Member,
+        sharing: Sharing,
+        replace_at: Option<Instant>,
+        now: Instant,
+    ) {
         self.sharing = sharing;
         self.failures = 0;
         self.start_after = None;
@@ -154,12 +138,17 @@ impl Pool {
                 streams: 0,
                 idle_since: now,
                 used: false,
+                tenure: match (sharing, replace_at) {
+                    (Sharing::Shared, Some(at)) => Tenure::Until(at),
+                    // It ends with its one stream.
+                    (Sharing::Single, _) | (Sharing::Shared, None) => Tenure::Lasting,
+                },
             };
         }
         self.settle(now);
     }
 
-    /// A session did not start.
+    /// A member did not start.
     pub(crate) fn failed(&mut self, member: Member, now: Instant) {
         self.members.remove(&member);
         match self.sharing {
@@ -181,13 +170,13 @@ impl Pool {
         self.settle(now);
     }
 
-    /// A session has ended.
+    /// A member has ended.
     pub(crate) fn ended(&mut self, member: Member, now: Instant) {
         self.members.remove(&member);
         self.settle(now);
     }
 
-    /// A session takes new streams, or does not.
+    /// A member takes new streams, or does not.
     pub(crate) fn judge(&mut self, member: Member, judged: Fitness, now: Instant) {
         if let Some(State::Running { fitness, .. }) = self.members.get_mut(&member) {
             *fitness = judged;
@@ -195,7 +184,17 @@ impl Pool {
         self.settle(now);
     }
 
-    /// A stream of a session has ended, or was never opened.
+    /// A member is to be replaced as soon as there is another one.
+    pub(crate) fn wear_out(&mut self, member: Member, now: Instant) {
+        if let Some(State::Running { tenure, .. }) = self.members.get_mut(&member)
+            && *tenure != Tenure::Draining
+        {
+            *tenure = Tenure::Due;
+        }
+        self.settle(now);
+    }
+
+    /// A stream of a member has ended, or was never opened.
     pub(crate) fn stream_ended(&mut self, member: Member, now: Instant) {
         if let Some(State::Running {
             streams, idle_since, ..
@@ -224,15 +223,19 @@ impl Pool {
             .and_then(|_| self.waiting.front().map(|waiting| waiting.until));
         let retirement = self.superfluous().map(|(_, idle_since)| idle_since + IDLE);
         let start = self.start_after.filter(|_| self.wants_more());
-        [patience, retirement, start].into_iter().flatten().min()
+        let replacement = self.members.values().filter_map(State::replace_at).min();
+        [patience, retirement, start, replacement]
+            .into_iter()
+            .flatten()
+            .min()
     }
 
-    /// Returns how many streams a session carries.
+    /// Returns how many streams a member carries.
     pub(crate) fn sharing(&self) -> Sharing {
         self.sharing
     }
 
-    /// Returns how many sessions run.
+    /// Returns how many members run.
     pub(crate) fn running(&self) -> usize {
         let is_running = |state: &&State| matches!(state, State::Running { .. });
         self.members.values().filter(is_running).count()
@@ -243,11 +246,11 @@ impl Pool {
         self.members.is_empty() && self.sharing == Sharing::Shared
     }
 
-    /// Returns whether a session takes new streams, is on its way, or would be made for the next connection.
+    /// Returns whether a member takes new streams, is on its way, or would be made for the next connection.
     pub(crate) fn is_able(&self) -> bool {
         let able = |state: &State| match state {
             State::Starting => true,
-            State::Running { fitness, .. } => *fitness == Fitness::Fit,
+            State::Running { .. } => state.takes_streams(),
         };
         self.sharing == Sharing::Single || self.members.values().any(able)
     }
@@ -258,6 +261,7 @@ impl Pool {
         if self.is_dead() {
             return;
         }
+        self.replace(now);
         let may_start = self.start_after.is_none_or(|at| at <= now);
         self.place(may_start, now);
         while may_start && self.wants_more() {
@@ -266,6 +270,40 @@ impl Pool {
         while let Some((member, idle_since)) = self.superfluous()
             && (self.sharing == Sharing::Single || idle_since + IDLE <= now)
         {
+            self.retire(member);
+        }
+    }
+
+    /// Notes whose time has come, lets them drain once another one takes streams, and retires those that have.
+    fn replace(&mut self, now: Instant) {
+        if self.sharing == Sharing::Single {
+            return;
+        }
+        for state in self.members.values_mut() {
+            if let State::Running { tenure, .. } = state
+                && matches!(tenure, Tenure::Until(at) if *at <= now)
+            {
+                *tenure = Tenure::Due;
+            }
+        }
+        let has_successor = self
+            .members
+            .values()
+            .any(|state| state.takes_streams() && !state.is_due());
+        let mut drained = Vec::new();
+        for (member, state) in &mut self.members {
+            let State::Running { tenure, streams, .. } = state else {
+                continue;
+            };
+            if has_successor && *tenure == Tenure::Due {
+                *tenure = Tenure::Draining;
+                self.actions.push_back(Action::Drain(*member));
+            }
+            if *tenure == Tenure::Draining && *streams == 0 {
+                drained.push(*member);
+            }
+        }
+        for member in drained {
             self.retire(member);
         }
     }
@@ -305,17 +343,20 @@ impl Pool {
         self.actions.push_back(Action::Retire(member));
     }
 
-    /// Whether another session should be started, if nothing speaks against it.
+    /// Whether another member should be started, if nothing speaks against it.
     fn wants_more(&self) -> bool {
+        let starting = self.starting();
+        if self.sharing == Sharing::Shared && starting == 0 && self.members.values().any(State::is_due) {
+            return true;
+        }
         if !self.has_room() {
             return false;
         }
-        let starting = self.starting();
         if self.sharing == Sharing::Single {
             return starting < self.waiting.len();
         }
         let busy = self.open_streams() > 0;
-        // A link that is brought back as a whole would start sessions into the same dead network.
+        // A link that is brought back as a whole would start members into the same dead network.
         let lost = !self.is_able() && self.members.values().any(State::is_impaired);
         let spare = usize::from(busy && self.empty().is_none());
         let wanted =
@@ -326,25 +367,22 @@ impl Pool {
     fn has_room(&self) -> bool {
         match self.sharing {
             Sharing::Shared => {
-                let stalled = self.members.len() - self.counted();
-                self.counted() < self.limits.max && stalled <= MOST_STALLED
+                let extra = self.members.len() - self.counted();
+                self.counted() < self.limits.max && extra <= MOST_EXTRA
             }
             Sharing::Single => self.members.len() < MOST_SINGLE,
         }
     }
 
-    /// Returns how many sessions count against the limits.
+    /// Returns how many members count against the limits.
     fn counted(&self) -> usize {
-        let stalled = |state: &&State| {
-            matches!(
-                state,
-                State::Running {
-                    fitness: Fitness::Stalled,
-                    ..
-                }
-            )
+        let extra = |state: &&State| match state {
+            State::Starting => false,
+            State::Running { fitness, tenure, .. } => {
+                *fitness == Fitness::Stalled || *tenure == Tenure::Draining
+            }
         };
-        self.members.len() - self.members.values().filter(stalled).count()
+        self.members.len() - self.members.values().filter(extra).count()
     }
 
     fn starting(&self) -> usize {
@@ -360,7 +398,7 @@ impl Pool {
         streams.sum()
     }
 
-    /// Returns a session without streams that takes one.
+    /// Returns a member without streams that takes one.
     fn empty(&self) -> Option<Member> {
         self.fit()
             .find(|(_, streams, _)| *streams == 0)
@@ -373,28 +411,29 @@ impl Pool {
             .map(|(member, ..)| member)
     }
 
-    /// Returns the sessions that take a new stream, each with how many it has and since when it has none.
+    /// Returns the members that take a new stream, each with how many it has and since when it has none.
     fn fit(&self) -> impl Iterator<Item = (Member, usize, Instant)> + '_ {
         self.members.iter().filter_map(|(member, state)| match state {
             State::Running {
-                fitness: Fitness::Fit,
                 streams,
                 idle_since,
                 used,
-            } if self.sharing == Sharing::Shared || !used => Some((*member, *streams, *idle_since)),
+                ..
+            } if state.takes_streams() && (self.sharing == Sharing::Shared || !used) => {
+                Some((*member, *streams, *idle_since))
+            }
             State::Running { .. } | State::Starting => None,
         })
     }
 
-    /// Returns the session that has been without streams for longest and is not needed, if there is one.
+    /// Returns the member that has been without streams for longest and is not needed, if there is one.
     fn superfluous(&self) -> Option<(Member, Instant)> {
         let empty = self.members.iter().filter_map(|(member, state)| match state {
             State::Running {
                 streams: 0,
-                fitness: Fitness::Fit,
                 idle_since,
                 ..
-            } => Some((*member, *idle_since)),
+            } if state.takes_streams() && !state.is_due() => Some((*member, *idle_since)),
             State::Running { .. } | State::Starting => None,
         });
         let empty: Vec<_> = empty.collect();
@@ -410,18 +449,6 @@ impl Pool {
     fn name(&mut self) -> u64 {
         self.named += 1;
         self.named
-    }
-}
-
-impl State {
-    fn is_impaired(&self) -> bool {
-        matches!(
-            self,
-            Self::Running {
-                fitness: Fitness::Impaired,
-                ..
-            }
-        )
     }
 }
 

@@ -8,7 +8,9 @@ use tokio::io::DuplexStream;
 use tokio::sync::{Mutex, mpsc, oneshot, watch};
 use tokio::time::Instant;
 
+use crate::aws::Aws;
 use crate::config::{Config, Listen, Mode, TunnelSpec};
+use crate::connector::Environment;
 use crate::failure::{Failure, Reason, Remedy};
 use crate::transport::{Health, Impaired, Link, LinkDetails, Stream, Transport};
 
@@ -49,6 +51,11 @@ pub(crate) fn free_port() -> u16 {
         .local_addr()
         .unwrap()
         .port()
+}
+
+/// Access to AWS in an empty environment.
+pub(crate) fn aws() -> Arc<Aws> {
+    Arc::new(Aws::new(Environment::default()).unwrap())
 }
 
 /// A failure of the link that time may mend.

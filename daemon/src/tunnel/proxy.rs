@@ -25,10 +25,10 @@ use tokio::time::{Instant, sleep_until};
 use tokio_util::sync::CancellationToken;
 use tracing::info;
 
-use crate::failure::{Failure, Reason, Remedy, Scope};
+use crate::failure::{Failure, Reason, Scope};
 use crate::meter::Meter;
 use crate::status::Entry;
-use crate::transport::{Stream, failure_of};
+use crate::transport::{Stream, broken};
 use crate::tunnel::client::Client;
 use crate::tunnel::slot::{Lease, Slot};
 
@@ -101,6 +101,9 @@ impl Proxy {
             meter.connection_failed();
         }
         if let End::Failed(failure) = &end {
+            if failure.reason() == Reason::Expired {
+                meter.connection_expired();
+            }
             self.entry.failed(failure);
         }
         if !end.is_clean() {
@@ -204,7 +207,8 @@ impl Proxy {
             (Err(_), _) if far.broken && far.ended => End::TargetClosed,
             (Err(error), _) if far.broken => {
                 let failure = broken(error);
-                if far.untouched && failure.scope() == Scope::Link {
+                let lost = failure.scope() == Scope::Link || failure.reason() == Reason::Expired;
+                if far.untouched && lost {
                     return Copied::Nothing;
                 }
                 End::Failed(failure)
@@ -228,18 +232,6 @@ async fn superseded(slot: &mut watch::Receiver<Slot>, number: u64) {
     let other = |slot: &Slot| !matches!(slot, Slot::Linked(lease) if lease.number == number);
     // A supervisor that is gone has cancelled this connection.
     slot.wait_for(other).await.ok();
-}
-
-fn broken(error: io::Error) -> Arc<Failure> {
-    if let Some(failure) = failure_of(&error) {
-        return Arc::clone(failure);
-    }
-    let failure = Failure::new(
-        Reason::Unreachable,
-        Remedy::Retry,
-        "the connection to the target broke",
-    );
-    Arc::new(failure.of_stream().because(error))
 }
 
 impl End {

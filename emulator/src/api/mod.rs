@@ -1,8 +1,9 @@
 //! The AWS APIs, on `POST /`, each in its real wire format.
 //!
 //! ```text
-//! X-Amz-Target: AmazonSSM.…  ─► ssm ┐ awsJson 1.1            {"__type":…}
-//! X-Amz-Target: AmazonEC2C…  ─► ecs ┘
+//! X-Amz-Target: AmazonSSM.…  ─► ssm              ┐ awsJson 1.1            {"__type":…}
+//! X-Amz-Target: AmazonEC2C…  ─► ecs              │
+//! X-Amz-Target: AWSEC2Inst…  ─► instance_connect ┘
 //! Version=2016-11-15         ─► ec2   EC2 Query, XML         <Response><Errors>…
 //! Version=2014-10-31         ─► rds ┐ Query, XML             <ErrorResponse>…
 //! Version=2011-06-15         ─► sts ┘
@@ -14,6 +15,7 @@
 mod ec2;
 mod ecs;
 mod form;
+mod instance_connect;
 mod json;
 mod page;
 mod rds;
@@ -66,6 +68,7 @@ impl Call<'_> {
 pub(crate) enum Service {
     Ssm,
     Ecs,
+    InstanceConnect,
     Ec2,
     Rds,
     Sts,
@@ -76,6 +79,7 @@ impl Service {
         match self {
             Self::Ssm => "ssm",
             Self::Ecs => "ecs",
+            Self::InstanceConnect => "ec2-instance-connect",
             Self::Ec2 => "ec2",
             Self::Rds => "rds",
             Self::Sts => "sts",
@@ -85,7 +89,7 @@ impl Service {
     /// The namespace of its XML; the JSON services have none.
     fn namespace(self) -> &'static str {
         match self {
-            Self::Ssm | Self::Ecs => "",
+            Self::Ssm | Self::Ecs | Self::InstanceConnect => "",
             Self::Ec2 => "http://ec2.amazonaws.com/doc/2016-11-15/",
             Self::Rds => "http://rds.amazonaws.com/doc/2014-10-31/",
             Self::Sts => "https://sts.amazonaws.com/doc/2011-06-15/",
@@ -95,7 +99,7 @@ impl Service {
     /// Seen in the services' own messages: "… - 5 min." from the JSON services, "… - 15 min." from STS.
     fn skew(self) -> Duration {
         match self {
-            Self::Ssm | Self::Ecs | Self::Ec2 => Duration::from_secs(5 * 60),
+            Self::Ssm | Self::Ecs | Self::InstanceConnect | Self::Ec2 => Duration::from_secs(5 * 60),
             Self::Rds | Self::Sts => Duration::from_secs(15 * 60),
         }
     }
@@ -118,6 +122,7 @@ impl Request {
             let (service, operation) = match target.to_str().ok()?.split_once('.')? {
                 ("AmazonSSM", operation) => (Service::Ssm, operation),
                 ("AmazonEC2ContainerServiceV20141113", operation) => (Service::Ecs, operation),
+                ("AWSEC2InstanceConnectService", operation) => (Service::InstanceConnect, operation),
                 _ => return None,
             };
             return Some(Self {
@@ -150,6 +155,9 @@ impl Request {
         match service {
             Service::Ssm => ssm::answer(call, operation, body).map(|value| value.to_string()),
             Service::Ecs => ecs::answer(call, operation, body).map(|value| value.to_string()),
+            Service::InstanceConnect => {
+                instance_connect::answer(call, operation, body).map(|value| value.to_string())
+            }
             Service::Ec2 => ec2::answer(call, operation, form).map(|content| {
                 self.document(|xml| {
                     xml.text("requestId", &call.request_id);
@@ -278,7 +286,7 @@ fn websockets(headers: &HeaderMap, encrypted: bool) -> String {
 
 fn refused(service: Service, refusal: &Refusal, request_id: &str) -> Response<Full<Bytes>> {
     let body = match service {
-        Service::Ssm | Service::Ecs => {
+        Service::Ssm | Service::Ecs | Service::InstanceConnect => {
             json!({ "__type": refusal.code, "message": refusal.message }).to_string()
         }
         Service::Ec2 => Xml::document("Response", None, |xml| {
@@ -309,7 +317,7 @@ fn refused(service: Service, refusal: &Refusal, request_id: &str) -> Response<Fu
 
 fn response(service: Service, status: StatusCode, body: String, request_id: &str) -> Response<Full<Bytes>> {
     let content_type = match service {
-        Service::Ssm | Service::Ecs => "application/x-amz-json-1.1",
+        Service::Ssm | Service::Ecs | Service::InstanceConnect => "application/x-amz-json-1.1",
         Service::Ec2 => "text/xml;charset=UTF-8",
         Service::Rds | Service::Sts => "text/xml",
     };

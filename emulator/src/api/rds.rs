@@ -134,6 +134,11 @@ fn write_instance(xml: &mut Xml, call: &Call<'_>, database: &Database) {
     });
     // The real service fills the port in `Endpoint` alone.
     xml.text("DbInstancePort", 0);
+    xml.element("DBSubnetGroup", |xml| {
+        xml.text("DBSubnetGroupName", "default");
+        xml.text("VpcId", &database.vpc);
+        xml.text("SubnetGroupStatus", "Complete");
+    });
     xml.text("PubliclyAccessible", false);
     xml.text("IAMDatabaseAuthenticationEnabled", false);
     xml.text("DBInstanceArn", arn(call, "db", database));

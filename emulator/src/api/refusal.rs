@@ -34,7 +34,7 @@ impl Refusal {
     /// with the codes of the common errors.
     pub(crate) fn of_signature(service: Service, rejection: Rejection) -> Self {
         match service {
-            Service::Ssm | Service::Ecs => Self::of_json(rejection),
+            Service::Ssm | Service::Ecs | Service::InstanceConnect => Self::of_json(rejection),
             Service::Ec2 => Self::of_ec2(rejection),
             Service::Rds | Service::Sts => Self::of_query(rejection),
         }

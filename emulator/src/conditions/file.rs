@@ -6,7 +6,7 @@ use std::time::Duration;
 use serde::Deserialize;
 use thiserror::Error;
 
-use super::{AgentConditions, Conditions, LineConditions, Noise, ServiceConditions};
+use super::{AgentConditions, Conditions, ConnectConditions, LineConditions, Noise, ServiceConditions};
 use crate::faults::{FaultError, Faults};
 
 /// Longest delay of the line: a session is not on the moon.
@@ -50,6 +50,7 @@ struct Text {
     line: LineConditions,
     service: ServiceConditions,
     agent: AgentConditions,
+    connect: ConnectConditions,
 }
 
 impl FaultFile {
@@ -69,8 +70,14 @@ impl FaultFile {
             line,
             service,
             agent,
+            connect,
         } = toml::from_str(text).map_err(Box::new)?;
-        let conditions = Conditions { line, service, agent };
+        let conditions = Conditions {
+            line,
+            service,
+            agent,
+            connect,
+        };
         let unknown = switches
             .iter()
             .filter_map(|switch| Faults::default().set(switch).err());
@@ -102,7 +109,12 @@ impl Conditions {
 
     fn problems(&self) -> Vec<String> {
         let mut problems = Vec::new();
-        let Self { line, service, agent } = self;
+        let Self {
+            line,
+            service,
+            agent,
+            connect,
+        } = self;
         share("line.junk", line.junk, &mut problems);
         line.up.check("line.up", &mut problems);
         line.down.check("line.down", &mut problems);
@@ -117,6 +129,8 @@ impl Conditions {
             ("service.pause_storm", service.pause_storm),
             ("service.idle_timeout", service.idle_timeout),
             ("service.max_duration", service.max_duration),
+            ("connect.key_lifetime", Some(connect.key_lifetime)),
+            ("connect.longest_tunnel", Some(connect.longest_tunnel)),
         ];
         for (name, time) in times {
             if time.is_some_and(|time| time < Duration::from_millis(1)) {
@@ -209,6 +223,7 @@ mod tests {
                 target_rate: Some(1),
                 ..AgentConditions::default()
             },
+            connect: ConnectConditions::default(),
         };
         let all: toml::Table = all.to_toml().parse().expect("TOML");
         let names = |table: &toml::Table| {

@@ -1,11 +1,11 @@
-//! Under which conditions clients are served: how the line is, how the service and its agents behave.
+//! Under which conditions clients are served: how the line is, how the services and their agents behave.
 //!
 //! Where a switch of `Faults` is struck by one call, a condition holds until it is changed, and holds for open
 //! sessions from that moment on. The default is a perfect line, a service that is kind and an agent that is as
 //! configured. `faults.toml` beside the sources shows every key.
 
 mod file;
-mod span;
+pub(crate) mod span;
 
 use std::time::Duration;
 
@@ -23,9 +23,11 @@ pub struct Conditions {
     pub service: ServiceConditions,
     /// The agents, and what they reach.
     pub agent: AgentConditions,
+    /// EC2 Instance Connect and its endpoints.
+    pub connect: ConnectConditions,
 }
 
-/// The line between a client and the service. The service relays over TCP, so real frames are lost and overtaken
+/// The line between a client and the service of sessions or of tunnels. The service relays over TCP, so real frames are lost and overtaken
 /// around cuts alone; here they are at any time.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
@@ -188,6 +190,62 @@ pub enum AgentTimer {
     Fine,
     /// In ticks of 15.6 ms, as older Windows: one message a tick.
     Coarse,
+}
+
+/// How EC2 Instance Connect and its endpoints behave.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct ConnectConditions {
+    /// How long a pushed key lets somebody log in.
+    #[serde(with = "span")]
+    pub key_lifetime: Duration,
+    /// How long a tunnel lives that asks for no duration, and the longest that one lives.
+    #[serde(with = "span")]
+    pub longest_tunnel: Duration,
+    /// Most tunnels at once through an endpoint.
+    pub most_tunnels: u32,
+    /// How a tunnel ends whose time is over: how AWS does it is not public.
+    pub expiry: TunnelExpiry,
+    /// The messages in which a target's bytes come.
+    pub messages: TunnelMessages,
+}
+
+/// How a tunnel ends whose time is over.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum TunnelExpiry {
+    /// With a close, and a code other than 1000.
+    #[default]
+    Close,
+    /// The connection ends without a close.
+    Fin,
+    /// The connection is reset.
+    Reset,
+}
+
+/// The messages in which a target's bytes come.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum TunnelMessages {
+    /// One frame for what there is at the moment, up to 64 KiB.
+    #[default]
+    Plain,
+    /// Each in three fragments, with a ping between the first two.
+    Fragmented,
+    /// Of up to 4 MiB, held back until so much is there or the target pauses.
+    Giant,
+}
+
+impl Default for ConnectConditions {
+    fn default() -> Self {
+        Self {
+            key_lifetime: Duration::from_secs(60),
+            longest_tunnel: Duration::from_secs(3600),
+            most_tunnels: 20,
+            expiry: TunnelExpiry::Close,
+            messages: TunnelMessages::Plain,
+        }
+    }
 }
 
 impl Default for ServiceConditions {

@@ -164,7 +164,9 @@ impl Relay {
 
     fn set_conditions(&mut self, now: std::time::Instant) {
         let conditions = Arc::clone(&self.conditions.borrow_and_update());
-        let Conditions { line, service, agent } = &*conditions;
+        let Conditions {
+            line, service, agent, ..
+        } = &*conditions;
         self.line.set(line);
         self.service.set(service.clone(), now);
         self.greeting

@@ -10,12 +10,12 @@ pub(crate) mod client;
 pub(crate) mod far;
 
 use std::net::SocketAddr;
-use std::time::SystemTime;
+use std::time::{Duration, SystemTime};
 
 use aws_credential_types::Credentials;
-use aws_sigv4::http_request::{SignableBody, SignableRequest, SigningSettings, sign};
+use aws_sigv4::http_request::{SignableBody, SignableRequest, SignatureLocation, SigningSettings, sign};
 use aws_sigv4::sign::v4;
-use serde_json::Value;
+use serde_json::{Value, json};
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tunneld_emulator::{Config, Emulator};
@@ -96,6 +96,12 @@ impl Caller {
         self.json("ecs", &target, input).await
     }
 
+    pub(crate) async fn push_key(&self, instance: &str, user: &str, key: &str) -> Answer {
+        let input = json!({ "InstanceId": instance, "InstanceOSUser": user, "SSHPublicKey": key });
+        let target = "AWSEC2InstanceConnectService.SendSSHPublicKey";
+        self.json("ec2-instance-connect", target, &input).await
+    }
+
     async fn json(&self, service: &str, target: &str, input: &Value) -> Answer {
         let headers = [
             ("content-type", "application/x-amz-json-1.1"),
@@ -105,9 +111,13 @@ impl Caller {
     }
 
     pub(crate) async fn ec2(&self, parameters: &str) -> Answer {
+        self.ec2_call("DescribeInstances", parameters).await
+    }
+
+    pub(crate) async fn ec2_call(&self, operation: &str, parameters: &str) -> Answer {
         self.query(
             "ec2",
-            &format!("Version=2016-11-15&Action=DescribeInstances&{parameters}"),
+            &format!("Version=2016-11-15&Action={operation}&{parameters}"),
         )
         .await
     }
@@ -140,6 +150,40 @@ impl Caller {
             .collect();
         all.extend(self.sign(service, "POST", "/", headers, body));
         plain(self.address, "POST", "/", &all, body).await
+    }
+
+    /// Returns the target of a tunnel's request, with a signature for a host.
+    pub(crate) fn presign(&self, host: &str, query: &str) -> String {
+        let identity = Credentials::new(
+            &self.access_key_id,
+            &self.secret,
+            self.token.clone(),
+            None,
+            "test",
+        )
+        .into();
+        let mut settings = SigningSettings::default();
+        settings.signature_location = SignatureLocation::QueryParams;
+        settings.expires_in = Some(Duration::from_secs(60));
+        let parameters = v4::SigningParams::builder()
+            .identity(&identity)
+            .region(&self.region)
+            .name("ec2-instance-connect")
+            .time(self.time)
+            .settings(settings)
+            .build()
+            .expect("all parameters are given")
+            .into();
+        let url = format!("wss://{host}/openTunnel?{query}");
+        let request = SignableRequest::new("GET", url, [].into_iter(), SignableBody::Bytes(b""))
+            .expect("a good request");
+        let output = sign(request, &parameters).expect("a signature");
+        let mut target = format!("/openTunnel?{query}");
+        for (name, value) in output.output().params() {
+            let value = percent_encoding::utf8_percent_encode(value, percent_encoding::NON_ALPHANUMERIC);
+            target.push_str(&format!("&{name}={value}"));
+        }
+        target
     }
 
     /// Returns the headers that a signature adds, `host` included.

@@ -2,7 +2,8 @@ use proptest::prelude::*;
 
 use super::*;
 
-const LIMITS: Sessions = Sessions { min: 1, max: 4 };
+const LIMITS: PoolSize = PoolSize { min: 1, max: 4 };
+const HALF_AN_HOUR: Duration = Duration::from_secs(30 * 60);
 
 /// A pool, its clock, and what it asked for.
 struct Rig {
@@ -12,10 +13,11 @@ struct Rig {
     started: Vec<Member>,
     retired: Vec<Member>,
     refused: Vec<Ticket>,
+    draining: Vec<Member>,
 }
 
 impl Rig {
-    fn new(limits: Sessions) -> Self {
+    fn new(limits: PoolSize) -> Self {
         let mut rig = Self {
             pool: Pool::new(limits),
             now: Instant::now(),
@@ -23,13 +25,14 @@ impl Rig {
             started: Vec::new(),
             retired: Vec::new(),
             refused: Vec::new(),
+            draining: Vec::new(),
         };
         rig.perform();
         rig
     }
 
     /// A pool with one session that is ready.
-    fn ready(limits: Sessions) -> (Self, Member) {
+    fn ready(limits: PoolSize) -> (Self, Member) {
         let mut rig = Self::new(limits);
         let first = rig.started[0];
         rig.starts(first);
@@ -43,6 +46,7 @@ impl Rig {
                 Action::Place(ticket, member) => self.placed.push((ticket, member)),
                 Action::Retire(member) => self.retired.push(member),
                 Action::Refuse(ticket) => self.refused.push(ticket),
+                Action::Drain(member) => self.draining.push(member),
             }
         }
     }
@@ -54,8 +58,19 @@ impl Rig {
     }
 
     fn starts(&mut self, member: Member) {
-        self.pool.started(member, Sharing::Shared, self.now);
+        self.pool.started(member, Sharing::Shared, None, self.now);
         self.perform();
+    }
+
+    /// Starts one that its route cuts after an hour, and that is to be replaced after half of it.
+    fn starts_for_an_hour(&mut self, member: Member) {
+        let replace_at = Some(self.now + HALF_AN_HOUR);
+        self.pool.started(member, Sharing::Shared, replace_at, self.now);
+        self.perform();
+    }
+
+    fn last_started(&self) -> Member {
+        *self.started.last().unwrap()
     }
 
     fn fails(&mut self, member: Member) {
@@ -125,7 +140,7 @@ fn connections_that_come_together_get_a_session_each_up_to_the_most() {
 
 #[test]
 fn beyond_the_most_the_least_loaded_session_is_taken() {
-    let (mut rig, first) = Rig::ready(Sessions { min: 1, max: 2 });
+    let (mut rig, first) = Rig::ready(PoolSize { min: 1, max: 2 });
     rig.open();
     rig.starts(rig.started[1]);
     rig.open();
@@ -195,7 +210,7 @@ fn sessions_without_streams_are_retired_but_for_a_spare_and_the_least() {
 
 #[test]
 fn a_stalled_session_gets_no_streams_and_another_is_made() {
-    let (mut rig, first) = Rig::ready(Sessions { min: 1, max: 1 });
+    let (mut rig, first) = Rig::ready(PoolSize { min: 1, max: 1 });
     rig.open();
     assert_eq!(rig.started.len(), 1, "no room for a spare");
     rig.judge(first, Fitness::Stalled);
@@ -232,7 +247,7 @@ fn while_all_sessions_are_brought_back_nobody_is_placed_and_none_is_started() {
 
 #[test]
 fn the_least_is_kept_up_when_a_session_ends() {
-    let mut rig = Rig::new(Sessions { min: 2, max: 4 });
+    let mut rig = Rig::new(PoolSize { min: 2, max: 4 });
     assert_eq!(rig.started.len(), 1, "the first one shows whether any can be had");
     let first = rig.started[0];
     rig.starts(first);
@@ -268,7 +283,7 @@ fn a_connection_that_left_is_not_placed() {
 fn where_a_session_carries_one_stream_each_connection_gets_its_own() {
     let mut rig = Rig::new(LIMITS);
     let first = rig.started[0];
-    rig.pool.started(first, Sharing::Single, rig.now);
+    rig.pool.started(first, Sharing::Single, None, rig.now);
     rig.perform();
     assert_eq!(rig.retired, [first], "nothing is kept ready");
     assert!(rig.pool.is_able() && !rig.pool.is_dead());
@@ -278,7 +293,7 @@ fn where_a_session_carries_one_stream_each_connection_gets_its_own() {
     rig.fails(started[0]);
     assert_eq!(rig.refused, [tickets[0]]);
     for member in &started[1..] {
-        rig.pool.started(*member, Sharing::Single, rig.now);
+        rig.pool.started(*member, Sharing::Single, None, rig.now);
         rig.perform();
     }
     assert_eq!(rig.placed.len(), 5);
@@ -287,10 +302,95 @@ fn where_a_session_carries_one_stream_each_connection_gets_its_own() {
     assert_eq!(rig.retired, [first, member]);
 }
 
+#[test]
+fn a_session_that_will_be_cut_takes_streams_until_its_successor_is_proven() {
+    let mut rig = Rig::new(LIMITS);
+    let first = rig.last_started();
+    rig.starts_for_an_hour(first);
+    rig.wait(HALF_AN_HOUR);
+    let successor = rig.last_started();
+    assert_ne!(successor, first, "made when half of the time is over");
+    let ticket = rig.open();
+    assert_eq!(rig.place_of(ticket), Some(first));
+    rig.starts_for_an_hour(successor);
+    assert_eq!(rig.draining, [first]);
+    let ticket = rig.open();
+    assert_eq!(rig.place_of(ticket), Some(successor));
+    assert!(!rig.retired.contains(&first), "the stream it has goes on");
+    rig.stream_ends(first);
+    assert_eq!(rig.retired, [first]);
+}
+
+#[test]
+fn a_session_without_streams_ends_as_soon_as_it_is_replaced() {
+    let mut rig = Rig::new(LIMITS);
+    let mut present = rig.last_started();
+    rig.starts_for_an_hour(present);
+    for turns in 1..=24 {
+        rig.wait(HALF_AN_HOUR);
+        let former = present;
+        present = rig.last_started();
+        rig.starts_for_an_hour(present);
+        assert_eq!(rig.retired.last(), Some(&former));
+        assert_eq!((rig.retired.len(), rig.pool.running()), (turns, 1));
+    }
+}
+
+#[test]
+fn a_successor_may_be_one_more_than_the_most_and_what_drains_does_not_count() {
+    let only = PoolSize { min: 1, max: 1 };
+    let mut rig = Rig::new(only);
+    let first = rig.last_started();
+    rig.starts_for_an_hour(first);
+    rig.open();
+    rig.wait(HALF_AN_HOUR);
+    let second = rig.last_started();
+    rig.starts_for_an_hour(second);
+    rig.open();
+    rig.wait(HALF_AN_HOUR);
+    let third = rig.last_started();
+    rig.starts_for_an_hour(third);
+    assert_eq!(rig.draining, [first, second]);
+    let ticket = rig.open();
+    assert_eq!(rig.place_of(ticket), Some(third));
+    assert_eq!(rig.started.len(), 3, "and no spare beyond the most");
+}
+
+#[test]
+fn a_successor_that_does_not_start_leaves_the_old_session_in_use_and_is_tried_again() {
+    let mut rig = Rig::new(LIMITS);
+    let first = rig.last_started();
+    rig.starts_for_an_hour(first);
+    rig.wait(HALF_AN_HOUR);
+    rig.fails(rig.last_started());
+    let ticket = rig.open();
+    assert_eq!(rig.place_of(ticket), Some(first));
+    rig.wait(FIRST_PAUSE);
+    assert_eq!(rig.started.len(), 3);
+    assert!(rig.draining.is_empty() && rig.pool.is_able());
+}
+
+#[test]
+fn a_session_that_is_worn_out_is_replaced_like_one_that_will_be_cut() {
+    let (mut rig, first) = Rig::ready(LIMITS);
+    rig.open();
+    rig.starts(rig.last_started());
+    let spare = rig.last_started();
+    rig.pool.wear_out(first, rig.now);
+    rig.perform();
+    assert_eq!(rig.draining, [first], "there is another one");
+    rig.pool.wear_out(spare, rig.now);
+    rig.perform();
+    assert_eq!(rig.draining, [first], "there is none that is better");
+    rig.starts(rig.last_started());
+    assert_eq!(rig.draining, [first, spare]);
+}
+
 #[derive(Debug, Clone)]
 enum Step {
     Open,
     Started(usize),
+    StartedForAnHour(usize),
     Failed(usize),
     Ended(usize),
     StreamEnded(usize),
@@ -302,11 +402,13 @@ fn steps() -> impl Strategy<Value = Vec<Step>> {
     let step = prop_oneof![
         4 => Just(Step::Open),
         3 => any::<usize>().prop_map(Step::Started),
+        1 => any::<usize>().prop_map(Step::StartedForAnHour),
         1 => any::<usize>().prop_map(Step::Failed),
         1 => any::<usize>().prop_map(Step::Ended),
         3 => any::<usize>().prop_map(Step::StreamEnded),
         1 => (any::<usize>(), 0..3_usize).prop_map(|(member, fitness)| Step::Judge(member, fitness)),
         2 => (0..90_000_u64).prop_map(Step::Wait),
+        1 => (0..3_000_000_u64).prop_map(Step::Wait),
     ];
     prop::collection::vec(step, 0..80)
 }
@@ -318,7 +420,7 @@ proptest! {
         min in 1..3_usize,
         more in 0..3_usize,
     ) {
-        let limits = Sessions { min, max: min + more };
+        let limits = PoolSize { min, max: min + more };
         let (mut rig, _) = Rig::ready(limits);
         let mut tickets = Vec::new();
         for step in steps {
@@ -331,6 +433,9 @@ proptest! {
             match step {
                 Step::Open => tickets.push(rig.open()),
                 Step::Started(index) if is_starting(&rig, member(index)) => rig.starts(member(index)),
+                Step::StartedForAnHour(index) if is_starting(&rig, member(index)) => {
+                    rig.starts_for_an_hour(member(index));
+                }
                 Step::Failed(index) if is_starting(&rig, member(index)) => rig.fails(member(index)),
                 Step::Ended(index) if !is_starting(&rig, member(index)) => {
                     rig.pool.ended(member(index), rig.now);
@@ -342,11 +447,11 @@ proptest! {
                     rig.judge(member(index), fitness);
                 }
                 Step::Wait(milliseconds) => rig.wait(Duration::from_millis(milliseconds)),
-                Step::Started(_) | Step::Failed(_) | Step::Ended(_) => {}
+                Step::Started(_) | Step::StartedForAnHour(_) | Step::Failed(_) | Step::Ended(_) => {}
             }
             // A stalled one that is well again may be one too many for a while.
-            let stalls = rig.pool.members.len() - rig.pool.counted();
-            prop_assert!(rig.pool.members.len() <= limits.max + MOST_STALLED + 1 + stalls);
+            let extra = rig.pool.members.len() - rig.pool.counted();
+            prop_assert!(rig.pool.members.len() <= limits.max + MOST_EXTRA + 1 + extra);
             let waiting = rig.pool.waiting.len();
             prop_assert_eq!(rig.placed.len() + waiting, tickets.len());
             let has_empty = rig.pool.empty().is_some();

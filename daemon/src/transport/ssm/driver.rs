@@ -19,7 +19,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use tokio::sync::{OwnedSemaphorePermit, mpsc, oneshot};
+use tokio::sync::{OwnedSemaphorePermit, mpsc};
 use tokio::time::{Instant, sleep_until};
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, info, trace};
@@ -27,11 +27,11 @@ use tunneld_wire::smux::StreamId;
 use tunneld_wire::ssm::{End, Session};
 
 use super::channel::{Activity, Channel, Lost};
-use super::keeper::{Judgement, Report, Reporter, Seat};
 use super::renewal::Renewal;
 use super::resume::{FIRST_DELAY, Hopeless, LONGEST_DELAY, Resumed, Upstream};
-use super::stream::{SsmStream, StreamEnd, pair};
+use super::stream::{StreamEnd, pair};
 use crate::failure::{Failure, Reason, Remedy};
+use crate::transport::member::{Ask, Judgement, Report, Reporter, Station, Term};
 use crate::transport::pool::Sharing;
 
 /// Frames after which a websocket counts as one that works: more than the hint that the service sends by itself.
@@ -39,12 +39,7 @@ const ENOUGH_FRAMES: usize = 3;
 
 /// What a link or stream asks of its driver.
 pub(super) enum Command {
-    Open {
-        seat: Seat,
-        /// What to call the stream in messages.
-        client: String,
-        answer: oneshot::Sender<SsmStream>,
-    },
+    Ask(Ask),
     Write {
         id: StreamId,
         bytes: Bytes,
@@ -52,7 +47,12 @@ pub(super) enum Command {
     },
     Finish(StreamId),
     Drop(StreamId),
-    Probe,
+}
+
+impl From<Ask> for Command {
+    fn from(ask: Ask) -> Self {
+        Self::Ask(ask)
+    }
 }
 
 /// Owner of one session.
@@ -60,6 +60,8 @@ pub(super) struct Driver {
     pub(super) session: Session,
     pub(super) phase: Phase,
     pub(super) upstream: Upstream,
+    /// Where AWS ends it after a time that is known.
+    pub(super) term: Option<Term>,
     pub(super) reporter: Reporter,
     /// Bounded by its senders: a stream holds a permit for every write, and opens come one for each connection.
     pub(super) commands: mpsc::UnboundedReceiver<Command>,
@@ -119,20 +121,22 @@ impl Driver {
         session: Session,
         first: Resumed,
         upstream: Upstream,
-        reporter: Reporter,
-        commands: (
-            mpsc::WeakUnboundedSender<Command>,
-            mpsc::UnboundedReceiver<Command>,
-        ),
-        goodbye: CancellationToken,
+        term: Option<Term>,
+        station: Station<Command>,
     ) -> Self {
+        let Station {
+            reporter,
+            commands: (sender, commands),
+            goodbye,
+        } = station;
         let mut driver = Self {
             session,
             phase: Phase::Over,
             upstream,
+            term,
             reporter,
-            sender: commands.0,
-            commands: commands.1,
+            sender,
+            commands,
             streams: HashMap::new(),
             sharing: None,
             goodbye,
@@ -269,14 +273,15 @@ impl Driver {
     pub(super) fn handle_command(&mut self, command: Command) {
         let now = Instant::now().into_std();
         match command {
-            Command::Open { seat, client, answer } => {
+            Command::Ask(Ask::Open { seat, client, answer }) => {
                 let opened = self.session.open(now).zip(self.sender.upgrade());
                 // Without an answer the link looks for another session.
                 let Some((id, sender)) = opened else { return };
-                let (stream, end) = pair(id, sender, self.upstream.share(), client, seat);
+                let ends_at = self.term.map(|term| term.ends_at);
+                let (stream, end) = pair(id, sender, self.upstream.share(), client, seat, ends_at);
                 self.streams.insert(id, end);
                 // A connection that left meanwhile drops the stream, which sends `Command::Drop`.
-                let _ = answer.send(stream);
+                let _ = answer.send(Ok(Box::new(stream)));
             }
             Command::Write { id, bytes, permit } => {
                 if let Some(stream) = self.streams.get_mut(&id) {
@@ -296,7 +301,7 @@ impl Driver {
                 Some(_) => self.session.reset(id),
                 None => {}
             },
-            Command::Probe => {
+            Command::Ask(Ask::Probe) => {
                 match &mut self.phase {
                     Phase::Attached { channel, .. } => channel.probe(),
                     // The attempt under way may wait for a network that is gone.

@@ -11,9 +11,9 @@ use tunneld_wire::ssm::{End, Event};
 
 use super::channel::{Activity, Lost};
 use super::driver::{Command, Driver, Phase, Stop};
-use super::keeper::{Judgement, Report};
 use super::resume::Hopeless;
 use crate::failure::{Failure, Reason, Remedy};
+use crate::transport::member::{Ask, Judgement, Report};
 use crate::transport::pool::Sharing;
 
 /// How long the agent may take to acknowledge what clients that left have sent, before it is asked to end the session.
@@ -78,7 +78,11 @@ impl Driver {
         self.sharing = Some(sharing);
         let mut details = self.upstream.details().clone();
         details.agent_version = agent_version;
-        self.reporter.tell(Report::Ready { sharing, details });
+        self.reporter.tell(Report::Ready {
+            sharing,
+            details,
+            term: self.term,
+        });
         if !matches!(self.phase, Phase::Attached { .. }) {
             self.impaired("the SSM session lost its websocket");
         }
@@ -177,10 +181,18 @@ impl Driver {
             stop,
             Stop::Ended(End::ChannelClosed(_)) | Stop::Hopeless(Hopeless::Gone(_))
         );
-        let failure = Arc::new(match stop {
+        let is_cut = !matches!(stop, Stop::Goodbye)
+            && closed_at_aws
+            && self.term.is_some_and(|term| term.is_over(Instant::now()));
+        let failure = match stop {
             Stop::Goodbye => Failure::new(Reason::Unreachable, Remedy::Retry, "the link was closed"),
             Stop::Ended(end) => self.upstream.ended(&end),
             Stop::Hopeless(Hopeless::Gone(failure) | Hopeless::GivenUp(failure)) => failure,
+        };
+        let failure = Arc::new(if is_cut {
+            self.upstream.cut(failure)
+        } else {
+            failure
         });
         self.reporter.tell(match self.sharing {
             Some(_) => Report::Ended(Arc::clone(&failure)),
@@ -190,7 +202,7 @@ impl Driver {
         self.commands.close();
         while let Ok(command) = self.commands.try_recv() {
             match command {
-                Command::Open { .. } | Command::Probe => {}
+                Command::Ask(Ask::Open { .. } | Ask::Probe) => {}
                 // A client that has said its last words and left.
                 Command::Write { .. } | Command::Finish(_) | Command::Drop(_) => self.handle_command(command),
             }

@@ -1,7 +1,7 @@
 //! The `ssm` route: Session Manager port sessions, their protocol spoken by us.
 //!
 //! ```text
-//!   Ssm ──connect()──► SsmLink ──requests──► keeper ── Pool: which session takes a stream, how many there are
+//!   Ssm ──connect()──► link ──requests──► keeper ── Pool: which session takes a stream, how many there are
 //!                        │                     │
 //!                        │            starts ┌─┴──────────┐ reports
 //!                        │                   ▼            │
@@ -17,9 +17,7 @@ mod channel;
 mod destination;
 mod driver;
 mod happenings;
-mod keeper;
 mod ledger;
-mod link;
 mod renewal;
 mod resume;
 mod start;
@@ -29,15 +27,17 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use async_trait::async_trait;
-use tokio::sync::oneshot;
+use tokio_util::task::TaskTracker;
 use tunneld_wire::ssm::{PayloadProbe, SMALLEST_PAYLOAD};
 
 use self::destination::Directory;
-use self::keeper::Keeper;
+use self::driver::Command;
 use self::renewal::{HOURLY, Schedule};
-use super::{Link, Shared, Transport};
-use crate::config::{AccountSpec, Instance, SsmSettings, TunnelSpec};
-use crate::failure::{Failure, Reason, Remedy};
+use self::start::Start;
+use super::member::{Kind, Station};
+use super::{Link, Shared, Transport, keeper};
+use crate::config::{AccountSpec, Instance, PoolSize, SsmSettings, Target, TunnelSpec};
+use crate::failure::Failure;
 
 pub use self::ledger::{Ledger, Orphan};
 pub use self::resume::end_orphans;
@@ -50,6 +50,7 @@ struct Context {
     directory: Directory,
     account: AccountSpec,
     half_close_grace: Duration,
+    receive_buffer: usize,
     settings: SsmSettings,
     /// How large payloads may be on the way to this target, as the last session found out.
     payloads: Mutex<PayloadProbe>,
@@ -59,13 +60,14 @@ struct Context {
 }
 
 impl Ssm {
-    pub(super) fn new(spec: &TunnelSpec, via: Option<Instance>, shared: Arc<Shared>) -> Self {
+    pub(super) fn new(spec: &TunnelSpec, target: Target, via: Option<Instance>, shared: Arc<Shared>) -> Self {
         let settings = spec.ssm.clone();
         let payloads = PayloadProbe::between(SMALLEST_PAYLOAD, settings.largest_payload);
         Self(Arc::new(Context {
-            directory: Directory::new(spec.target.clone(), via),
+            directory: Directory::new(target, via),
             account: spec.account.clone(),
             half_close_grace: spec.half_close_grace,
+            receive_buffer: spec.receive_buffer,
             settings,
             payloads: Mutex::new(payloads),
             renewals: HOURLY,
@@ -90,20 +92,25 @@ impl Context {
 #[async_trait]
 impl Transport for Ssm {
     async fn connect(&self) -> Result<Arc<dyn Link>, Failure> {
-        let (ready, is_ready) = oneshot::channel();
-        let (keeper, link) = Keeper::new(Arc::clone(&self.0), ready);
-        // In a task of its own from the first call on: AWS may have started a session although nobody waits for it any
-        // more, and then somebody must end it.
-        keeper.spawn();
-        match is_ready.await {
-            Ok(Ok(())) => Ok(Arc::new(link)),
-            Ok(Err(failure)) => Err(failure),
-            Err(_) => Err(Failure::new(
-                Reason::Unreachable,
-                Remedy::Retry,
-                "the SSM session ended before it was ready",
-            )),
-        }
+        keeper::connect(Arc::clone(&self.0)).await
+    }
+}
+
+impl Kind for Context {
+    const NAME: &'static str = "the SSM session";
+    type Command = Command;
+
+    fn limits(&self) -> PoolSize {
+        self.settings.sessions
+    }
+
+    fn tasks(&self) -> &TaskTracker {
+        &self.shared.tasks
+    }
+
+    async fn run(self: Arc<Self>, station: Station<Command>) {
+        let context = self;
+        Start { context, station }.run().await;
     }
 }
 

@@ -9,7 +9,6 @@ use tracing::{debug, info, warn};
 use tunneld_wire::ssm::{End, HandshakeError, PayloadProbe};
 
 use super::Context;
-use super::keeper::{Judgement, Report, Reporter};
 use super::ledger::Orphan;
 use super::renewal::Schedule;
 use crate::aws::{SessionGrant, Token};
@@ -17,6 +16,7 @@ use crate::config::AccountSpec;
 use crate::connector::Socket;
 use crate::failure::{Failure, Reason, Remedy};
 use crate::transport::budget::Share;
+use crate::transport::member::{Judgement, Report, Reporter};
 use crate::transport::{LinkDetails, Shared, websocket};
 
 /// The first delay between attempts to resume; drawn anew between zero and a bound that doubles.
@@ -88,7 +88,7 @@ impl Upstream {
 
     /// Returns the share of a new stream in the memory for bytes that wait.
     pub(super) fn share(&self) -> Arc<Share> {
-        let limit = self.context.settings.receive_buffer;
+        let limit = self.context.receive_buffer;
         self.context.shared.budget.share(limit)
     }
 
@@ -138,7 +138,8 @@ impl Upstream {
                 | Reason::PortInUse
                 | Reason::AgentOffline
                 | Reason::TargetRefused
-                | Reason::Invalid => LONGEST_ANSWERED_DELAY,
+                | Reason::Invalid
+                | Reason::Expired => LONGEST_ANSWERED_DELAY,
             };
             let delay = match failure.remedy() {
                 Remedy::Fix if Instant::now() >= patient_until => return Err(Hopeless::GivenUp(failure)),
@@ -212,6 +213,14 @@ impl Upstream {
             Some(hint) => failure.hint(hint),
             None => failure,
         }
+    }
+
+    /// The failure of streams whose session AWS has ended because its time was over.
+    pub(super) fn cut(&self, cause: Failure) -> Failure {
+        let via = &self.details.via;
+        let doing = format!("the SSM session through {via} was cut because its maximum duration was over");
+        let cut = Failure::new(Reason::Expired, Remedy::Retry, doing);
+        cut.of_stream().because(cause)
     }
 
     fn gone(&self) -> Failure {

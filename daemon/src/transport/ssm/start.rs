@@ -3,35 +3,28 @@
 use std::sync::Arc;
 use std::time::SystemTime;
 
-use tokio::sync::mpsc;
 use tokio::time::Instant;
-use tokio_util::sync::CancellationToken;
 use tracing::info;
 use tunneld_wire::ssm::{ClientOptions, Origin, Policy, Session};
 
 use super::Context;
 use super::destination::Destination;
 use super::driver::{Command, Driver};
-use super::keeper::{Report, Reporter};
 use super::resume::Upstream;
 use crate::aws::{Account, SessionGrant};
 use crate::failure::{Failure, Reason};
+use crate::transport::member::{Report, Station, Term};
 
 /// One session, to be started and driven to its end.
 pub(super) struct Start {
     pub(super) context: Arc<Context>,
-    pub(super) reporter: Reporter,
-    pub(super) commands: (
-        mpsc::WeakUnboundedSender<Command>,
-        mpsc::UnboundedReceiver<Command>,
-    ),
-    pub(super) goodbye: CancellationToken,
+    pub(super) station: Station<Command>,
 }
 
 impl Start {
     pub(super) async fn run(self) {
         let prepared = tokio::select! {
-            () = self.goodbye.cancelled() => return,
+            () = self.station.goodbye.cancelled() => return,
             prepared = self.prepare() => prepared,
         };
         // From here on it is not given up: AWS may have started the session already, and then it has to be ended.
@@ -41,19 +34,20 @@ impl Start {
         };
         let (destination, grant) = match granted {
             Ok(granted) => granted,
-            Err(failure) => return self.reporter.tell(Report::Failed(failure)),
+            Err(failure) => return self.station.reporter.tell(Report::Failed(failure)),
         };
+        let began = Instant::now();
         let details = destination.details.clone();
         info!(session = grant.session_id, via = details.via, "session started");
         let upstream = Upstream::new(Arc::clone(&self.context), &grant.session_id, details);
         let first = tokio::select! {
-            () = self.goodbye.cancelled() => return upstream.settle(false).await,
+            () = self.station.goodbye.cancelled() => return upstream.settle(false).await,
             first = upstream.attach(grant) => first,
         };
         let first = match first {
             Ok(first) => first,
             Err(failure) => {
-                self.reporter.tell(Report::Failed(failure));
+                self.station.reporter.tell(Report::Failed(failure));
                 return upstream.settle(false).await;
             }
         };
@@ -65,16 +59,11 @@ impl Start {
             stall_timeout: self.context.settings.stall_timeout,
         };
         let session = Session::client(options, self.origin());
-        Driver::new(
-            session,
-            first,
-            upstream,
-            self.reporter,
-            self.commands,
-            self.goodbye,
-        )
-        .run()
-        .await;
+        let lasts = self.context.settings.max_session_duration;
+        let term = lasts.map(|lasts| Term::between(began, began + lasts));
+        Driver::new(session, first, upstream, term, self.station)
+            .run()
+            .await;
     }
 
     /// Finds out where the session goes, and waits for its turn.

@@ -4,15 +4,16 @@ use tempfile::TempDir;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpListener;
 use tokio::task::JoinSet;
-use tokio::time::{sleep, timeout};
+use tokio::time::{Instant, sleep, timeout};
 use tokio_util::task::TaskTracker;
 use tunneld_emulator::{Config as World, Emulator};
 
 use super::*;
 use crate::aws::Aws;
-use crate::config::{Config, Sessions};
+use crate::config::{Config, PoolSize};
 use crate::connector::Environment;
-use crate::transport::{Budget, Health, LinkDetails, RECEIVE_BUDGET, Stream, failure_of};
+use crate::failure::Reason;
+use crate::transport::{Budget, Health, LinkDetails, RECEIVE_BUDGET, Slots, SshFiles, Stream, failure_of};
 
 /// How long anything may take that a test waits for.
 const PATIENCE: Duration = Duration::from_secs(30);
@@ -48,6 +49,8 @@ impl Rig {
         let shared = Arc::new(Shared {
             aws: Arc::new(Aws::new(Environment::from_iter(emulator.environment())).unwrap()),
             ledger: Arc::new(ledger),
+            ssh: SshFiles::new(state.path(), &Environment::default()),
+            endpoints: Slots::default(),
             budget: Arc::clone(&budget),
             tasks: TaskTracker::new(),
         });
@@ -57,7 +60,7 @@ impl Rig {
             .unwrap()
             .tunnels
             .remove(0);
-        let Ssm(context) = Ssm::new(&spec, None, Arc::clone(&shared));
+        let Ssm(context) = Ssm::new(&spec, spec.target.clone(), None, Arc::clone(&shared));
         let mut context = Arc::into_inner(context).unwrap();
         change(&mut context);
         Self {
@@ -174,7 +177,7 @@ async fn an_attempt_that_is_given_up_leaves_no_session() {
 
 #[tokio::test]
 async fn a_stream_survives_a_lost_websocket_and_new_ones_are_held() {
-    let rig = Rig::with(|context| context.settings.sessions = Sessions { min: 1, max: 1 }).await;
+    let rig = Rig::with(|context| context.settings.sessions = PoolSize { min: 1, max: 1 }).await;
     let link = rig.link().await;
     let mut stream = link.open("a").await.unwrap();
     echoes(&mut stream, b"before").await;
@@ -193,7 +196,7 @@ async fn a_stream_survives_a_lost_websocket_and_new_ones_are_held() {
 
 #[tokio::test]
 async fn a_session_that_is_gone_takes_its_streams_and_the_link_goes_on_with_the_others() {
-    let rig = Rig::with(|context| context.settings.sessions = Sessions { min: 1, max: 2 }).await;
+    let rig = Rig::with(|context| context.settings.sessions = PoolSize { min: 1, max: 2 }).await;
     let link = rig.link().await;
     let mut first = link.open("a").await.unwrap();
     rig.sessions(2).await;
@@ -216,8 +219,46 @@ async fn a_session_that_is_gone_takes_its_streams_and_the_link_goes_on_with_the_
 }
 
 #[tokio::test]
+async fn a_session_whose_duration_is_known_is_replaced_before_and_its_end_is_told_as_that() {
+    const LASTS: Duration = Duration::from_secs(2);
+    let rig = Rig::with(|context| {
+        context.settings.sessions = PoolSize { min: 1, max: 1 };
+        context.settings.max_session_duration = Some(LASTS);
+    })
+    .await;
+    let link = rig.link().await;
+    let began = Instant::now();
+    let mut long = link.open("a").await.unwrap();
+    details(&link, |details| {
+        details.notes.iter().any(|note| note.contains("will be cut at"))
+    })
+    .await;
+    let mut new = link.open("b").await.unwrap();
+    echoes(&mut new, b"y").await;
+    echoes(&mut long, b"x").await;
+    rig.comes_about("the end of its time", || began.elapsed() >= LASTS)
+        .await;
+    rig.emulator.faults().set("resume-says-gone*1").unwrap();
+    rig.emulator.cut();
+    let ended = async {
+        tokio::select! {
+            end = long.read_u8() => end.unwrap_err(),
+            // The newer one was told that it is gone instead. Then it is the older one's turn.
+            _ = new.read_u8() => {
+                rig.emulator.faults().set("resume-says-gone*1").unwrap();
+                rig.emulator.cut();
+                long.read_u8().await.unwrap_err()
+            }
+        }
+    };
+    let error = timeout(PATIENCE, ended).await.expect("the end of the older one");
+    let failure = failure_of(&error).expect("it says why");
+    assert_eq!(failure.reason(), Reason::Expired, "{}", failure.in_one_line());
+}
+
+#[tokio::test]
 async fn the_link_ends_with_its_last_session_and_says_why() {
-    let rig = Rig::with(|context| context.settings.sessions = Sessions { min: 1, max: 1 }).await;
+    let rig = Rig::with(|context| context.settings.sessions = PoolSize { min: 1, max: 1 }).await;
     let link = rig.link().await;
     let mut stream = link.open("a").await.unwrap();
     echoes(&mut stream, b"x").await;
@@ -233,7 +274,7 @@ async fn the_link_ends_with_its_last_session_and_says_why() {
 async fn a_websocket_is_replaced_in_a_quiet_moment_and_nobody_notices() {
     let rig = Rig::with(|context| {
         context.renewals = Schedule::quick();
-        context.settings.sessions = Sessions { min: 1, max: 1 };
+        context.settings.sessions = PoolSize { min: 1, max: 1 };
     })
     .await;
     let link = rig.link().await;
@@ -252,7 +293,7 @@ async fn a_websocket_is_replaced_in_a_quiet_moment_and_nobody_notices() {
 
 #[tokio::test]
 async fn what_a_reader_has_not_taken_counts_until_it_is_gone() {
-    let rig = Rig::with(|context| context.settings.receive_buffer = 2 << 20).await;
+    let rig = Rig::with(|context| context.receive_buffer = 2 << 20).await;
     let link = rig.link().await;
     let mut greedy = link.open("127.0.0.1:5").await.unwrap();
     let mut modest = link.open("127.0.0.1:6").await.unwrap();

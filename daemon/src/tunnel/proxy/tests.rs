@@ -6,6 +6,7 @@ use tokio::task::JoinSet;
 use tokio_util::task::TaskTracker;
 
 use super::*;
+use crate::failure::Remedy;
 use crate::status::Board;
 use crate::transport::{Transport, io_error};
 use crate::tunnel::fake::{self, FakeFar};
@@ -175,6 +176,40 @@ async fn a_connection_that_carried_nothing_gets_another_stream_when_its_own_is_l
         opening.accept_as(Failing(near, Arc::new(fake::lost())));
         drop(target);
     }
+    let mut target = rig.far.accept().await;
+    rig.client.write_all(b"hello").await.unwrap();
+    target.read_exact(&mut [0; 5]).await.unwrap();
+    drop(target);
+    assert_eq!(rig.client.read(&mut [0]).await.unwrap(), 0);
+    rig.client.shutdown().await.unwrap();
+    assert_eq!(rig.end().await, 0);
+}
+
+fn expired() -> Arc<Failure> {
+    let failure = Failure::new(Reason::Expired, Remedy::Retry, "the route's hour was over");
+    Arc::new(failure.of_stream())
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_connection_that_was_cut_because_its_time_was_over_is_counted_as_that() {
+    let mut rig = Rig::new().await;
+    let (near, mut target) = tokio::io::duplex(64);
+    rig.far.opening().await.accept_as(Failing(near, expired()));
+    target.write_all(b"half of it").await.unwrap();
+    rig.client.read_exact(&mut [0; 10]).await.unwrap();
+    drop(target);
+    assert!(is_reset(rig.client.read(&mut [0]).await));
+    rig.running.join_next().await.unwrap().unwrap();
+    let traffic = rig.board.snapshot()[0].meter.read();
+    assert_eq!((traffic.connections_failed, traffic.connections_expired), (1, 1));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_connection_that_carried_nothing_in_its_time_gets_another_stream() {
+    let mut rig = Rig::new().await;
+    let (near, target) = tokio::io::duplex(64);
+    rig.far.opening().await.accept_as(Failing(near, expired()));
+    drop(target);
     let mut target = rig.far.accept().await;
     rig.client.write_all(b"hello").await.unwrap();
     target.read_exact(&mut [0; 5]).await.unwrap();

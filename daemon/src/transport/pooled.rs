@@ -1,4 +1,4 @@
-//! The handle of an SSM link: asks the keeper for a session and its driver for a stream.
+//! The handle of a link that is a pool: asks the keeper for a member, and that one for a stream.
 
 use std::sync::Arc;
 
@@ -6,59 +6,60 @@ use async_trait::async_trait;
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio_util::sync::{CancellationToken, DropGuard};
 
-use super::driver::Command;
 use super::keeper::Request;
+use super::member::Ask;
+use super::{Health, Link, Stream};
 use crate::failure::{Failure, Reason, Remedy};
-use crate::transport::{Health, Link, Stream};
 
-/// How often a session that was chosen may have ended meanwhile, before the connection waits for another link.
+/// How often a member that was chosen may have ended meanwhile, before the connection waits for another link.
 const CHOICES: usize = 3;
 
-/// A pool of SSM sessions as a link.
-pub(super) struct SsmLink {
-    pub(super) requests: mpsc::UnboundedSender<Request>,
+/// A pool as a link. `C` is what its members are told.
+pub(super) struct PooledLink<C> {
+    /// What a member is called in messages.
+    pub(super) name: &'static str,
+    pub(super) requests: mpsc::UnboundedSender<Request<C>>,
     pub(super) health: watch::Receiver<Health>,
     pub(super) closed: watch::Receiver<Option<Arc<Failure>>>,
     pub(super) goodbye: CancellationToken,
-    /// Cancelled when the keeper and its sessions have left nothing behind.
+    /// Cancelled when the keeper and its members have left nothing behind.
     pub(super) finished: CancellationToken,
-    /// A link that is dropped without a word still ends its sessions.
+    /// A link that is dropped without a word still ends its members.
     pub(super) _ends: DropGuard,
 }
 
 #[async_trait]
-impl Link for SsmLink {
+impl<C: From<Ask> + Send + 'static> Link for PooledLink<C> {
     async fn open(&self, client: &str) -> Result<Box<dyn Stream>, Failure> {
         for _ in 0..CHOICES {
             let (answer, chosen) = oneshot::channel();
             // A keeper that is gone drops the answer.
             let _ = self.requests.send(Request::Open(answer));
-            let seat = match chosen.await {
-                Ok(Ok(seat)) => seat,
+            let (seat, commands) = match chosen.await {
+                Ok(Ok(chosen)) => chosen,
                 Ok(Err(failure)) => return Err(failure),
-                Err(_) => return Err(over()),
+                Err(_) => return Err(self.over()),
             };
             let (answer, opened) = oneshot::channel();
-            let commands = seat.commands();
-            let open = Command::Open {
+            let open = Ask::Open {
                 seat,
                 client: client.to_owned(),
                 answer,
             };
-            // A driver that is gone drops the answer, and gives the seat back.
-            let _ = commands.send(open);
-            if let Ok(stream) = opened.await {
-                return Ok(Box::new(stream));
+            // A member that is gone drops the answer, and gives the seat back.
+            let _ = commands.send(open.into());
+            if let Ok(opened) = opened.await {
+                return opened;
             }
         }
-        Err(over())
+        Err(self.over())
     }
 
     async fn closed(&self) -> Arc<Failure> {
         let mut closed = self.closed.clone();
         match closed.wait_for(Option::is_some).await {
-            Ok(failure) => failure.clone().unwrap_or_else(|| Arc::new(over())),
-            Err(_) => Arc::new(over()),
+            Ok(failure) => failure.clone().unwrap_or_else(|| Arc::new(self.over())),
+            Err(_) => Arc::new(self.over()),
         }
     }
 
@@ -77,6 +78,9 @@ impl Link for SsmLink {
     }
 }
 
-fn over() -> Failure {
-    Failure::new(Reason::Unreachable, Remedy::Retry, "the SSM session has ended")
+impl<C> PooledLink<C> {
+    fn over(&self) -> Failure {
+        let doing = format!("{} has ended", self.name);
+        Failure::new(Reason::Unreachable, Remedy::Retry, doing)
+    }
 }

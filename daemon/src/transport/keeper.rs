@@ -1,12 +1,13 @@
-//! The task that owns the sessions of one link: it performs what the pool decides, and tells how the link is.
+//! The task that owns the members of one link: it performs what the pool decides, and tells how the link is. Members
+//! are sessions of Session Manager, or SSH connections; a [`Kind`] says what they are.
 //!
 //! ```text
-//!   requests of the link ──┐             ┌─► start a session, end one, hand out a seat on one
-//!   reports of sessions  ──┼─► Pool ─────┤
+//!   requests of the link ──┐             ┌─► start a member, end one, hand out a seat on one
+//!   reports of members   ──┼─► Pool ─────┤
 //!   timer                ──┘             └─► health, closed
 //! ```
 //!
-//! A link is well as long as one of its sessions takes new streams, or one is on its way. It has ended when none is
+//! A link is well as long as one of its members takes new streams, or one is on its way. It has ended when none is
 //! left.
 
 use std::collections::BTreeMap;
@@ -17,84 +18,54 @@ use tokio::time::{Instant, sleep_until};
 use tokio_util::sync::CancellationToken;
 use tracing::{Instrument, debug, info};
 
-use super::Context;
-use super::driver::Command;
-use super::link::SsmLink;
-use super::start::Start;
+use super::member::{Ask, Judgement, Kind, Report, Reporter, Seat, Station, Term};
+use super::pool::{Action, Fitness, Member, Pool, Sharing, Ticket};
+use super::pooled::PooledLink;
+use super::{Health, Impaired, Link, LinkDetails};
 use crate::failure::{Failure, Reason, Remedy};
-use crate::transport::pool::{Action, Fitness, Member, Pool, Sharing, Ticket};
-use crate::transport::{Health, Impaired, LinkDetails};
 
-/// What a link asks for.
-pub(super) enum Request {
-    /// A place for one stream.
-    Open(oneshot::Sender<Result<Seat, Failure>>),
-    /// A sign of life of every session.
+/// What a link asks its keeper for.
+pub(super) enum Request<C> {
+    /// A place for one stream, and the way to the member that has it.
+    Open(oneshot::Sender<Choice<C>>),
+    /// A sign of life of every member.
     Probe,
 }
 
-/// What a session tells its keeper.
-pub(super) enum Report {
-    /// It can carry streams.
-    Ready { sharing: Sharing, details: LinkDetails },
-    /// It never came about.
-    Failed(Failure),
-    /// It takes new streams, or does not, and why.
-    Judged(Judgement),
-    /// One of its streams has ended, or was never opened.
-    StreamEnded,
-    /// It has ended.
-    Ended(Arc<Failure>),
-}
-
-/// Whether a session takes new streams.
-pub(super) enum Judgement {
-    Fit,
-    Impaired(Arc<Failure>),
-    Stalled(Arc<Failure>),
-}
-
-/// A session's way to its keeper.
-#[derive(Debug, Clone)]
-pub(super) struct Reporter {
-    member: Member,
-    sender: mpsc::UnboundedSender<(Member, Report)>,
-}
-
-/// The place of one stream on a session; given back when it is dropped.
-pub(super) struct Seat {
-    commands: mpsc::UnboundedSender<Command>,
-    reporter: Reporter,
-}
+/// A place for one stream and the way to its member, or why there is none.
+pub(super) type Choice<C> = Result<(Seat, mpsc::UnboundedSender<C>), Failure>;
 
 /// The task. See the module's documentation.
-pub(super) struct Keeper {
-    context: Arc<Context>,
+pub(super) struct Keeper<K: Kind> {
+    kind: Arc<K>,
     pool: Pool,
-    sessions: BTreeMap<Member, Held>,
-    /// Sessions that are ending; each is cancelled when it has.
+    members: BTreeMap<Member, Held<K::Command>>,
+    /// Members that are ending; each is cancelled when it has.
     ending: Vec<CancellationToken>,
-    tickets: BTreeMap<Ticket, oneshot::Sender<Result<Seat, Failure>>>,
-    requests: mpsc::UnboundedReceiver<Request>,
+    tickets: BTreeMap<Ticket, oneshot::Sender<Choice<K::Command>>>,
+    requests: mpsc::UnboundedReceiver<Request<K::Command>>,
     reporter: mpsc::UnboundedSender<(Member, Report)>,
     reports: mpsc::UnboundedReceiver<(Member, Report)>,
     health: watch::Sender<Health>,
     closed: watch::Sender<Option<Arc<Failure>>>,
-    /// Told once the first session is ready, or was not to be had.
+    /// Told once the first member is ready, or was not to be had.
     ready: Option<oneshot::Sender<Result<(), Failure>>>,
     goodbye: CancellationToken,
     finished: CancellationToken,
     /// What is known of the far end.
     details: LinkDetails,
-    /// Why the last session was not to be had, or ended.
+    /// Why the last member was not to be had, or ended.
     last: Option<Arc<Failure>>,
 }
 
-struct Held {
-    commands: mpsc::UnboundedSender<Command>,
+struct Held<C> {
+    commands: mpsc::UnboundedSender<C>,
     goodbye: CancellationToken,
     finished: CancellationToken,
     trouble: Option<Trouble>,
+    term: Option<Term>,
+    /// What there is to say of one whose streams will be cut.
+    farewell: Option<String>,
 }
 
 enum Trouble {
@@ -102,16 +73,30 @@ enum Trouble {
     Stalled(Arc<Failure>),
 }
 
-enum Wake {
+enum Wake<C> {
     Goodbye,
-    Request(Request),
+    Request(Request<C>),
     Report(Member, Report),
     Timeout,
 }
 
-impl Keeper {
-    /// A keeper whose first session is to be started, and its link. `ready` is told what came of that.
-    pub(super) fn new(context: Arc<Context>, ready: oneshot::Sender<Result<(), Failure>>) -> (Self, SsmLink) {
+/// Makes a link, and returns it once its first member is ready.
+pub(super) async fn connect<K: Kind>(kind: Arc<K>) -> Result<Arc<dyn Link>, Failure> {
+    let (ready, is_ready) = oneshot::channel();
+    let (keeper, link) = Keeper::new(kind, ready);
+    // In a task of its own from the first call on: AWS may have started a session although nobody waits for it any
+    // more, and then somebody must end it.
+    keeper.spawn();
+    match is_ready.await {
+        Ok(Ok(())) => Ok(Arc::new(link)),
+        Ok(Err(failure)) => Err(failure),
+        Err(_) => Err(not_to_be_had::<K>()),
+    }
+}
+
+impl<K: Kind> Keeper<K> {
+    /// A keeper whose first member is to be started, and its link. `ready` is told what came of that.
+    fn new(kind: Arc<K>, ready: oneshot::Sender<Result<(), Failure>>) -> (Self, PooledLink<K::Command>) {
         let (health, health_seen) = watch::channel(Health {
             impaired: None,
             ended: None,
@@ -121,7 +106,8 @@ impl Keeper {
         let (asking, requests) = mpsc::unbounded_channel();
         let (reporter, reports) = mpsc::unbounded_channel();
         let (goodbye, finished) = (CancellationToken::new(), CancellationToken::new());
-        let link = SsmLink {
+        let link = PooledLink {
+            name: K::NAME,
             requests: asking,
             health: health_seen,
             closed: closed_seen,
@@ -130,9 +116,9 @@ impl Keeper {
             _ends: goodbye.clone().drop_guard(),
         };
         let keeper = Self {
-            pool: Pool::new(context.settings.sessions),
-            context,
-            sessions: BTreeMap::new(),
+            pool: Pool::new(kind.limits()),
+            kind,
+            members: BTreeMap::new(),
             ending: Vec::new(),
             tickets: BTreeMap::new(),
             requests,
@@ -149,9 +135,9 @@ impl Keeper {
         (keeper, link)
     }
 
-    /// Keeps the sessions until the link is closed or the last one has ended.
-    pub(super) fn spawn(self) {
-        let tasks = self.context.shared.tasks.clone();
+    /// Keeps the members until the link is closed or the last one has ended.
+    fn spawn(self) {
+        let tasks = self.kind.tasks().clone();
         tasks.spawn(self.run().in_current_span());
     }
 
@@ -175,9 +161,9 @@ impl Keeper {
                     self.tickets.insert(ticket, answer);
                 }
                 Wake::Request(Request::Probe) => {
-                    for held in self.sessions.values() {
-                        // A driver that is gone has said so, or will.
-                        let _ = held.commands.send(Command::Probe);
+                    for held in self.members.values() {
+                        // A member that is gone has said so, or will.
+                        let _ = held.commands.send(Ask::Probe.into());
                     }
                 }
                 Wake::Report(member, report) => self.handle_report(member, report),
@@ -193,7 +179,7 @@ impl Keeper {
         }
     }
 
-    async fn wait(&mut self) -> Wake {
+    async fn wait(&mut self) -> Wake<K::Command> {
         let due = self.pool.poll_timeout();
         let timer = async {
             match due {
@@ -201,7 +187,7 @@ impl Keeper {
                 None => std::future::pending().await,
             }
         };
-        // What happened to sessions comes first: a request that waits may have met one that has just ended.
+        // What happened to members comes first: a request that waits may have met one that has just ended.
         tokio::select! {
             biased;
             () = self.goodbye.cancelled() => Wake::Goodbye,
@@ -217,15 +203,21 @@ impl Keeper {
                 Action::Start(member) => self.start(member),
                 Action::Place(ticket, member) => self.place(ticket, member),
                 Action::Refuse(ticket) => {
-                    let failure = self.last.as_ref().map_or_else(not_to_be_had, Failure::again);
+                    let failure = self.last.as_ref().map_or_else(not_to_be_had::<K>, Failure::again);
                     if let Some(answer) = self.tickets.remove(&ticket) {
                         // The connection may have left.
                         let _ = answer.send(Err(failure));
                     }
                 }
+                Action::Drain(member) => {
+                    if let Some(held) = self.members.get_mut(&member) {
+                        held.farewell = held.term.map(|term| term.farewell(Instant::now()));
+                        debug!("{} is replaced before its time is over", K::NAME);
+                    }
+                }
                 Action::Retire(member) => {
-                    debug!("a session is not needed any more");
-                    if let Some(held) = self.sessions.remove(&member) {
+                    debug!("{} is not needed any more", K::NAME);
+                    if let Some(held) = self.members.remove(&member) {
                         held.goodbye.cancel();
                         self.ending.push(held.finished);
                     }
@@ -238,59 +230,67 @@ impl Keeper {
     fn start(&mut self, member: Member) {
         let (commands, receiver) = mpsc::unbounded_channel();
         let (goodbye, finished) = (CancellationToken::new(), CancellationToken::new());
-        let start = Start {
-            context: Arc::clone(&self.context),
+        let station = Station {
             reporter: self.reporter(member),
             commands: (commands.downgrade(), receiver),
             goodbye: goodbye.clone(),
         };
         let guard = finished.clone().drop_guard();
+        let kind = Arc::clone(&self.kind);
         let task = async move {
             let _finished = guard;
-            start.run().await;
+            kind.run(station).await;
         };
-        self.context.shared.tasks.spawn(task.in_current_span());
+        self.kind.tasks().spawn(task.in_current_span());
         let held = Held {
             commands,
             goodbye,
             finished,
             trouble: None,
+            term: None,
+            farewell: None,
         };
-        self.sessions.insert(member, held);
+        self.members.insert(member, held);
     }
 
     fn place(&mut self, ticket: Ticket, member: Member) {
         let reporter = self.reporter(member);
-        let (Some(answer), Some(held)) = (self.tickets.remove(&ticket), self.sessions.get(&member)) else {
+        let (Some(answer), Some(held)) = (self.tickets.remove(&ticket), self.members.get(&member)) else {
             return reporter.tell(Report::StreamEnded);
         };
         let commands = held.commands.clone();
         // Where the connection has left, the seat comes back at once.
-        let _ = answer.send(Ok(Seat { commands, reporter }));
+        let _ = answer.send(Ok((Seat::new(reporter), commands)));
     }
 
     fn reporter(&self, member: Member) -> Reporter {
         let sender = self.reporter.clone();
-        Reporter { member, sender }
+        Reporter::new(member, sender)
     }
 
     fn handle_report(&mut self, member: Member, report: Report) {
         let now = Instant::now();
         match report {
-            Report::Ready { sharing, details } => {
+            Report::Ready {
+                sharing,
+                details,
+                term,
+            } => {
                 self.details = details;
-                if let Some(held) = self.sessions.get_mut(&member) {
+                if let Some(held) = self.members.get_mut(&member) {
                     held.trouble = None;
+                    held.term = term;
                 }
-                self.pool.started(member, sharing, now);
+                let replace_at = term.map(|term| term.replace_at);
+                self.pool.started(member, sharing, replace_at, now);
                 if let Some(ready) = self.ready.take() {
                     // Whoever waited is gone: then the link was dropped, and `goodbye` is on the way.
                     let _ = ready.send(Ok(()));
                 }
             }
             Report::Failed(failure) => {
-                info!("a session did not start: {}", failure.in_one_line());
-                self.sessions.remove(&member);
+                info!("{} did not start: {}", K::NAME, failure.in_one_line());
+                self.members.remove(&member);
                 self.last = Some(Arc::new(failure));
                 self.pool.failed(member, now);
             }
@@ -300,17 +300,18 @@ impl Keeper {
                     Judgement::Impaired(cause) => (Fitness::Impaired, Some(Trouble::Impaired(cause))),
                     Judgement::Stalled(cause) => (Fitness::Stalled, Some(Trouble::Stalled(cause))),
                 };
-                if let Some(held) = self.sessions.get_mut(&member) {
+                if let Some(held) = self.members.get_mut(&member) {
                     held.trouble = trouble;
                     self.pool.judge(member, fitness, now);
                 }
             }
             Report::StreamEnded => self.pool.stream_ended(member, now),
+            Report::WornOut => self.pool.wear_out(member, now),
             Report::Ended(failure) => {
-                if let Some(held) = self.sessions.remove(&member) {
+                if let Some(held) = self.members.remove(&member) {
                     self.ending.push(held.finished);
                     self.last = Some(Arc::clone(&failure));
-                    // A session that carries one stream ends with it, and the stream has said why.
+                    // A member that carries one stream ends with it, and the stream has said why.
                     if self.pool.sharing() == Sharing::Shared {
                         self.health.send_modify(|health| health.ended = Some(failure));
                     }
@@ -324,15 +325,17 @@ impl Keeper {
     fn show(&self) {
         let mut details = self.details.clone();
         details.sessions = u32::try_from(self.pool.running()).unwrap_or(u32::MAX);
+        details.notes.extend(self.kind.notes());
         let mut impairment = None;
-        for held in self.sessions.values() {
+        for held in self.members.values() {
             match &held.trouble {
                 Some(Trouble::Impaired(cause)) => impairment = Some(cause),
                 Some(Trouble::Stalled(cause)) => details.notes.push(cause.in_one_line()),
                 None => {}
             }
+            details.notes.extend(held.farewell.clone());
         }
-        let stalled = self.sessions.values().find_map(Held::stall);
+        let stalled = self.members.values().find_map(Held::stall);
         let cause = impairment.or(stalled).or(self.last.as_ref());
         let cause = cause.filter(|_| !self.pool.is_able());
         self.health.send_if_modified(|health| {
@@ -350,7 +353,8 @@ impl Keeper {
         });
     }
 
-    /// Ends everything in this order: the outside learns of it, then the sessions end, all at the same time.
+    /// Ends everything in this order: the outside learns of it; the members end, all at the same time; then what they had
+    /// in common.
     async fn finish(mut self, failure: Arc<Failure>) {
         self.requests.close();
         self.tickets.clear();
@@ -359,17 +363,18 @@ impl Keeper {
             let _ = ready.send(Err(failure.again()));
         }
         self.closed.send_replace(Some(failure));
-        for held in self.sessions.values() {
+        for held in self.members.values() {
             held.goodbye.cancel();
         }
-        let sessions = self.sessions.into_values().map(|held| held.finished);
-        for finished in sessions.chain(self.ending) {
+        let members = self.members.into_values().map(|held| held.finished);
+        for finished in members.chain(self.ending) {
             finished.cancelled().await;
         }
+        self.kind.finish().await;
     }
 }
 
-impl Held {
+impl<C> Held<C> {
     fn stall(&self) -> Option<&Arc<Failure>> {
         match &self.trouble {
             Some(Trouble::Stalled(cause)) => Some(cause),
@@ -378,32 +383,12 @@ impl Held {
     }
 }
 
-impl Reporter {
-    /// Tells the keeper; one that is gone has no use for it.
-    pub(super) fn tell(&self, report: Report) {
-        let _ = self.sender.send((self.member, report));
-    }
-}
-
-impl Seat {
-    /// Returns the way to the session's driver.
-    pub(super) fn commands(&self) -> mpsc::UnboundedSender<Command> {
-        self.commands.clone()
-    }
-}
-
-impl Drop for Seat {
-    fn drop(&mut self) {
-        self.reporter.tell(Report::StreamEnded);
-    }
-}
-
 fn closed_by_us() -> Arc<Failure> {
     let doing = "the link was closed";
     Arc::new(Failure::new(Reason::Unreachable, Remedy::Retry, doing))
 }
 
-fn not_to_be_had() -> Failure {
-    let doing = "the SSM session did not become ready";
+fn not_to_be_had<K: Kind>() -> Failure {
+    let doing = format!("{} did not become ready", K::NAME);
     Failure::new(Reason::Unreachable, Remedy::Retry, doing)
 }

@@ -1,0 +1,84 @@
+//! What an SSH connection tells us while it is driven: the server's key, why it refused a stream, how it ended.
+
+use russh::client::{DisconnectReason, Handler, Session};
+use russh::keys::PublicKeyOrCertificate;
+use russh::{ChannelId, ChannelOpenFailure};
+use tokio::sync::{mpsc, oneshot};
+
+use super::host_keys::Expectation;
+use crate::failure::Failure;
+
+/// The most of a server's text that is kept: it is shown to a person.
+const LONGEST_TEXT: usize = 300;
+
+/// The listener of one connection.
+pub(super) struct Ears {
+    pub(super) expectation: Expectation,
+    /// The server's text for each stream that it refused, in their order.
+    pub(super) refusals: mpsc::UnboundedSender<String>,
+    /// Told once, when the connection has ended.
+    pub(super) ended: Option<oneshot::Sender<Ended>>,
+}
+
+/// How a connection ended.
+#[derive(Debug)]
+pub(super) enum Ended {
+    /// The server said goodbye, with these words.
+    Said(String),
+    /// It broke.
+    Broke(Trouble),
+}
+
+/// What can go wrong with a connection.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum Trouble {
+    /// The protocol, or the bytes under it.
+    #[error(transparent)]
+    Ssh(#[from] russh::Error),
+    /// The server's key is not accepted.
+    #[error(transparent)]
+    Refused(Box<Failure>),
+}
+
+impl Handler for Ears {
+    type Error = Trouble;
+
+    async fn check_server_key(&mut self, shown: &PublicKeyOrCertificate) -> Result<bool, Trouble> {
+        match self.expectation.check(shown) {
+            Ok(()) => Ok(true),
+            Err(failure) => Err(Trouble::Refused(Box::new(failure))),
+        }
+    }
+
+    async fn channel_open_failure(
+        &mut self,
+        _: ChannelId,
+        _: ChannelOpenFailure,
+        description: &str,
+        _: &str,
+        _: &mut Session,
+    ) -> Result<(), Trouble> {
+        // Who asked for the stream may have gone with its connection.
+        let _ = self.refusals.send(printable(description));
+        Ok(())
+    }
+
+    async fn disconnected(&mut self, reason: DisconnectReason<Trouble>) -> Result<(), Trouble> {
+        let ended = match reason {
+            DisconnectReason::ReceivedDisconnect(said) => Ended::Said(printable(&said.message)),
+            DisconnectReason::Error(trouble) => Ended::Broke(trouble),
+        };
+        if let Some(listener) = self.ended.take() {
+            // Its owner may be gone.
+            let _ = listener.send(ended);
+        }
+        Ok(())
+    }
+}
+
+/// Makes a server's text fit to be shown.
+fn printable(text: &str) -> String {
+    let text = text.trim().chars().take(LONGEST_TEXT);
+    text.map(|character| if character.is_control() { ' ' } else { character })
+        .collect()
+}

@@ -1,0 +1,136 @@
+//! Where an SSH link goes: its server and its destination, looked up and remembered for a minute.
+
+use std::fmt;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use tokio::time::Instant;
+
+use crate::aws::{Account, FoundInstance};
+use crate::config::{Instance, Target};
+use crate::failure::{Failure, Reason, Remedy};
+
+/// How long an answer is good for: connections of a pool that start after one another ask once, and a bastion that was
+/// replaced is noticed soon. One that can't be reached is looked up anew at once.
+const GOOD_FOR: Duration = Duration::from_secs(60);
+
+/// What a link needs to know of its two far ends.
+#[derive(Debug)]
+pub(super) struct Places {
+    pub(super) server: Server,
+    /// Where streams go, as the server is asked for it.
+    pub(super) host: String,
+    pub(super) port: u16,
+    /// Engine of the database there, empty where unknown.
+    pub(super) engine: String,
+}
+
+/// The instance whose SSH server is used.
+#[derive(Debug)]
+pub(super) struct Server {
+    pub(super) instance: FoundInstance,
+    pub(super) user: String,
+}
+
+impl Server {
+    /// Returns what a person may know it by, the surest first.
+    pub(super) fn names(&self) -> Vec<String> {
+        let id = self.instance.id().to_owned();
+        let FoundInstance::Machine {
+            name,
+            private_address,
+            place,
+            ..
+        } = &self.instance
+        else {
+            return vec![id];
+        };
+        let others = [name, &place.public_address, private_address, &place.ipv6_address];
+        std::iter::once(id)
+            .chain(others.into_iter().flatten().cloned())
+            .collect()
+    }
+}
+
+impl fmt::Display for Server {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.instance.fmt(f)
+    }
+}
+
+/// Looks up where links go.
+#[derive(Debug)]
+pub(super) struct Directory {
+    host: Instance,
+    user: String,
+    target: Target,
+    known: Mutex<Option<(Instant, Arc<Places>)>>,
+}
+
+impl Directory {
+    pub(super) fn new(host: Instance, user: String, target: Target) -> Self {
+        Self {
+            host,
+            user,
+            target,
+            known: Mutex::default(),
+        }
+    }
+
+    /// Returns where the next connection goes.
+    pub(super) async fn find(&self, account: &Account) -> Result<Arc<Places>, Failure> {
+        let known = self.known().clone();
+        if let Some((until, places)) = known
+            && until > Instant::now()
+        {
+            return Ok(places);
+        }
+        let places = Arc::new(self.look_up(account).await?);
+        *self.known() = Some((Instant::now() + GOOD_FOR, Arc::clone(&places)));
+        Ok(places)
+    }
+
+    /// What was found leads nowhere.
+    pub(super) fn forget(&self) {
+        *self.known() = None;
+    }
+
+    fn known(&self) -> std::sync::MutexGuard<'_, Option<(Instant, Arc<Places>)>> {
+        self.known.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    async fn look_up(&self, account: &Account) -> Result<Places, Failure> {
+        let server = Server {
+            instance: account.find_instance(&self.host).await?,
+            user: self.user.clone(),
+        };
+        let (host, port, engine) = match &self.target {
+            // The name, not an address: it moves when the database fails over, and the server resolves it each time.
+            Target::Rds { id } => {
+                let database = account.find_database(id).await?;
+                (database.host, database.port, database.engine)
+            }
+            Target::Host { host, port } => (host.clone(), *port, String::new()),
+            Target::Instance { instance, port } => {
+                let found = account.find_instance(instance).await?;
+                let host = if found.id() == server.instance.id() {
+                    "localhost".to_owned()
+                } else {
+                    let address = found.private_address().ok_or_else(|| {
+                        let doing = format!("cannot find the private address of {found}");
+                        Failure::new(Reason::NotFound, Remedy::Fix, doing)
+                            .hint("give the tunnel a target HOST:PORT")
+                    })?;
+                    address.to_owned()
+                };
+                (host, *port, String::new())
+            }
+        };
+        Ok(Places {
+            server,
+            host,
+            port,
+            engine,
+        })
+    }
+}

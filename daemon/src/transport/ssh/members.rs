@@ -1,0 +1,102 @@
+//! The SSH connections of one link, and the link below that carries them all.
+
+use std::sync::Arc;
+
+use futures_util::FutureExt;
+use tokio::sync::Mutex;
+use tokio_util::task::TaskTracker;
+use tracing::debug;
+
+use super::Context;
+use crate::config::PoolSize;
+use crate::failure::{Failure, Scope};
+use crate::transport::member::{Ask, Kind, Report, Station};
+use crate::transport::{Link, Stream};
+
+/// What to call the streams of the link below in messages.
+const CLIENT: &str = "an SSH connection";
+
+/// The connections of one link.
+pub(super) struct Connections {
+    pub(super) context: Arc<Context>,
+    /// Made with the first connection, and made anew when it has ended.
+    below: Mutex<Option<Arc<dyn Link>>>,
+}
+
+impl Connections {
+    pub(super) fn new(context: Arc<Context>) -> Self {
+        Self {
+            context,
+            below: Mutex::default(),
+        }
+    }
+
+    /// Opens a stream to the server's port on the link below.
+    pub(super) async fn open_below(&self) -> Result<(Arc<dyn Link>, Box<dyn Stream>), Failure> {
+        let link = self.link_below().await?;
+        match link.open(CLIENT).await {
+            Ok(stream) => Ok((link, stream)),
+            Err(failure) if failure.scope() == Scope::Stream => Err(failure),
+            Err(failure) => {
+                debug!("the link below is made anew: {}", failure.in_one_line());
+                let mut below = self.below.lock().await;
+                // Another connection may have made a new one.
+                if below.as_ref().is_some_and(|known| Arc::ptr_eq(known, &link)) {
+                    *below = None;
+                }
+                Err(failure)
+            }
+        }
+    }
+
+    async fn link_below(&self) -> Result<Arc<dyn Link>, Failure> {
+        // Held while it is made, so that connections that start together share one.
+        let mut below = self.below.lock().await;
+        if let Some(link) = &*below
+            && link.closed().now_or_never().is_none()
+        {
+            return Ok(Arc::clone(link));
+        }
+        let link = self.context.below.connect().await?;
+        *below = Some(Arc::clone(&link));
+        Ok(link)
+    }
+}
+
+impl Kind for Connections {
+    const NAME: &'static str = "the SSH connection";
+    type Command = Ask;
+
+    fn limits(&self) -> PoolSize {
+        self.context.settings.connections
+    }
+
+    fn tasks(&self) -> &TaskTracker {
+        &self.context.shared.tasks
+    }
+
+    async fn run(self: Arc<Self>, station: Station<Ask>) {
+        let established = tokio::select! {
+            () = station.goodbye.cancelled() => return,
+            established = self.establish() => established,
+        };
+        match established {
+            Ok(connection) => connection.run(station).await,
+            Err(failure) => station.reporter.tell(Report::Failed(failure)),
+        }
+    }
+
+    fn notes(&self) -> Vec<String> {
+        // While it is being made it has none.
+        let below = self.below.try_lock().ok();
+        let link = below.and_then(|below| below.clone());
+        link.map(|link| link.health().borrow().details.notes.clone())
+            .unwrap_or_default()
+    }
+
+    async fn finish(&self) {
+        if let Some(link) = self.below.lock().await.take() {
+            link.close().await;
+        }
+    }
+}

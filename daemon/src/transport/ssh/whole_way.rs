@@ -1,0 +1,210 @@
+//! The whole of the route against the emulator alone: pushed keys, keys on the console, and routes below that are real.
+
+use std::sync::Arc;
+
+use tempfile::TempDir;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpListener;
+use tokio::time::timeout;
+use tokio_util::task::TaskTracker;
+use tunneld_emulator::{Config as World, Emulator};
+
+use super::SshFiles;
+use super::fake::PATIENCE;
+use crate::aws::Aws;
+use crate::config::Config;
+use crate::connector::Environment;
+use crate::failure::{Failure, Reason, Remedy, Scope};
+use crate::transport::{Budget, Ledger, Link, RECEIVE_BUDGET, Shared, Slots, build};
+
+const DATABASE: &str = "prod-db.cabcdefghijk.ap-northeast-1.rds.amazonaws.com";
+
+struct Stage {
+    shared: Arc<Shared>,
+    database: TcpListener,
+    emulator: Emulator,
+    _state: TempDir,
+}
+
+impl Stage {
+    async fn new() -> Self {
+        let database = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = database.local_addr().unwrap();
+        let world = format!(
+            r#"
+            [[instances]]
+            id = "i-0123456789abcdef0"
+            name = "bastion"
+            private_address = "10.0.1.10"
+            os_users = ["ec2-user"]
+            ssh = {{ forwarding = "permitted" }}
+            ssm = {{ agent = "fast" }}
+
+            [[instances]]
+            id = "i-0123456789abcdef1"
+            name = "closed"
+            private_address = "10.0.1.11"
+            ssh = {{ forwarding = "prohibited" }}
+            ssm = {{ agent = "fast" }}
+
+            [[endpoints]]
+            id = "eice-0123456789abcdef0"
+
+            [[databases]]
+            id = "prod-db"
+            kind = "instance"
+            engine = "postgres"
+            host = "{DATABASE}"
+            port = 5432
+            address = "{address}"
+            "#
+        );
+        let emulator = Emulator::start(World::parse(&world).unwrap()).await.unwrap();
+        let state = tempfile::tempdir().unwrap();
+        let (ledger, _) = Ledger::open(state.path()).unwrap();
+        let shared = Arc::new(Shared {
+            aws: Arc::new(Aws::new(Environment::from_iter(emulator.environment())).unwrap()),
+            ledger: Arc::new(ledger),
+            ssh: SshFiles::new(state.path(), &Environment::default()),
+            endpoints: Slots::default(),
+            budget: Budget::new(RECEIVE_BUDGET),
+            tasks: TaskTracker::new(),
+        });
+        Self {
+            shared,
+            database,
+            emulator,
+            _state: state,
+        }
+    }
+
+    /// Makes a link to the database by this route.
+    async fn connect(&self, route: &str) -> Result<Arc<dyn Link>, Failure> {
+        let text = format!(
+            "[tunnels.db]\nlisten = 15432\ntarget = \"rds:prod-db\"\nhost_keys = \"strict\"\nroute = {route}\n"
+        );
+        let config = Config::parse("config.toml".as_ref(), &text);
+        let spec = config
+            .unwrap_or_else(|problems| panic!("{problems}"))
+            .tunnels
+            .remove(0);
+        timeout(PATIENCE, build(&spec, &self.shared).connect())
+            .await
+            .unwrap()
+    }
+
+    /// Asks the database something over a link.
+    async fn ask(&self, link: &Arc<dyn Link>) {
+        let near = async {
+            let mut stream = link.open("127.0.0.1:9").await.unwrap();
+            stream.write_all(b"select 42").await.unwrap();
+            stream.shutdown().await.unwrap();
+            let mut answer = String::new();
+            stream.read_to_string(&mut answer).await.unwrap();
+            answer
+        };
+        let far = async {
+            let (mut stream, _) = self.database.accept().await.unwrap();
+            let mut asked = String::new();
+            stream.read_to_string(&mut asked).await.unwrap();
+            stream
+                .write_all(format!("{asked}: yes").as_bytes())
+                .await
+                .unwrap();
+        };
+        let (answer, ()) = timeout(PATIENCE, async { tokio::join!(near, far) })
+            .await
+            .unwrap();
+        assert_eq!(answer, "select 42: yes");
+    }
+}
+
+fn well(connected: Result<Arc<dyn Link>, Failure>) -> Arc<dyn Link> {
+    connected.unwrap_or_else(|failure| panic!("{} {:?}", failure.in_one_line(), failure.hints()))
+}
+
+#[tokio::test]
+async fn a_database_is_reached_by_ssh_inside_an_endpoints_websocket() {
+    let stage = Stage::new().await;
+    for route in [
+        r#"{ ssh = "ec2-user@bastion", over = "eice" }"#,
+        r#"{ ssh = "ec2-user@bastion", over = { eice = "eice-0123456789abcdef0" } }"#,
+    ] {
+        let link = well(stage.connect(route).await);
+        stage.ask(&link).await;
+        let tunnels = stage.emulator.tunnels();
+        assert!(tunnels.iter().all(|tunnel| tunnel.port == 22), "{tunnels:?}");
+        assert_ne!(tunnels.len(), 0);
+        link.close().await;
+    }
+}
+
+#[tokio::test]
+async fn a_database_is_reached_by_ssh_over_ssm_with_a_pushed_key_and_the_key_on_the_console() {
+    let stage = Stage::new().await;
+    let link = well(
+        stage
+            .connect(r#"{ ssh = "ec2-user@bastion", over = "ssm" }"#)
+            .await,
+    );
+    let details = link.health().borrow().details.clone();
+    assert_eq!(
+        (details.via.as_str(), details.target_host.as_str()),
+        ("`bastion` (i-0123456789abcdef0)", DATABASE)
+    );
+    assert_eq!((details.target_port, details.engine.as_str()), (5432, "postgres"));
+    stage.ask(&link).await;
+    link.close().await;
+    drop(link);
+    stage.shared.tasks.close();
+    timeout(PATIENCE, stage.shared.tasks.wait())
+        .await
+        .expect("nothing is left, below neither");
+}
+
+#[tokio::test]
+async fn a_user_that_the_instance_does_not_have_is_told_in_words() {
+    let stage = Stage::new().await;
+    let route = r#"{ ssh = "admin@bastion", over = "ssm" }"#;
+    let failure = stage.connect(route).await.err().unwrap();
+    assert_eq!(
+        (failure.reason(), failure.remedy(), failure.scope()),
+        (Reason::Denied, &Remedy::Fix, Scope::Link),
+        "{}",
+        failure.in_one_line()
+    );
+    assert!(
+        failure.to_string().contains("as `admin`"),
+        "{}",
+        failure.in_one_line()
+    );
+    assert!(failure.hints()[0].contains("ubuntu on Ubuntu"));
+}
+
+#[tokio::test]
+async fn a_server_that_forwards_nothing_refuses_streams_and_keeps_its_link() {
+    let stage = Stage::new().await;
+    let link = well(
+        stage
+            .connect(r#"{ ssh = "ec2-user@closed", over = "ssm" }"#)
+            .await,
+    );
+    let failure = link.open("127.0.0.1:9").await.err().unwrap();
+    assert_eq!(
+        (failure.reason(), failure.scope()),
+        (Reason::TargetRefused, Scope::Stream),
+        "{}",
+        failure.in_one_line()
+    );
+}
+
+#[tokio::test]
+async fn a_server_behind_another_one_is_reached_through_it() {
+    let stage = Stage::new().await;
+    let route = r#"{ ssh = "ec2-user@closed", over = { ssh = "ec2-user@bastion", over = "ssm" } }"#;
+    let link = well(stage.connect(route).await);
+    assert_eq!(
+        link.health().borrow().details.via,
+        "`closed` (i-0123456789abcdef1)"
+    );
+}
