@@ -11,7 +11,7 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 use anyhow::{Context, bail};
 use bytes::Bytes;
 use tunneld_wire::smux::{Framing, StreamId};
-use tunneld_wire::ssm::{AgentOptions, Digests, ClientOptions, Event, Frame, Origin, Policy, Session};
+use tunneld_wire::ssm::{AgentOptions, ClientOptions, Digests, Event, Frame, Origin, Policy, Session};
 
 /// What the agent's target has ready: as much as one of the agent's reads takes.
 const READ: usize = 32_768;
