@@ -165,9 +165,10 @@ impl Bench<'_> {
         }
     }
 
-    /// Moves more and more bytes until a transfer takes long enough to tell how many take as long as a run should,
-    /// then makes the runs, of several transfers where one may not be that long. `length` is what each connection
-    /// moved last.
+    /// Has the client open whatever it opens for so many connections, sessions or further SSH connections, which would
+    /// pass for slowness. Then moves more and more bytes until a transfer takes long enough to tell how many take as
+    /// long as a run should, and makes the runs, of several transfers where one may not be that long. `length` is what
+    /// each connection moved last.
     fn bulk_runs(
         &self,
         client: &Client,
@@ -178,6 +179,7 @@ impl Bench<'_> {
     ) -> anyhow::Result<[Vec<f64>; 2]> {
         let transfer = |length| load::transfer(client.address(), direction, connections, length);
         let run = self.effort.run.as_secs_f64();
+        transfer(*length)?;
         loop {
             let took = transfer(*length)?.as_secs_f64();
             if took > BELIEVABLE || *length >= longest {
