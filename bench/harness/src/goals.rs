@@ -143,7 +143,7 @@ impl Judge<'_> {
                 connections,
             };
             Goal {
-                name: format!("{setting}: {rate}, of the {other}'s"),
+                name: format!("{setting}: {rate}, of what {other} reaches"),
                 bound: Bound::AtLeast(share),
                 value: self.of_the(other, setting, rate),
             }
@@ -400,7 +400,7 @@ mod tests {
                 (setting, DOWNLOAD, Who::Ours, Some(rate)),
                 (setting, DOWNLOAD, other, Some(100.0)),
             ]);
-            let name = format!("{setting}: {DOWNLOAD}, of the {other}'s");
+            let name = format!("{setting}: {DOWNLOAD}, of what {other} reaches");
             assert_eq!(verdict(&figures, &name), wanted, "{name}, {rate}");
         }
     }
@@ -412,7 +412,7 @@ mod tests {
             round_trip: 0,
         };
         let figures = with(&[(server, DOWNLOAD, Who::Ours, Some(1_000.0))]);
-        let name = format!("{server}: {DOWNLOAD}, of the ssh -L's");
+        let name = format!("{server}: {DOWNLOAD}, of what ssh -L reaches");
         assert_eq!(verdict(&figures, &name), Verdict::Open);
     }
 

@@ -308,3 +308,17 @@ fn name(case: Case) -> String {
     case.to_possible_value()
         .map_or_else(String::new, |value| value.get_name().to_owned())
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_absent_client_is_noted_where_it_would_have_been_measured() {
+        let absent = [Who::OfficialCli, Who::OpenSsh];
+        let eice = ["open-tunnel is not installed, and so not measured"];
+        assert_eq!(notes(&[Case::Download, Case::Eice], &absent), eice);
+        assert!(notes(&[Case::Download], &absent).is_empty());
+        assert!(notes(&[Case::Ssh, Case::SshStall], &[]).is_empty());
+    }
+}

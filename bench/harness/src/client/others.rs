@@ -7,8 +7,9 @@
 //!   ssh -L           load ──► ssh ──TCP──► bench-relay ════════════► endpoint ──► sshd
 //! ```
 //!
-//! `ssh` reaches its server by the relay and not by `tunnelctl stdio`: so nothing of tunneld is in its way, and nothing
-//! that could be faster. By TCP, because a pipe to a `ProxyCommand` holds less.
+//! `ssh` reaches its server by the relay and not by `tunnelctl stdio`: nothing of tunneld is in its way, and nothing
+//! could be leaner. By TCP, because a pipe to a `ProxyCommand` holds less. What it costs includes the relay, as what
+//! tunneld costs includes its websockets.
 
 use std::process::Command;
 use std::time::Instant;
