@@ -12,7 +12,7 @@ help:
 	@echo 'make demo   a tunnel to a throw-away PostgreSQL through a fake AWS, on this machine alone'
 	@echo 'make test   everything that is checked: format, lints, tests, documentation, licences'
 	@echo 'make soak   random faults under load, with new seeds for as long as: make soak SOAK=10m'
-	@echo 'make bench  figures and their goals, beside the crate aws-ssm-bridge; roughly: make bench BENCH=--quick'
+	@echo 'make bench  figures and their goals, beside other clients; roughly: make bench BENCH=--quick'
 
 # The examples are named for what they bring along: with them, cargo resolves the same features for the programs, the
 # tests, the lints and the documentation, so that no dependency is compiled twice.

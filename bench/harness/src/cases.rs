@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use anyhow::Context;
 
 use crate::client::{Client, Place, Who};
-use crate::emulator::Agent;
+use crate::emulator::Far;
 use crate::figures::{Company, Figures, Holding, Outcome, Quantity, Setting, Share};
 use crate::load::{self, Bulk, Direction, Echo};
 use crate::pace;
@@ -73,35 +73,43 @@ const GIBIBYTE: f64 = (1 << 30) as f64;
 /// One run of the bench.
 pub(crate) struct Bench<'a> {
     pub(crate) place: Place<'a>,
+    /// The clients that this machine has not.
+    pub(crate) absent: &'a [Who],
     pub(crate) effort: &'a Effort,
     pub(crate) figures: Figures,
 }
 
 impl Bench<'_> {
-    fn start(&self, who: Who, agent: Agent, tunnels: usize) -> anyhow::Result<Client> {
-        Client::start(&self.place, who, agent, tunnels)
+    /// Returns the clients to measure, tunneld first.
+    fn clients(&self, far: Far) -> Vec<Who> {
+        let all = Who::facing(far).iter().copied();
+        all.filter(|who| !self.absent.contains(who)).collect()
+    }
+
+    fn start(&self, who: Who, far: Far, tunnels: usize) -> anyhow::Result<Client> {
+        Client::start(&self.place, who, far, tunnels)
     }
 
     /// Measures a client that was started for it; an error is told with the client's last words.
     fn with<T>(
         &self,
         who: Who,
-        agent: Agent,
+        far: Far,
         tunnels: usize,
         measure: impl FnOnce(&Client) -> anyhow::Result<T>,
     ) -> anyhow::Result<T> {
-        let client = self.start(who, agent, tunnels)?;
-        measure(&client).with_context(|| format!("`{}`", client.process.last_words()))
+        let client = self.start(who, far, tunnels)?;
+        measure(&client).with_context(|| format!("`{}`", client.last_words()))
     }
 
-    /// Puts down the same figures for both clients.
-    fn for_both<const N: usize>(
+    /// Puts down the same figures for each client.
+    fn for_each<const N: usize>(
         &mut self,
         setting: Setting,
         quantities: [Quantity; N],
         measure: impl Fn(&Self, Who) -> anyhow::Result<[Vec<f64>; N]>,
     ) {
-        for who in Who::BOTH {
+        for who in self.clients(setting.far) {
             let measured = measure(self, who);
             self.put(setting, quantities, who, measured);
         }
@@ -135,16 +143,16 @@ impl Bench<'_> {
             direction,
             connections,
         };
-        for who in Who::BOTH {
+        for who in self.clients(setting.far) {
             let mut longest = LONGEST;
             let measured = loop {
                 let mut length = WARM_UP;
-                let measured = self.with(who, setting.agent, 1, |client| {
+                let measured = self.with(who, setting.far, 1, |client| {
                     self.bulk_runs(client, direction, connections, longest, &mut length)
                 });
                 match who {
                     Who::Peer if measured.is_err() && length > WARM_UP => longest = length / 2,
-                    Who::Ours | Who::Peer => break measured,
+                    Who::Ours | Who::Peer | Who::Relay | Who::OfficialCli | Who::OpenSsh => break measured,
                 }
             };
             if measured.is_ok() && longest < LONGEST {
@@ -157,9 +165,10 @@ impl Bench<'_> {
         }
     }
 
-    /// Moves more and more bytes until a transfer takes long enough to tell how many take as long as a run should,
-    /// then makes the runs, of several transfers where one may not be that long. `length` is what each connection
-    /// moved last.
+    /// Has the client open whatever it opens for so many connections, sessions or further SSH connections, which would
+    /// pass for slowness. Then moves more and more bytes until a transfer takes long enough to tell how many take as
+    /// long as a run should, and makes the runs, of several transfers where one may not be that long. `length` is what
+    /// each connection moved last.
     fn bulk_runs(
         &self,
         client: &Client,
@@ -170,6 +179,7 @@ impl Bench<'_> {
     ) -> anyhow::Result<[Vec<f64>; 2]> {
         let transfer = |length| load::transfer(client.address(), direction, connections, length);
         let run = self.effort.run.as_secs_f64();
+        transfer(*length)?;
         loop {
             let took = transfer(*length)?.as_secs_f64();
             if took > BELIEVABLE || *length >= longest {
@@ -181,14 +191,14 @@ impl Bench<'_> {
         }
         let (mut rates, mut costs) = (Vec::new(), Vec::new());
         for _ in 0..self.effort.runs {
-            let before = client.process.cpu()?;
+            let before = client.cpu()?;
             let began = Instant::now();
             let (mut bytes, mut took) = (0.0, 0.0);
             while took < MOST_OF_IT * run && began.elapsed() < self.effort.run {
                 took += transfer(*length)?.as_secs_f64();
                 bytes += *length as f64 * f64::from(connections);
             }
-            let spent = client.process.cpu()? - before;
+            let spent = client.cpu()? - before;
             rates.push(bytes / took / 1e6);
             costs.push(spent / bytes * GIBIBYTE);
         }
@@ -197,8 +207,8 @@ impl Bench<'_> {
 
     /// From opening a download to its first byte.
     pub(crate) fn first_byte(&mut self, setting: Setting) {
-        self.for_both(setting, [Quantity::FirstByte], |bench, who| {
-            bench.with(who, setting.agent, 1, |client| {
+        self.for_each(setting, [Quantity::FirstByte], |bench, who| {
+            bench.with(who, setting.far, 1, |client| {
                 let times =
                     (0..bench.effort.starts).map(|_| Ok(ms(load::time_to_first_byte(client.address())?)));
                 Ok([times.collect::<anyhow::Result<_>>()?])
@@ -208,9 +218,9 @@ impl Bench<'_> {
 
     /// From the wish for a tunnel until it is up.
     pub(crate) fn connecting(&mut self, setting: Setting) {
-        self.for_both(setting, [Quantity::Connecting], |bench, who| {
+        self.for_each(setting, [Quantity::Connecting], |bench, who| {
             let times =
-                (0..bench.effort.starts).map(|_| Ok(ms(bench.start(who, setting.agent, 1)?.connecting)));
+                (0..bench.effort.starts).map(|_| Ok(ms(bench.start(who, setting.far, 1)?.connecting)));
             Ok([times.collect::<anyhow::Result<_>>()?])
         });
     }
@@ -218,8 +228,8 @@ impl Bench<'_> {
     /// Ping-pong in some company.
     pub(crate) fn ping(&mut self, setting: Setting, company: Company) {
         let quantities = [Share::P50, Share::P99].map(|share| Quantity::Ping { company, share });
-        self.for_both(setting, quantities, |bench, who| {
-            let times = bench.with(who, setting.agent, 1, |client| {
+        self.for_each(setting, quantities, |bench, who| {
+            let times = bench.with(who, setting.far, 1, |client| {
                 bench.pings(client.address(), company)
             })?;
             let of = |share| percentile(&times, share).context("no ping came back");
@@ -268,8 +278,8 @@ impl Bench<'_> {
         const CONNECTIONS: u32 = 100;
         // The peer is its sessions: it has nothing that runs without any.
         let started = self
-            .start(Who::Ours, setting.agent, 0)
-            .and_then(|client| client.process.resident());
+            .start(Who::Ours, setting.far, 0)
+            .and_then(|client| client.resident());
         let started = started.map_or_else(
             |error| Outcome::Failed(format!("{error:#}")),
             |resident| Outcome::Runs(vec![resident]),
@@ -278,23 +288,23 @@ impl Bench<'_> {
         self.figures.add(setting, after_start, Who::Ours, started);
         for tunnels in [1, TUNNELS] {
             let quantity = Quantity::Memory(Holding::Tunnels(tunnels));
-            self.for_both(setting, [quantity], |bench, who| {
-                bench.with(who, setting.agent, tunnels as usize, |client| {
+            self.for_each(setting, [quantity], |bench, who| {
+                bench.with(who, setting.far, tunnels as usize, |client| {
                     for address in client.addresses() {
                         Echo::open(*address)?;
                     }
-                    Ok([vec![client.process.resident()?]])
+                    Ok([vec![client.resident()?]])
                 })
             });
         }
         let quantity = Quantity::Memory(Holding::Connections(CONNECTIONS));
-        self.for_both(setting, [quantity], |bench, who| {
-            bench.with(who, setting.agent, 1, |client| {
+        self.for_each(setting, [quantity], |bench, who| {
+            bench.with(who, setting.far, 1, |client| {
                 let mut open = Vec::new();
                 for _ in 0..CONNECTIONS {
                     open.push(Echo::open(client.address())?);
                 }
-                Ok([vec![client.process.resident()?]])
+                Ok([vec![client.resident()?]])
             })
         });
     }
@@ -302,9 +312,7 @@ impl Bench<'_> {
     /// From the network's return until a download flows again, whose every byte is checked.
     pub(crate) fn outage(&mut self, setting: Setting) {
         let outcome = self
-            .with(Who::Ours, setting.agent, 1, |client| {
-                self.outages(client.address())
-            })
+            .with(Who::Ours, setting.far, 1, |client| self.outages(client.address()))
             .map_or_else(|error| Outcome::Failed(format!("{error:#}")), Outcome::Runs);
         self.figures.add(setting, Quantity::Recovery, Who::Ours, outcome);
     }

@@ -1,10 +1,17 @@
-//! The fake AWS that both clients talk to: one child process for the whole run.
+//! The fake AWS that all clients talk to: one child process for the whole run.
+//!
+//! ```text
+//!                 ┌─ agent ─────────────────────────► target        SSM, without TLS
+//!   client ═line══┤
+//!                 └─ endpoint ─► port 22 ─┬─────────► target        Instance Connect, with TLS
+//!                                         └─ sshd ──► target
+//! ```
 
 use std::collections::BTreeMap;
 use std::fmt;
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpStream};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Duration;
 
@@ -16,6 +23,53 @@ use crate::process::Process;
 pub(crate) const HOST: &str = "10.0.0.7";
 /// Its port.
 pub(crate) const PORT: u16 = 7_000;
+
+/// The endpoint of Instance Connect.
+pub(crate) const ENDPOINT: &str = "eice-0123456789abcdef0";
+/// Its name, which the emulator makes of its id and region.
+pub(crate) const ENDPOINT_NAME: &str =
+    "eice-0123456789abcdef0.b67b86ba.ec2-instance-connect-endpoint.ap-northeast-1.amazonaws.com";
+
+/// What is behind the line, and leads to the target.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) enum Far {
+    /// The SSM agent of an instance.
+    Agent(Agent),
+    /// An endpoint of Instance Connect, in front of an instance whose port 22 is the target.
+    Endpoint,
+    /// An SSH server on port 22 of an instance behind that endpoint.
+    Server,
+}
+
+impl Far {
+    /// Returns the instance.
+    pub(crate) fn instance(self) -> &'static str {
+        match self {
+            Self::Agent(agent) => agent.instance(),
+            Self::Endpoint => "i-00000000000000004",
+            Self::Server => "i-00000000000000005",
+        }
+    }
+
+    /// Returns the instance's address.
+    pub(crate) fn address(self) -> &'static str {
+        match self {
+            Self::Agent(_) => "10.0.0.1",
+            Self::Endpoint => "10.0.0.4",
+            Self::Server => "10.0.0.5",
+        }
+    }
+}
+
+impl fmt::Display for Far {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Agent(agent) => write!(f, "agent {agent}"),
+            Self::Endpoint => f.write_str("endpoint"),
+            Self::Server => f.write_str("SSH server"),
+        }
+    }
+}
 
 /// How the far end of a session sends.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -88,26 +142,30 @@ pub(crate) struct Emulator {
     _process: Process,
     address: SocketAddr,
     environment: BTreeMap<String, String>,
+    /// The certificate of its authority, as a file.
+    authority: PathBuf,
 }
 
 impl Emulator {
-    /// Starts the emulator with one instance for each kind of agent, all of which reach the target.
-    pub(crate) fn start(programs: &Path, folder: &Path, target: SocketAddr) -> anyhow::Result<Self> {
+    /// Starts the emulator with one instance for each kind of agent, all of which reach the target, and with an endpoint
+    /// in front of two more: port 22 of the one is the target, of the other an SSH server.
+    pub(crate) fn start(
+        programs: &Path,
+        folder: &Path,
+        target: SocketAddr,
+        server: SocketAddr,
+    ) -> anyhow::Result<Self> {
         let account = folder.join("account.toml");
-        let instances = Agent::ALL.map(|agent| {
-            format!(
-                "[[instances]]\nid = \"{}\"\nprivate_address = \"10.0.0.1\"\nssm = {{ agent = \"{agent}\" }}\n",
-                agent.instance()
-            )
-        });
-        let host = format!("[[hosts]]\nhost = \"{HOST}\"\nport = {PORT}\naddress = \"{target}\"\n");
-        std::fs::write(&account, instances.concat() + &host)?;
+        let authority = folder.join("authority.pem");
+        std::fs::write(&account, configuration(target, server))?;
         let mut command = Command::new(programs.join("tunneld-emulator"));
         command
             .env_clear()
             .env("RUST_LOG", "warn")
             .arg("--config")
-            .arg(account);
+            .arg(account)
+            .arg("--ca-file")
+            .arg(&authority);
         let mut process = Process::start(&mut command, "emulator", folder)?;
         let environment = read_environment(&mut process)
             .with_context(|| format!("the emulator did not start: {}", process.last_words()))?;
@@ -117,15 +175,43 @@ impl Emulator {
             _process: process,
             address: address.with_context(|| format!("the emulator is at `{url}`"))?,
             environment,
+            authority,
         })
     }
 
-    /// Returns the environment that points a client at it.
-    pub(crate) fn environment(&self) -> &BTreeMap<String, String> {
-        &self.environment
+    /// Returns the environment that points a client at it: calls and sessions without TLS, tunnels through the endpoint
+    /// with it.
+    pub(crate) fn environment(&self, far: Far) -> BTreeMap<String, String> {
+        let mut environment = self.environment.clone();
+        match far {
+            Far::Agent(_) => {}
+            Far::Endpoint | Far::Server => {
+                let authority = self.authority.display().to_string();
+                environment.extend([
+                    ("AWS_CA_BUNDLE".to_owned(), authority),
+                    (
+                        "TUNNELD_ENDPOINT_URL_EICE".to_owned(),
+                        format!("wss://{}", self.address),
+                    ),
+                ]);
+            }
+        }
+        environment
     }
 
-    /// Delays every frame of every session, half of it each way.
+    /// Returns the environment of the official AWS CLI, whose tunnels go to port 443 of the endpoint's name whatever it
+    /// is told: so they come through the emulator's proxy.
+    pub(crate) fn official_environment(&self) -> BTreeMap<String, String> {
+        let mut environment = self.environment.clone();
+        let url = format!("http://{}", self.address);
+        environment.extend([
+            ("HTTPS_PROXY".to_owned(), url),
+            ("SSL_CERT_FILE".to_owned(), self.authority.display().to_string()),
+        ]);
+        environment
+    }
+
+    /// Delays every frame of every session and tunnel, half of it each way.
     pub(crate) fn set_round_trip(&self, added: Duration) -> anyhow::Result<()> {
         let delay = (added / 2).as_micros();
         let conditions = format!("{ALWAYS}[line]\ndelay = \"{delay}us\"\n");
@@ -158,6 +244,22 @@ impl Emulator {
         }
         Ok(())
     }
+}
+
+/// Returns what the fake account holds.
+fn configuration(target: SocketAddr, server: SocketAddr) -> String {
+    let instance = |far: Far, more: String| {
+        let (id, address) = (far.instance(), far.address());
+        format!("[[instances]]\nid = \"{id}\"\nprivate_address = \"{address}\"\n{more}\n")
+    };
+    let agents =
+        Agent::ALL.map(|agent| instance(Far::Agent(agent), format!("ssm = {{ agent = \"{agent}\" }}")));
+    let port_22 = |address| format!("ports = {{ 22 = \"{address}\" }}");
+    agents.concat()
+        + &instance(Far::Endpoint, port_22(target))
+        + &instance(Far::Server, port_22(server))
+        + &format!("[[endpoints]]\nid = \"{ENDPOINT}\"\n")
+        + &format!("[[hosts]]\nhost = \"{HOST}\"\nport = {PORT}\naddress = \"{target}\"\n")
 }
 
 /// Reads the lines `export NAME='VALUE'` that the emulator prints, in alphabetical order: where tunnels are comes last.

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::fmt;
 
 use crate::client::Who;
-use crate::emulator::Agent;
+use crate::emulator::Far;
 use crate::load::Direction;
 use crate::statistics::median;
 
@@ -62,7 +62,7 @@ pub(crate) enum Holding {
 /// The conditions of a figure.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) struct Setting {
-    pub(crate) agent: Agent,
+    pub(crate) far: Far,
     /// Milliseconds of round trip that the delay line adds.
     pub(crate) round_trip: u32,
 }
@@ -131,7 +131,7 @@ impl Figures {
 
 impl fmt::Display for Setting {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "agent {}, {} ms added round trip", self.agent, self.round_trip)
+        write!(f, "{}, {} ms added round trip", self.far, self.round_trip)
     }
 }
 

@@ -3,7 +3,7 @@
 use std::fmt;
 
 use crate::client::{OUR_RATE, Who};
-use crate::emulator::{Agent, Payload};
+use crate::emulator::{Agent, Far, Payload};
 use crate::figures::{Company, Figures, Holding, Quantity, Setting, Share};
 use crate::load::Direction;
 
@@ -24,12 +24,12 @@ pub(crate) enum Bound {
 /// Why a value is lacking.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum Lack {
-    /// The case was not chosen.
+    /// The case was not chosen, or the machine lacks the client to compare with.
     NotMeasured,
     /// Our client failed.
     WeFailed,
-    /// The peer failed, so there is nothing to compare with.
-    PeerFailed,
+    /// Another client failed, so there is nothing to compare with.
+    OtherFailed(Who),
 }
 
 /// What came of a goal.
@@ -46,7 +46,7 @@ impl Goal {
         let value = match &self.value {
             Ok(value) => *value,
             Err(Lack::WeFailed) => return Verdict::Missed,
-            Err(Lack::NotMeasured | Lack::PeerFailed) => return Verdict::Open,
+            Err(Lack::NotMeasured | Lack::OtherFailed(_)) => return Verdict::Open,
         };
         let met = match self.bound {
             Bound::AtLeast(bound) => value >= bound,
@@ -61,24 +61,34 @@ pub(crate) fn judge(figures: &Figures, round_trips: &[u32]) -> Vec<Goal> {
     let judge = Judge { figures };
     let mut goals = Vec::new();
     for round_trip in round_trips {
-        for agent in [Agent::Unpaced, Agent::Fast] {
-            let setting = Setting {
-                agent,
-                round_trip: *round_trip,
-            };
-            goals.extend(judge.unpaced_bulk(setting));
-        }
-        let setting = Setting {
-            agent: Agent::Stock,
+        let before = |far| Setting {
+            far,
             round_trip: *round_trip,
         };
-        goals.extend(judge.paced_bulk(setting));
-        goals.push(judge.ping(setting));
-        goals.extend(judge.ping_in_company(setting));
+        for agent in [Agent::Unpaced, Agent::Fast] {
+            goals.extend(judge.unpaced_bulk(before(Far::Agent(agent))));
+        }
+        let stock = before(Far::Agent(Agent::Stock));
+        goals.extend(judge.paced_bulk(stock));
+        goals.push(judge.ping(stock));
+        goals.extend(judge.ping_beside_bulk(stock));
+        goals.push(judge.ping_beside_a_stalled_reader(stock));
+        goals.extend(judge.endpoint_bulk(before(Far::Endpoint)));
+        let server = before(Far::Server);
+        goals.extend(judge.server_bulk(server));
+        goals.push(judge.ping_beside_a_stalled_reader(server));
     }
     goals.extend(judge.once());
     goals
 }
+
+/// The bulk transfers that goals are about: which way, and over how many connections.
+const TRANSFERS: [(Direction, u32); 4] = [
+    (Direction::Down, 1),
+    (Direction::Down, 4),
+    (Direction::Up, 1),
+    (Direction::Up, 4),
+];
 
 struct Judge<'a> {
     figures: &'a Figures,
@@ -87,29 +97,58 @@ struct Judge<'a> {
 impl Judge<'_> {
     fn unpaced_bulk(&self, setting: Setting) -> Vec<Goal> {
         let mut goals = Vec::new();
-        for direction in [Direction::Down, Direction::Up] {
-            for connections in [1, 4] {
-                let rate = Quantity::Rate {
-                    direction,
-                    connections,
-                };
-                let cpu = Quantity::Cpu {
-                    direction,
-                    connections,
-                };
-                goals.push(Goal {
-                    name: format!("{setting}: {rate}, of the peer's"),
-                    bound: Bound::AtLeast(1.5),
-                    value: self.of_the_peers(setting, rate),
-                });
-                goals.push(Goal {
-                    name: format!("{setting}: {cpu}, of the peer's"),
-                    bound: Bound::AtMost(0.5),
-                    value: self.of_the_peers(setting, cpu),
-                });
-            }
+        for (direction, connections) in TRANSFERS {
+            let rate = Quantity::Rate {
+                direction,
+                connections,
+            };
+            let cpu = Quantity::Cpu {
+                direction,
+                connections,
+            };
+            goals.push(Goal {
+                name: format!("{setting}: {rate}, of the peer's"),
+                bound: Bound::AtLeast(1.5),
+                value: self.of_the(Who::Peer, setting, rate),
+            });
+            goals.push(Goal {
+                name: format!("{setting}: {cpu}, of the peer's"),
+                bound: Bound::AtMost(0.5),
+                value: self.of_the(Who::Peer, setting, cpu),
+            });
         }
         goals
+    }
+
+    /// Through an endpoint, and nothing more.
+    fn endpoint_bulk(&self, setting: Setting) -> Vec<Goal> {
+        self.bulk(setting, Who::Relay, 0.8)
+    }
+
+    /// Through an SSH server behind an endpoint: where the round trip is long it is windows that count, where it is
+    /// none the cost of a byte. In between there is no goal.
+    fn server_bulk(&self, setting: Setting) -> Vec<Goal> {
+        match setting.round_trip {
+            0 => self.bulk(setting, Who::OpenSsh, 0.7),
+            100 => self.bulk(setting, Who::OpenSsh, 0.9),
+            _ => Vec::new(),
+        }
+    }
+
+    /// Bulk transfers as fast as this share of another client's.
+    fn bulk(&self, setting: Setting, other: Who, share: f64) -> Vec<Goal> {
+        let goal = |(direction, connections)| {
+            let rate = Quantity::Rate {
+                direction,
+                connections,
+            };
+            Goal {
+                name: format!("{setting}: {rate}, of what {other} reaches"),
+                bound: Bound::AtLeast(share),
+                value: self.of_the(other, setting, rate),
+            }
+        };
+        TRANSFERS.map(goal).into()
     }
 
     fn paced_bulk(&self, setting: Setting) -> Vec<Goal> {
@@ -125,7 +164,7 @@ impl Judge<'_> {
         };
         // The pace is the agent's alone, and measured once.
         let at_home = Setting {
-            agent: Agent::Stock,
+            far: Far::Agent(Agent::Stock),
             round_trip: 0,
         };
         let pace = self.value(at_home, Quantity::AgentPace, Who::Ours);
@@ -167,31 +206,35 @@ impl Judge<'_> {
         }
     }
 
-    fn ping_in_company(&self, setting: Setting) -> Vec<Goal> {
-        let beside_bulk = [Direction::Down, Direction::Up]
+    fn ping_beside_bulk(&self, setting: Setting) -> Vec<Goal> {
+        [Direction::Down, Direction::Up]
             .into_iter()
             .flat_map(|direction| [Company::After(direction), Company::Before(direction)])
-            .map(|company| (company, Share::P50));
-        beside_bulk
-            .chain([(Company::StalledReader, Share::P99)])
-            .map(|(company, share)| {
-                let value = |company| self.value(setting, Quantity::Ping { company, share }, Who::Ours);
-                Goal {
-                    name: format!(
-                        "{setting}: {}, of its quiet value",
-                        Quantity::Ping { company, share }
-                    ),
-                    bound: Bound::AtMost(3.0),
-                    value: quotient(value(company), value(Company::None)),
-                }
-            })
+            .map(|company| self.ping_in(company, Share::P50, setting))
             .collect()
+    }
+
+    fn ping_beside_a_stalled_reader(&self, setting: Setting) -> Goal {
+        self.ping_in(Company::StalledReader, Share::P99, setting)
+    }
+
+    /// Ping-pong in company, held against itself without.
+    fn ping_in(&self, company: Company, share: Share, setting: Setting) -> Goal {
+        let value = |company| self.value(setting, Quantity::Ping { company, share }, Who::Ours);
+        Goal {
+            name: format!(
+                "{setting}: {}, of its quiet value",
+                Quantity::Ping { company, share }
+            ),
+            bound: Bound::AtMost(3.0),
+            value: quotient(value(company), value(Company::None)),
+        }
     }
 
     /// What is measured without any added round trip alone.
     fn once(&self) -> Vec<Goal> {
         let setting = Setting {
-            agent: Agent::Stock,
+            far: Far::Agent(Agent::Stock),
             round_trip: 0,
         };
         let memory = Quantity::Memory(Holding::Tunnels(10));
@@ -209,9 +252,10 @@ impl Judge<'_> {
         ]
     }
 
-    fn of_the_peers(&self, setting: Setting, quantity: Quantity) -> Result<f64, Lack> {
+    /// Returns our value as a multiple of another client's.
+    fn of_the(&self, other: Who, setting: Setting, quantity: Quantity) -> Result<f64, Lack> {
         let value = |who| self.value(setting, quantity, who);
-        quotient(value(Who::Ours), value(Who::Peer))
+        quotient(value(Who::Ours), value(other))
     }
 
     fn value(&self, setting: Setting, quantity: Quantity, who: Who) -> Result<f64, Lack> {
@@ -221,7 +265,7 @@ impl Judge<'_> {
             .ok_or(Lack::NotMeasured)?;
         outcome.value().ok_or(match who {
             Who::Ours => Lack::WeFailed,
-            Who::Peer => Lack::PeerFailed,
+            Who::Peer | Who::Relay | Who::OfficialCli | Who::OpenSsh => Lack::OtherFailed(who),
         })
     }
 }
@@ -243,11 +287,11 @@ impl fmt::Display for Bound {
 
 impl fmt::Display for Lack {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
-            Self::NotMeasured => "not measured",
-            Self::WeFailed => "tunneld failed",
-            Self::PeerFailed => "the peer failed",
-        })
+        match self {
+            Self::NotMeasured => f.write_str("not measured"),
+            Self::WeFailed => f.write_str("tunneld failed"),
+            Self::OtherFailed(who) => write!(f, "{who} failed"),
+        }
     }
 }
 
@@ -267,11 +311,11 @@ mod tests {
     use crate::figures::Outcome;
 
     const STOCK: Setting = Setting {
-        agent: Agent::Stock,
+        far: Far::Agent(Agent::Stock),
         round_trip: 20,
     };
     const UNPACED: Setting = Setting {
-        agent: Agent::Unpaced,
+        far: Far::Agent(Agent::Unpaced),
         round_trip: 0,
     };
     const DOWNLOAD: Quantity = Quantity::Rate {
@@ -296,7 +340,7 @@ mod tests {
 
     /// The verdict on the one goal of this name.
     fn verdict(figures: &Figures, name: &str) -> Verdict {
-        let goals = judge(figures, &[0, 20]);
+        let goals = judge(figures, &[0, 20, 100]);
         let mut named = goals.iter().filter(|goal| goal.name == name);
         let goal = named.next().unwrap_or_else(|| panic!("no goal `{name}`"));
         assert!(named.next().is_none());
@@ -342,10 +386,42 @@ mod tests {
     }
 
     #[test]
+    fn an_endpoint_is_held_against_the_relay_and_an_ssh_server_against_openssh_for_its_round_trip() {
+        let at = |far, round_trip| Setting { far, round_trip };
+        for (setting, other, rate, wanted) in [
+            (at(Far::Endpoint, 20), Who::Relay, 80.0, Verdict::Met),
+            (at(Far::Endpoint, 20), Who::Relay, 79.0, Verdict::Missed),
+            (at(Far::Server, 0), Who::OpenSsh, 70.0, Verdict::Met),
+            (at(Far::Server, 0), Who::OpenSsh, 69.0, Verdict::Missed),
+            (at(Far::Server, 100), Who::OpenSsh, 90.0, Verdict::Met),
+            (at(Far::Server, 100), Who::OpenSsh, 89.0, Verdict::Missed),
+        ] {
+            let figures = with(&[
+                (setting, DOWNLOAD, Who::Ours, Some(rate)),
+                (setting, DOWNLOAD, other, Some(100.0)),
+            ]);
+            let name = format!("{setting}: {DOWNLOAD}, of what {other} reaches");
+            assert_eq!(verdict(&figures, &name), wanted, "{name}, {rate}");
+        }
+    }
+
+    #[test]
+    fn what_the_machine_has_not_leaves_its_goals_open() {
+        let server = Setting {
+            far: Far::Server,
+            round_trip: 0,
+        };
+        let figures = with(&[(server, DOWNLOAD, Who::Ours, Some(1_000.0))]);
+        let name = format!("{server}: {DOWNLOAD}, of what ssh -L reaches");
+        assert_eq!(verdict(&figures, &name), Verdict::Open);
+    }
+
+    #[test]
     fn every_goal_of_the_issue_is_there() {
         let goals = judge(&Figures::default(), &[0, 20, 100]);
-        // Per round trip: 16 of unpaced bulk, 3 of paced bulk, 6 of pings; and 2 once.
-        assert_eq!(goals.len(), 3 * (16 + 3 + 6) + 2);
+        // Per round trip: 16 of unpaced bulk, 3 of paced bulk, 6 of pings; 4 of bulk through an endpoint, 1 of pings
+        // through an SSH server. Without round trip, and with the longest, 4 of bulk through the latter; and 2 once.
+        assert_eq!(goals.len(), 3 * (16 + 3 + 6 + 4 + 1) + 2 * 4 + 2);
         assert!(goals.iter().all(|goal| goal.verdict() == Verdict::Open));
     }
 }

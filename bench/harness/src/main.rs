@@ -1,13 +1,16 @@
-//! `make bench`: tunneld and the crate `aws-ssm-bridge` against the same emulator in one run.
+//! `make bench`: tunneld beside other clients against the same emulator in one run.
 //!
 //! ```text
-//!   load ──TCP──► tunneld ───────┐                        ┌──TCP──► target
-//!                                ├══ws══► tunneld-emulator ┤        (source, sink, echo)
-//!   load ──TCP──► bench-peer ────┘      delay line, agents └──TCP──► target
+//!   load ──TCP──► tunneld ─────────┐                         ┌─ agent ────────────TCP──► target
+//!   load ──TCP──► bench-peer ══ws══╡                         │                          (source, sink, echo)
+//!                                  ├══► tunneld-emulator ────┤
+//!   load ──TCP──► bench-relay ═wss═╡       delay line        └─ endpoint ─┬───────TCP──► target
+//!   load ──TCP──► ssh, aws ════════┘                                      └─ sshd ─TCP──► target
 //! ```
 //!
 //! Load and target are threads of this process; the others are its children, one client at a time. Everything is on
-//! loopback and without TLS. Prints a table, writes JSON, and fails when a goal is missed.
+//! loopback; what goes through the endpoint is in TLS, as any client needs it there, and the rest is not. Prints a
+//! table, writes JSON, and fails when a goal is missed.
 
 mod cases;
 mod client;
@@ -19,6 +22,7 @@ mod pace;
 mod pattern;
 mod process;
 mod report;
+mod server;
 mod statistics;
 mod target;
 
@@ -33,13 +37,14 @@ use clap::{Parser, ValueEnum};
 use serde_json::json;
 
 use crate::cases::{Bench, Effort};
-use crate::client::Place;
-use crate::emulator::{Agent, Emulator};
+use crate::client::{Place, Who};
+use crate::emulator::{Agent, Emulator, Far};
 use crate::figures::{Company, Figures, Setting};
 use crate::goals::Verdict;
 use crate::load::Direction;
+use crate::server::Server;
 
-/// Measure tunneld and a peer against the same emulator
+/// Measure tunneld beside other clients against the same emulator
 #[derive(Parser)]
 struct Arguments {
     /// What to measure; everything, unless named
@@ -81,6 +86,12 @@ enum Case {
     Memory,
     /// The way back after an outage
     Outage,
+    /// Bulk transfers and ping-pong through an endpoint of Instance Connect
+    Eice,
+    /// Bulk transfers through an SSH server behind such an endpoint
+    Ssh,
+    /// Ping-pong through that server, alone and beside a reader that has stopped
+    SshStall,
 }
 
 fn main() -> anyhow::Result<ExitCode> {
@@ -137,29 +148,44 @@ fn measure(
 ) -> anyhow::Result<Figures> {
     let program = std::env::current_exe()?;
     let programs = program.parent().context("this program is in no folder")?;
-    for name in ["tunneld", "tunnelctl", "tunneld-emulator", "bench-peer"] {
+    for name in [
+        "tunneld",
+        "tunnelctl",
+        "tunneld-emulator",
+        "bench-peer",
+        "bench-relay",
+    ] {
         let path = programs.join(name);
         anyhow::ensure!(path.exists(), "{} is not built: run `make bench`", path.display());
     }
     let folder = tempfile::tempdir()?;
     let target = target::start()?;
-    let emulator = Emulator::start(programs, folder.path(), target)?;
+    let server =
+        Server::start(folder.path()).context("an SSH server is needed: run `scripts/setup bench`")?;
+    let emulator = Emulator::start(programs, folder.path(), target, server.address)?;
+    let absent: Vec<Who> = Who::ALL.into_iter().filter(|who| !who.is_installed()).collect();
     let mut bench = Bench {
         place: Place {
             programs,
             folder: folder.path(),
             emulator: &emulator,
+            server: &server,
+            target,
             sessions,
         },
+        absent: &absent,
         effort,
         figures: Figures::default(),
     };
+    for note in notes(cases, &absent) {
+        bench.figures.note(note);
+    }
     for case in cases {
         for round_trip in round_trips(*case, effort) {
             emulator.set_round_trip(Duration::from_millis(u64::from(*round_trip)))?;
-            for agent in agents(*case) {
+            for far in fars(*case) {
                 let setting = Setting {
-                    agent: *agent,
+                    far: *far,
                     round_trip: *round_trip,
                 };
                 writeln!(stderr(), "measuring {}: {setting}", name(*case))?;
@@ -174,23 +200,22 @@ fn measure(
 fn run(bench: &mut Bench<'_>, case: Case, setting: Setting) {
     const CONNECTIONS: [u32; 2] = [1, 4];
     const AT_HOME: Setting = Setting {
-        agent: Agent::Stock,
+        far: Far::Agent(Agent::Stock),
         round_trip: 0,
+    };
+    let bulk = |bench: &mut Bench<'_>, direction| {
+        for connections in CONNECTIONS {
+            bench.bulk(setting, direction, connections);
+        }
     };
     match case {
         Case::Download => {
             if setting == AT_HOME {
                 bench.pace(setting);
             }
-            for connections in CONNECTIONS {
-                bench.bulk(setting, Direction::Down, connections);
-            }
+            bulk(bench, Direction::Down);
         }
-        Case::Upload => {
-            for connections in CONNECTIONS {
-                bench.bulk(setting, Direction::Up, connections);
-            }
-        }
+        Case::Upload => bulk(bench, Direction::Up),
         Case::FirstByte => bench.first_byte(setting),
         Case::Connecting => bench.connecting(setting),
         Case::Ping => bench.ping(setting, Company::None),
@@ -204,13 +229,50 @@ fn run(bench: &mut Bench<'_>, case: Case, setting: Setting) {
         Case::Stall => bench.ping(setting, Company::StalledReader),
         Case::Memory => bench.memory(setting),
         Case::Outage => bench.outage(setting),
+        Case::Eice => {
+            bulk(bench, Direction::Down);
+            bulk(bench, Direction::Up);
+            bench.ping(setting, Company::None);
+        }
+        Case::Ssh => {
+            bulk(bench, Direction::Down);
+            bulk(bench, Direction::Up);
+        }
+        Case::SshStall => {
+            bench.ping(setting, Company::None);
+            bench.ping(setting, Company::StalledReader);
+        }
     }
 }
 
-/// The agents that make a difference to a case.
-fn agents(case: Case) -> &'static [Agent] {
+/// Says which clients are not measured, and what must be known about those that are.
+fn notes(cases: &[Case], absent: &[Who]) -> Vec<String> {
+    let is_chosen = |who| {
+        let mut fars = cases.iter().flat_map(|case| fars(*case));
+        fars.any(|far| Who::facing(*far).contains(&who))
+    };
+    Who::ALL
+        .into_iter()
+        .filter(|who| is_chosen(*who))
+        .filter_map(|who| match who {
+            _ if absent.contains(&who) => Some(format!("{who} is not installed, and so not measured")),
+            Who::OfficialCli => Some(format!(
+                "{who} comes through the emulator's proxy, which costs it speed: its port is fixed"
+            )),
+            Who::Ours | Who::Peer | Who::Relay | Who::OpenSsh => None,
+        })
+        .collect()
+}
+
+/// The far ends that make a difference to a case.
+fn fars(case: Case) -> &'static [Far] {
+    const AGENTS: [Far; 3] = [
+        Far::Agent(Agent::Stock),
+        Far::Agent(Agent::Unpaced),
+        Far::Agent(Agent::Fast),
+    ];
     match case {
-        Case::Download | Case::Upload => &Agent::ALL,
+        Case::Download | Case::Upload => &AGENTS,
         Case::FirstByte
         | Case::Connecting
         | Case::Ping
@@ -218,7 +280,9 @@ fn agents(case: Case) -> &'static [Agent] {
         | Case::Crowd
         | Case::Stall
         | Case::Memory
-        | Case::Outage => &[Agent::Stock],
+        | Case::Outage => &[Far::Agent(Agent::Stock)],
+        Case::Eice => &[Far::Endpoint],
+        Case::Ssh | Case::SshStall => &[Far::Server],
     }
 }
 
@@ -232,7 +296,10 @@ fn round_trips(case: Case, effort: &Effort) -> &'static [u32] {
         | Case::Ping
         | Case::Beside
         | Case::Crowd
-        | Case::Stall => effort.round_trips,
+        | Case::Stall
+        | Case::Eice
+        | Case::Ssh
+        | Case::SshStall => effort.round_trips,
         Case::Memory | Case::Outage => &[0],
     }
 }
@@ -240,4 +307,18 @@ fn round_trips(case: Case, effort: &Effort) -> &'static [u32] {
 fn name(case: Case) -> String {
     case.to_possible_value()
         .map_or_else(String::new, |value| value.get_name().to_owned())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_absent_client_is_noted_where_it_would_have_been_measured() {
+        let absent = [Who::OfficialCli, Who::OpenSsh];
+        let eice = ["open-tunnel is not installed, and so not measured"];
+        assert_eq!(notes(&[Case::Download, Case::Eice], &absent), eice);
+        assert!(notes(&[Case::Download], &absent).is_empty());
+        assert!(notes(&[Case::Ssh, Case::SshStall], &[]).is_empty());
+    }
 }

@@ -2,6 +2,7 @@
 
 use std::fs;
 use std::io::{BufRead, BufReader};
+use std::net::{SocketAddr, TcpStream};
 use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStdout, Command, Stdio};
 use std::thread;
@@ -12,8 +13,10 @@ use rustix::process::{Pid, Signal, kill_process};
 
 /// How long a process may take to end after it was asked: tunneld gives its sessions 5 s.
 const GRACE: Duration = Duration::from_secs(8);
-/// Between two looks at whether it has.
-const LOOK: Duration = Duration::from_millis(5);
+/// How long a process may take until it answers.
+pub(crate) const STARTING: Duration = Duration::from_secs(10);
+/// Between two looks at whether it has ended, or answers.
+pub(crate) const LOOK: Duration = Duration::from_millis(5);
 /// What the kernel counts CPU time in, on every architecture that Linux runs on today.
 const TICKS_PER_SECOND: f64 = 100.0;
 
@@ -53,6 +56,19 @@ impl Process {
     pub(crate) fn must_live(&mut self) -> anyhow::Result<()> {
         if let Some(status) = self.child.try_wait()? {
             bail!("{} ended, {status}: {}", self.name, self.last_words());
+        }
+        Ok(())
+    }
+
+    /// Waits until somebody listens at the address, which has to be it.
+    pub(crate) fn wait_until_it_listens(&mut self, address: SocketAddr) -> anyhow::Result<()> {
+        let deadline = Instant::now() + STARTING;
+        while TcpStream::connect(address).is_err() {
+            self.must_live()?;
+            if Instant::now() > deadline {
+                bail!("{} does not listen: {}", self.name, self.last_words());
+            }
+            thread::sleep(LOOK);
         }
         Ok(())
     }

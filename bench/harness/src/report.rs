@@ -8,7 +8,8 @@ use crate::client::Who;
 use crate::figures::{Figures, Outcome};
 use crate::goals::{Goal, Verdict};
 
-/// Returns the figures as a table, one setting after the other.
+/// Returns the figures as a table, one setting after the other: tunneld's, then each other client's with the ratio of
+/// tunneld's to it.
 pub(crate) fn table(figures: &Figures) -> String {
     let mut rows = Vec::new();
     for (setting, quantity, _, _) in figures.iter() {
@@ -20,36 +21,33 @@ pub(crate) fn table(figures: &Figures) -> String {
     let mut failures = Vec::new();
     let mut above = None;
     for (setting, quantity) in rows {
+        let clients = Who::facing(setting.far);
         if above != Some(setting) {
             above = Some(setting);
-            let [ours, peer] = Who::BOTH.map(|who| who.to_string());
-            line(&mut text, &format!("\n{setting}"), "", &ours, &peer, "ratio");
+            let names = clients.iter().map(|who| (who.to_string(), "ratio".to_owned()));
+            line(&mut text, &format!("\n{setting}"), "", names);
         }
-        let [ours, peer] = Who::BOTH.map(|who| figures.get(setting, quantity, who));
-        let [ours_shown, peer_shown] = [ours, peer].map(|outcome| match outcome {
-            None => "–".to_owned(),
-            Some(Outcome::Failed(why)) => {
-                let known = failures.iter().position(|known| *known == why);
-                let at = known.unwrap_or_else(|| {
-                    failures.push(why);
-                    failures.len() - 1
-                });
-                format!("failed ({})", at + 1)
-            }
-            Some(outcome) => outcome.value().map_or_else(String::new, rounded),
+        let outcome = |who| figures.get(setting, quantity, who);
+        let ours = outcome(Who::Ours).and_then(Outcome::value);
+        let cells = clients.iter().map(|who| {
+            let shown = match outcome(*who) {
+                None => "–".to_owned(),
+                Some(Outcome::Failed(why)) => {
+                    let known = failures.iter().position(|known| *known == why);
+                    let at = known.unwrap_or_else(|| {
+                        failures.push(why);
+                        failures.len() - 1
+                    });
+                    format!("failed ({})", at + 1)
+                }
+                Some(outcome) => outcome.value().map_or_else(String::new, rounded),
+            };
+            let ratio = ours
+                .zip(outcome(*who).and_then(Outcome::value))
+                .map_or_else(String::new, |(ours, other)| rounded(ours / other));
+            (shown, ratio)
         });
-        let ratio = ours
-            .and_then(Outcome::value)
-            .zip(peer.and_then(Outcome::value))
-            .map_or_else(String::new, |(ours, peer)| rounded(ours / peer));
-        line(
-            &mut text,
-            &format!("  {quantity}"),
-            quantity.unit(),
-            &ours_shown,
-            &peer_shown,
-            &ratio,
-        );
+        line(&mut text, &format!("  {quantity}"), quantity.unit(), cells);
     }
     for (number, why) in (1..).zip(failures) {
         let why: String = why.chars().take(LONGEST_REASON).collect();
@@ -92,7 +90,7 @@ pub(crate) fn json(figures: &Figures, goals: &[Goal], conditions: &Value) -> Val
                 Outcome::Failed(why) => (&[][..], Some(why)),
             };
             json!({
-                "agent": setting.agent.to_string(),
+                "far": setting.far.to_string(),
                 "round_trip_ms": setting.round_trip,
                 "quantity": quantity.to_string(),
                 "unit": quantity.unit(),
@@ -118,9 +116,17 @@ pub(crate) fn json(figures: &Figures, goals: &[Goal], conditions: &Value) -> Val
     json!({ "schema": 1, "conditions": conditions, "figures": entries, "notes": figures.notes(), "goals": goals })
 }
 
-fn line(text: &mut String, name: &str, unit: &str, ours: &str, peer: &str, ratio: &str) {
+/// Writes a line of the table: what each client has, and the ratio to it, which the first has to itself.
+fn line(text: &mut String, name: &str, unit: &str, clients: impl Iterator<Item = (String, String)>) {
     // Writing to a string cannot fail.
-    let _ = writeln!(text, "{name:<56} {unit:<9} {ours:>12} {peer:>14} {ratio:>8}");
+    let _ = write!(text, "{name:<56} {unit:<9}");
+    for (at, (value, ratio)) in clients.enumerate() {
+        let _ = match at {
+            0 => write!(text, " {value:>12}"),
+            _ => write!(text, " {value:>14} {ratio:>8}"),
+        };
+    }
+    text.push('\n');
 }
 
 /// Three digits that count, and no more.
@@ -136,12 +142,12 @@ fn rounded(value: f64) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::emulator::Agent;
+    use crate::emulator::{Agent, Far};
     use crate::figures::{Holding, Quantity, Setting};
     use crate::goals::{Bound, Lack};
 
     const SETTING: Setting = Setting {
-        agent: Agent::Stock,
+        far: Far::Agent(Agent::Stock),
         round_trip: 20,
     };
 
