@@ -95,8 +95,30 @@ impl Account {
         }
     }
 
-    /// Returns the name by which an endpoint is reached for the sake of a target with this address.
-    pub fn host_of(&self, endpoint: &FoundEndpoint, address: IpAddr) -> Result<String, Failure> {
+    /// Returns the first of a target's addresses that an endpoint connects to, and the name by which the endpoint is
+    /// reached for its sake. `target` is what to call it.
+    pub fn way_by(
+        &self,
+        endpoint: &FoundEndpoint,
+        addresses: &[IpAddr],
+        target: &str,
+    ) -> Result<(IpAddr, String), Failure> {
+        let kind = endpoint.address_type;
+        let Some(address) = addresses.iter().find(|address| kind.reaches(**address)) else {
+            let family = match kind {
+                AddressType::Ipv4 => "IPv4 addresses alone",
+                AddressType::Ipv6 => "IPv6 addresses alone",
+                AddressType::Dualstack => "addresses",
+            };
+            let id = &endpoint.id;
+            let doing =
+                format!("the endpoint `{id}` connects to {family}, and {target} has none that is known");
+            return Err(Failure::new(Reason::Invalid, Remedy::Fix, doing));
+        };
+        Ok((*address, self.host_of(endpoint, *address)?))
+    }
+
+    fn host_of(&self, endpoint: &FoundEndpoint, address: IpAddr) -> Result<String, Failure> {
         let Preference { fips, dualstack } = self.preference;
         let pick = |name: &Name| match fips {
             true => name.fips.clone(),

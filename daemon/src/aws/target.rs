@@ -3,6 +3,7 @@
 use std::cmp::Reverse;
 use std::collections::BTreeSet;
 use std::fmt;
+use std::net::IpAddr;
 use std::time::SystemTime;
 
 use aws_sdk_ec2::types::{Filter, InstanceStateName, Tag};
@@ -89,6 +90,16 @@ impl FoundInstance {
             .collect();
         addresses.dedup();
         addresses
+    }
+
+    /// Returns its addresses inside its network, IPv4 first where it has both.
+    pub fn inner_addresses(&self) -> Vec<IpAddr> {
+        let ipv6 = self.place().and_then(|place| place.ipv6_address.as_deref());
+        [self.private_address(), ipv6]
+            .into_iter()
+            .flatten()
+            .filter_map(|address| address.parse().ok())
+            .collect()
     }
 
     /// Returns where it stands; `None` for what is no instance of EC2.

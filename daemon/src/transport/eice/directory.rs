@@ -5,8 +5,6 @@ use std::fmt;
 use std::net::IpAddr;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use tunneld_wire::eice::AddressType;
-
 use crate::aws::{Account, EndpointOf, FoundEndpoint, FoundInstance, Place};
 use crate::config::{Instance, Target};
 use crate::connector::authority;
@@ -109,11 +107,7 @@ impl Directory {
             },
             (None, Place { vpc: None, .. }) => return Err(unknown_place(&found)),
         };
-        let addresses: Vec<IpAddr> = [found.private_address(), place.ipv6_address.as_deref()]
-            .into_iter()
-            .flatten()
-            .filter_map(|address| address.parse().ok())
-            .collect();
+        let addresses = found.inner_addresses();
         if addresses.is_empty() {
             return Err(unknown_place(&found));
         }
@@ -130,21 +124,10 @@ fn destination(
     target: &str,
     port: u16,
 ) -> Result<Destination, Failure> {
-    let kind = endpoint.address_type;
-    let Some(address) = addresses.iter().find(|address| kind.reaches(**address)) else {
-        let family = match kind {
-            AddressType::Ipv6 => "IPv6",
-            AddressType::Ipv4 | AddressType::Dualstack => "IPv4",
-        };
-        let doing = format!(
-            "the endpoint `{}` connects to {family} addresses alone, and {target} has none",
-            endpoint.id
-        );
-        return Err(Failure::new(Reason::Invalid, Remedy::Fix, doing));
-    };
+    let (address, host) = account.way_by(endpoint, addresses, target)?;
     Ok(Destination {
         endpoint: endpoint.id.clone(),
-        host: account.host_of(endpoint, *address)?,
+        host,
         address: address.to_string(),
         port,
         details: LinkDetails {

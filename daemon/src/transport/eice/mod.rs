@@ -11,6 +11,7 @@
 //! stream says when its time is over.
 
 mod directory;
+mod pulse;
 mod slots;
 mod stream;
 mod upgrade;

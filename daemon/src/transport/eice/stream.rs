@@ -26,20 +26,15 @@ use tokio_tungstenite::tungstenite::protocol::CloseFrame;
 use tokio_tungstenite::tungstenite::protocol::frame::coding::CloseCode;
 use tokio_tungstenite::tungstenite::{Error, Message};
 use tokio_util::task::TaskTracker;
+use tracing::debug;
 use tunneld_wire::eice::{End, LARGEST_FRAME, Meaning, meaning};
 
 use super::directory::{Destination, Directory};
+use super::pulse::{Beat, PONG_TIMEOUT, Pulse};
 use super::slots::Slot;
 use crate::connector::Socket;
 use crate::failure::{Cause, Failure, Reason, Remedy};
 use crate::transport::{Stream, io_error};
-
-/// How often the endpoint is asked for a sign of life. Whether it has an idle timeout is not public; NATs forget
-/// connections after minutes.
-const PING_INTERVAL: Duration = Duration::from_secs(30);
-
-/// How long one may take to come, pong or anything else.
-const PONG_TIMEOUT: Duration = Duration::from_secs(20);
 
 /// How long the goodbye may take; the place on the endpoint is kept meanwhile, because AWS may still count it.
 const GOODBYE: Duration = Duration::from_secs(2);
@@ -79,15 +74,6 @@ pub(super) struct EiceStream {
     reader: Option<Waker>,
 }
 
-/// Whether the far end lives.
-struct Pulse {
-    due: Pin<Box<Sleep>>,
-    /// Whether a ping is out.
-    asked: bool,
-    /// Whether anything has come since.
-    heard: bool,
-}
-
 /// How far the writer is.
 enum Writing {
     Open,
@@ -107,11 +93,7 @@ impl EiceStream {
             opened: Instant::now(),
             present: Bytes::new(),
             ended: None,
-            pulse: Pulse {
-                due: Box::pin(sleep(PING_INTERVAL)),
-                asked: false,
-                heard: false,
-            },
+            pulse: Pulse::new(),
             writing: Writing::Open,
             reader: None,
         }
@@ -133,7 +115,7 @@ impl EiceStream {
                 ready!(self.poll_timers(context));
                 continue;
             };
-            self.pulse.heard = true;
+            self.pulse.heard();
             match message {
                 Some(Ok(Message::Binary(bytes))) => self.take(bytes),
                 Some(Ok(Message::Ping(_) | Message::Pong(_) | Message::Frame(_))) => {}
@@ -169,24 +151,16 @@ impl EiceStream {
             );
             return Poll::Ready(());
         }
-        ready!(self.pulse.due.as_mut().poll(context));
-        let next = match (self.pulse.asked, self.pulse.heard) {
-            (true, false) => {
+        match ready!(self.pulse.poll(context)) {
+            Beat::Ask => {
+                let sent = self.ping(context);
+                self.pulse.asked(sent);
+            }
+            Beat::Dead => {
                 let doing = format!("{} is dead", self.terms.destination);
                 self.fail(doing, format!("no sign of life for {} s", PONG_TIMEOUT.as_secs()));
-                return Poll::Ready(());
             }
-            (true, true) => {
-                self.pulse.asked = false;
-                PING_INTERVAL.saturating_sub(PONG_TIMEOUT)
-            }
-            (false, _) => {
-                self.pulse.asked = self.ping(context);
-                self.pulse.heard = false;
-                PONG_TIMEOUT
-            }
-        };
-        self.pulse.due.as_mut().reset(Instant::now() + next);
+        }
         Poll::Ready(())
     }
 
@@ -232,7 +206,9 @@ impl EiceStream {
             duration,
             ..
         } = &self.terms;
-        let failure = match meaning(end, self.opened.elapsed(), *duration) {
+        let age = self.opened.elapsed();
+        debug!(endpoint = destination.endpoint, ?end, ?age, "the websocket ended");
+        let failure = match meaning(end, age, *duration) {
             Meaning::TargetEnded => {
                 self.ended = Some(Ok(()));
                 return;

@@ -265,6 +265,15 @@ async fn expired_credentials_are_a_matter_of_login() {
 }
 
 #[tokio::test]
+async fn credentials_that_are_refused_are_asked_for_anew_once() {
+    let rig = Rig::new().await;
+    let link = rig.link().await;
+    rig.fault("expired-token*1");
+    let (_stream, _target) = rig.stream(&*link).await;
+    assert_eq!(rig.emulator.faults().active(), []);
+}
+
+#[tokio::test]
 async fn a_connection_that_is_cut_is_no_clean_end() {
     let rig = Rig::new().await;
     let link = rig.link().await;

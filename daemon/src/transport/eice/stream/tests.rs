@@ -10,6 +10,7 @@ use super::*;
 use crate::config::Target;
 use crate::failure::Scope;
 use crate::transport::LinkDetails;
+use crate::transport::eice::pulse::PING_INTERVAL;
 use crate::transport::eice::slots::{Gate, Slots};
 use crate::transport::failure_of;
 
