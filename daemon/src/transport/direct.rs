@@ -5,7 +5,7 @@ use std::sync::Arc;
 use async_trait::async_trait;
 use tokio::sync::watch;
 
-use super::{Carried, Health, Link, LinkDetails, SSH_PORT, Stream, Transport};
+use super::{Health, Link, LinkDetails, SSH_PORT, Stream, Transport};
 use crate::aws::Aws;
 use crate::config::{AccountSpec, Target, TunnelSpec};
 use crate::connector::{authority, connect_tcp};
@@ -14,17 +14,15 @@ use crate::failure::{Failure, Reason, Remedy};
 /// Reaches a target over plain TCP.
 pub(crate) struct Direct {
     target: Target,
-    carried: Carried,
     account: AccountSpec,
     aws: Arc<Aws>,
 }
 
 impl Direct {
     /// The route to a target, with a tunnel's account.
-    pub(super) fn new(spec: &TunnelSpec, target: Target, carried: Carried, aws: Arc<Aws>) -> Self {
+    pub(super) fn new(spec: &TunnelSpec, target: Target, aws: Arc<Aws>) -> Self {
         Self {
             target,
-            carried,
             account: spec.account.clone(),
             aws,
         }
@@ -46,8 +44,7 @@ impl Direct {
                     .find_instance(instance)
                     .await?;
                 // A client of an instance is in its network already; an SSH server is reached from anywhere.
-                let is_server = self.carried == Carried::Ssh || *port == SSH_PORT;
-                let place = found.place().filter(|_| is_server);
+                let place = found.place().filter(|_| *port == SSH_PORT);
                 let public =
                     place.and_then(|place| place.public_address.as_deref().or(place.ipv6_address.as_deref()));
                 let address = public.or(found.private_address());
@@ -139,7 +136,6 @@ mod tests {
         };
         Direct {
             target,
-            carried: Carried::Clients,
             account: AccountSpec::default(),
             aws,
         }
@@ -210,19 +206,13 @@ mod tests {
         let emulator = Emulator::start(World::parse(world).unwrap()).await.unwrap();
         let aws = Arc::new(Aws::new(Environment::from_iter(emulator.environment())).unwrap());
         let spec = crate::tunnel::fake::spec("db");
-        for (id, port, carried, address) in [
-            ("i-0123456789abcdef0", 5432, Carried::Clients, "10.0.1.10"),
-            ("i-0123456789abcdef0", SSH_PORT, Carried::Clients, "203.0.113.10"),
-            ("i-0123456789abcdef0", SSH_PORT, Carried::Ssh, "203.0.113.10"),
-            ("i-0123456789abcdef1", SSH_PORT, Carried::Ssh, "10.0.1.11"),
+        for (id, port, address) in [
+            ("i-0123456789abcdef0", 5432, "10.0.1.10"),
+            ("i-0123456789abcdef0", SSH_PORT, "203.0.113.10"),
+            ("i-0123456789abcdef1", SSH_PORT, "10.0.1.11"),
         ] {
             let instance = Instance::Id(id.to_owned());
-            let route = Direct::new(
-                &spec,
-                Target::Instance { instance, port },
-                carried,
-                Arc::clone(&aws),
-            );
+            let route = Direct::new(&spec, Target::Instance { instance, port }, Arc::clone(&aws));
             let link = route.connect().await.unwrap();
             assert_eq!(link.health().borrow().details.target_host, address, "{id}:{port}");
         }

@@ -147,12 +147,7 @@ fn follow(
     shared: &Arc<Shared>,
 ) -> Arc<dyn Transport> {
     match route {
-        Route::Direct => Arc::new(direct::Direct::new(
-            spec,
-            target.clone(),
-            carried,
-            Arc::clone(&shared.aws),
-        )),
+        Route::Direct => Arc::new(direct::Direct::new(spec, target.clone(), Arc::clone(&shared.aws))),
         Route::Ssm { via } => Arc::new(ssm::Ssm::new(
             spec,
             target.clone(),
