@@ -16,6 +16,7 @@ mod keeper;
 mod member;
 mod pool;
 mod pooled;
+mod remembered;
 mod ssh;
 mod ssm;
 mod websocket;

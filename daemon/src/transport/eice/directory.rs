@@ -3,13 +3,14 @@
 
 use std::fmt;
 use std::net::IpAddr;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::Arc;
 
 use crate::aws::{Account, EndpointOf, FoundEndpoint, FoundInstance, Place};
 use crate::config::{Instance, Target};
 use crate::connector::authority;
 use crate::failure::{Failure, Reason, Remedy};
 use crate::transport::LinkDetails;
+use crate::transport::remembered::Remembered;
 
 /// Where streams go.
 #[derive(Debug, PartialEq, Eq)]
@@ -37,7 +38,7 @@ impl fmt::Display for Destination {
 pub(super) struct Directory {
     target: Target,
     endpoint: Option<String>,
-    known: Mutex<Option<Arc<Destination>>>,
+    known: Remembered<Destination>,
 }
 
 impl Directory {
@@ -45,27 +46,18 @@ impl Directory {
         Self {
             target,
             endpoint,
-            known: Mutex::default(),
+            known: Remembered::until_forgotten(),
         }
     }
 
     /// Returns where the next stream goes.
     pub(super) async fn find(&self, account: &Account) -> Result<Arc<Destination>, Failure> {
-        if let Some(known) = &*self.known() {
-            return Ok(Arc::clone(known));
-        }
-        let destination = Arc::new(self.look_up(account).await?);
-        *self.known() = Some(Arc::clone(&destination));
-        Ok(destination)
+        self.known.or(self.look_up(account)).await
     }
 
     /// What was found leads nowhere.
     pub(super) fn forget(&self) {
-        *self.known() = None;
-    }
-
-    fn known(&self) -> MutexGuard<'_, Option<Arc<Destination>>> {
-        self.known.lock().unwrap_or_else(PoisonError::into_inner)
+        self.known.forget();
     }
 
     async fn look_up(&self, account: &Account) -> Result<Destination, Failure> {

@@ -1,18 +1,12 @@
 //! Where an SSH link goes: its server and its destination, looked up and remembered for a minute.
 
 use std::fmt;
-use std::sync::{Arc, Mutex, PoisonError};
-use std::time::Duration;
-
-use tokio::time::Instant;
+use std::sync::Arc;
 
 use crate::aws::{Account, FoundInstance};
 use crate::config::{Instance, Target};
 use crate::failure::{Failure, Reason, Remedy};
-
-/// How long an answer is good for: connections of a pool that start after one another ask once, and a bastion that was
-/// replaced is noticed soon. One that can't be reached is looked up anew at once.
-const GOOD_FOR: Duration = Duration::from_secs(60);
+use crate::transport::remembered::Remembered;
 
 /// What a link needs to know of its two far ends.
 #[derive(Debug)]
@@ -64,7 +58,7 @@ pub(super) struct Directory {
     host: Instance,
     user: String,
     target: Target,
-    known: Mutex<Option<(Instant, Arc<Places>)>>,
+    known: Remembered<Places>,
 }
 
 impl Directory {
@@ -73,30 +67,18 @@ impl Directory {
             host,
             user,
             target,
-            known: Mutex::default(),
+            known: Remembered::for_a_minute(),
         }
     }
 
     /// Returns where the next connection goes.
     pub(super) async fn find(&self, account: &Account) -> Result<Arc<Places>, Failure> {
-        let known = self.known().clone();
-        if let Some((until, places)) = known
-            && until > Instant::now()
-        {
-            return Ok(places);
-        }
-        let places = Arc::new(self.look_up(account).await?);
-        *self.known() = Some((Instant::now() + GOOD_FOR, Arc::clone(&places)));
-        Ok(places)
+        self.known.or(self.look_up(account)).await
     }
 
     /// What was found leads nowhere.
     pub(super) fn forget(&self) {
-        *self.known() = None;
-    }
-
-    fn known(&self) -> std::sync::MutexGuard<'_, Option<(Instant, Arc<Places>)>> {
-        self.known.lock().unwrap_or_else(PoisonError::into_inner)
+        self.known.forget();
     }
 
     async fn look_up(&self, account: &Account) -> Result<Places, Failure> {

@@ -1,18 +1,12 @@
 //! Where a link's sessions go: the names of the configuration looked up, and remembered for a minute.
 
-use std::sync::{Arc, Mutex, PoisonError};
-use std::time::Duration;
-
-use tokio::time::Instant;
+use std::sync::Arc;
 
 use crate::aws::{Account, Document, FoundInstance};
 use crate::config::{Instance, Target};
 use crate::failure::{Failure, Reason, Remedy};
 use crate::transport::LinkDetails;
-
-/// How long an answer is good for: sessions of a pool that start after one another ask once, and a bastion that was
-/// replaced is noticed soon. One that can't be reached is looked up anew at once.
-const GOOD_FOR: Duration = Duration::from_secs(60);
+use crate::transport::remembered::Remembered;
 
 /// Where a session goes.
 #[derive(Debug)]
@@ -27,7 +21,7 @@ pub(super) struct Destination {
 pub(super) struct Directory {
     target: Target,
     via: Option<Instance>,
-    known: Mutex<Option<(Instant, Arc<Destination>)>>,
+    known: Remembered<Destination>,
 }
 
 impl Directory {
@@ -35,30 +29,18 @@ impl Directory {
         Self {
             target,
             via,
-            known: Mutex::default(),
+            known: Remembered::for_a_minute(),
         }
     }
 
     /// Returns where the next session goes.
     pub(super) async fn find(&self, account: &Account) -> Result<Arc<Destination>, Failure> {
-        let known = self.known().clone();
-        if let Some((until, destination)) = known
-            && until > Instant::now()
-        {
-            return Ok(destination);
-        }
-        let destination = Arc::new(self.look_up(account).await?);
-        *self.known() = Some((Instant::now() + GOOD_FOR, Arc::clone(&destination)));
-        Ok(destination)
+        self.known.or(self.look_up(account)).await
     }
 
     /// What was found leads nowhere.
     pub(super) fn forget(&self) {
-        *self.known() = None;
-    }
-
-    fn known(&self) -> std::sync::MutexGuard<'_, Option<(Instant, Arc<Destination>)>> {
-        self.known.lock().unwrap_or_else(PoisonError::into_inner)
+        self.known.forget();
     }
 
     async fn look_up(&self, account: &Account) -> Result<Destination, Failure> {
