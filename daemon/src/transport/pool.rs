@@ -20,6 +20,7 @@
 //!
 //! Where a member carries one stream only, each stream gets a member of its own and nothing is kept ready.
 
+mod census;
 mod state;
 
 use std::collections::{BTreeMap, VecDeque};
@@ -38,10 +39,6 @@ const IDLE: Duration = Duration::from_secs(60);
 /// The first and the longest pause after a member that did not start: the next one would fail in the same way.
 const FIRST_PAUSE: Duration = Duration::from_secs(1);
 const LONGEST_PAUSE: Duration = Duration::from_secs(60);
-/// Stalled and draining members that are let be beside `max` others; beyond, no more are started for them.
-const MOST_EXTRA: usize = 8;
-/// The most members of an agent that carries one stream in each: a pool of a client, a few times over.
-const MOST_SINGLE: usize = 64;
 
 /// Names a member of the pool.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -235,24 +232,9 @@ impl Pool {
         self.sharing
     }
 
-    /// Returns how many members run.
-    pub(crate) fn running(&self) -> usize {
-        let is_running = |state: &&State| matches!(state, State::Running { .. });
-        self.members.values().filter(is_running).count()
-    }
-
     /// Returns whether nothing is there, nothing is coming, and nothing is kept away by choice.
     pub(crate) fn is_dead(&self) -> bool {
         self.members.is_empty() && self.sharing == Sharing::Shared
-    }
-
-    /// Returns whether a member takes new streams, is on its way, or would be made for the next connection.
-    pub(crate) fn is_able(&self) -> bool {
-        let able = |state: &State| match state {
-            State::Starting => true,
-            State::Running { .. } => state.takes_streams(),
-        };
-        self.sharing == Sharing::Single || self.members.values().any(able)
     }
 
     /// Draws all conclusions: places whoever can be placed, starts what is needed, retires what is not.
@@ -362,88 +344,6 @@ impl Pool {
         let wanted =
             (self.waiting.len() + spare).max(self.limits.min.saturating_sub(self.counted() - starting));
         !lost && starting < wanted
-    }
-
-    fn has_room(&self) -> bool {
-        match self.sharing {
-            Sharing::Shared => {
-                let extra = self.members.len() - self.counted();
-                self.counted() < self.limits.max && extra <= MOST_EXTRA
-            }
-            Sharing::Single => self.members.len() < MOST_SINGLE,
-        }
-    }
-
-    /// Returns how many members count against the limits.
-    fn counted(&self) -> usize {
-        let extra = |state: &&State| match state {
-            State::Starting => false,
-            State::Running { fitness, tenure, .. } => {
-                *fitness == Fitness::Stalled || *tenure == Tenure::Draining
-            }
-        };
-        self.members.len() - self.members.values().filter(extra).count()
-    }
-
-    fn starting(&self) -> usize {
-        let is_starting = |state: &&State| matches!(state, State::Starting);
-        self.members.values().filter(is_starting).count()
-    }
-
-    fn open_streams(&self) -> usize {
-        let streams = self.members.values().map(|state| match state {
-            State::Starting => 0,
-            State::Running { streams, .. } => *streams,
-        });
-        streams.sum()
-    }
-
-    /// Returns a member without streams that takes one.
-    fn empty(&self) -> Option<Member> {
-        self.fit()
-            .find(|(_, streams, _)| *streams == 0)
-            .map(|(member, ..)| member)
-    }
-
-    fn least_loaded(&self) -> Option<Member> {
-        self.fit()
-            .min_by_key(|(_, streams, _)| *streams)
-            .map(|(member, ..)| member)
-    }
-
-    /// Returns the members that take a new stream, each with how many it has and since when it has none.
-    fn fit(&self) -> impl Iterator<Item = (Member, usize, Instant)> + '_ {
-        self.members.iter().filter_map(|(member, state)| match state {
-            State::Running {
-                streams,
-                idle_since,
-                used,
-                ..
-            } if state.takes_streams() && (self.sharing == Sharing::Shared || !used) => {
-                Some((*member, *streams, *idle_since))
-            }
-            State::Running { .. } | State::Starting => None,
-        })
-    }
-
-    /// Returns the member that has been without streams for longest and is not needed, if there is one.
-    fn superfluous(&self) -> Option<(Member, Instant)> {
-        let empty = self.members.iter().filter_map(|(member, state)| match state {
-            State::Running {
-                streams: 0,
-                idle_since,
-                ..
-            } if state.takes_streams() && !state.is_due() => Some((*member, *idle_since)),
-            State::Running { .. } | State::Starting => None,
-        });
-        let empty: Vec<_> = empty.collect();
-        let spare = usize::from(self.open_streams() > 0);
-        let needed = match self.sharing {
-            Sharing::Shared => spare.max(self.limits.min.saturating_sub(self.counted() - empty.len())),
-            Sharing::Single => 0,
-        };
-        let longest = empty.iter().min_by_key(|(_, idle_since)| *idle_since);
-        longest.copied().filter(|_| empty.len() > needed)
     }
 
     fn name(&mut self) -> u64 {

@@ -1,5 +1,6 @@
 use proptest::prelude::*;
 
+use super::census::MOST_EXTRA;
 use super::*;
 
 const LIMITS: PoolSize = PoolSize { min: 1, max: 4 };

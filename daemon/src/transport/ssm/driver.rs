@@ -15,27 +15,23 @@
 
 use std::collections::HashMap;
 use std::pin::Pin;
-use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
 use tokio::sync::{OwnedSemaphorePermit, mpsc};
 use tokio::time::{Instant, sleep_until};
 use tokio_util::sync::CancellationToken;
-use tracing::{debug, info, trace};
+use tracing::{debug, trace};
 use tunneld_wire::smux::StreamId;
 use tunneld_wire::ssm::{End, Session};
 
 use super::channel::{Activity, Channel, Lost};
 use super::renewal::Renewal;
-use super::resume::{FIRST_DELAY, Hopeless, LONGEST_DELAY, Resumed, Upstream};
+use super::resume::{Hopeless, Resumed, Upstream};
 use super::stream::{StreamEnd, pair};
-use crate::failure::{Failure, Reason, Remedy};
+use crate::failure::Failure;
 use crate::transport::member::{Ask, Judgement, Report, Reporter, Station, Term};
 use crate::transport::pool::Sharing;
-
-/// Frames after which a websocket counts as one that works: more than the hint that the service sends by itself.
-const ENOUGH_FRAMES: usize = 3;
 
 /// What a link or stream asks of its driver.
 pub(super) enum Command {
@@ -72,13 +68,13 @@ pub(super) struct Driver {
     pub(super) sharing: Option<Sharing>,
     goodbye: CancellationToken,
     /// When the last frame came.
-    heard: Option<Instant>,
+    pub(super) heard: Option<Instant>,
     /// How many frames the present websocket has carried.
-    frames: usize,
+    pub(super) frames: usize,
     /// AWS said that the agent is away, for long enough to doubt that it comes back.
     pub(super) doubted: bool,
     /// How long to wait before resuming: grows while websockets open and carry nothing.
-    calm: Duration,
+    pub(super) calm: Duration,
 }
 
 pub(super) enum Phase {
@@ -232,7 +228,7 @@ impl Driver {
         self.take_what_has_come();
     }
 
-    fn take_what_has_come(&mut self) {
+    pub(super) fn take_what_has_come(&mut self) {
         // AWS closes the websocket of a session that has ended. That is no loss.
         while !self.session.has_ended()
             && let Phase::Attached { channel, .. } = &mut self.phase
@@ -307,106 +303,6 @@ impl Driver {
                     // The attempt under way may wait for a network that is gone.
                     Phase::Resuming(_) => self.resume(Duration::ZERO),
                     Phase::Over => {}
-                }
-            }
-        }
-    }
-
-    pub(super) fn handle_loss(&mut self, lost: Lost) {
-        self.session.detach();
-        self.doubted |= matches!(lost, Lost::Paused);
-        let cause = Failure::new(
-            Reason::Unreachable,
-            Remedy::Retry,
-            "the SSM session lost its websocket",
-        )
-        .because(lost);
-        info!(
-            cause = cause.in_one_line(),
-            session = self.upstream.session_id(),
-            "resuming the session"
-        );
-        let cause = Arc::new(cause);
-        self.judge(if self.doubted {
-            Judgement::Stalled(cause)
-        } else {
-            Judgement::Impaired(cause)
-        });
-        self.calm = if self.frames >= ENOUGH_FRAMES {
-            Duration::ZERO
-        } else {
-            (self.calm * 2).clamp(FIRST_DELAY, LONGEST_DELAY)
-        };
-        self.resume(self.calm);
-    }
-
-    fn resume(&mut self, delay: Duration) {
-        let resumed = self.upstream.clone().resume(self.reporter.clone(), delay);
-        self.phase = Phase::Resuming(Box::pin(resumed));
-    }
-
-    fn handle_resumed(&mut self, resumed: Resumed) {
-        self.attach(resumed);
-        info!(
-            session = self.upstream.session_id(),
-            streams = self.streams.len(),
-            "session resumed"
-        );
-        // An agent that was said to be away has to be heard first.
-        if !self.session.is_peer_away() {
-            self.judge(Judgement::Fit);
-        }
-    }
-
-    fn attach(&mut self, resumed: Resumed) {
-        let now = Instant::now();
-        self.frames = 0;
-        self.session.attach(resumed.token.reveal(), now.into_std());
-        self.phase = Phase::Attached {
-            channel: Box::new(Channel::new(*resumed.socket)),
-            plan: Renewal::new(self.upstream.renewals(), now),
-            renewed: None,
-        };
-    }
-
-    /// Starts to replace the websocket, if this is the moment for it.
-    fn renew_if_due(&mut self) {
-        let now = Instant::now();
-        if let Phase::Attached { plan, renewed, .. } = &mut self.phase
-            && renewed.is_none()
-            && plan.is_due(self.session.is_drained(), self.heard.unwrap_or(now), now)
-        {
-            debug!("replacing the websocket before AWS closes it");
-            *renewed = Some(Box::pin(self.upstream.clone().renew()));
-        }
-    }
-
-    fn handle_renewed(&mut self, renewed: Result<Resumed, Failure>) {
-        match renewed {
-            Ok(resumed) => {
-                // What has come on the present one would have to be sent again.
-                self.take_what_has_come();
-                let Phase::Attached { renewed, .. } = &mut self.phase else {
-                    return;
-                };
-                if !self.session.is_drained() {
-                    // A transfer began meanwhile. The next quiet moment will do.
-                    *renewed = None;
-                    return;
-                }
-                self.session.detach();
-                self.attach(resumed);
-                info!(
-                    session = self.upstream.session_id(),
-                    "replaced the websocket before AWS closes it"
-                );
-            }
-            Err(failure) => {
-                // The present one is as good as before.
-                debug!(cause = failure.in_one_line(), "the websocket was not replaced");
-                if let Phase::Attached { plan, renewed, .. } = &mut self.phase {
-                    *renewed = None;
-                    plan.leave_to_aws();
                 }
             }
         }

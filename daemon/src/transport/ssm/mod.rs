@@ -13,6 +13,7 @@
 //! One session downloads at about 0.85 MB/s whatever a client does, since the agent paces itself (ssm.md section 9). So
 //! a link is a pool of sessions.
 
+mod attachment;
 mod channel;
 mod destination;
 mod driver;
