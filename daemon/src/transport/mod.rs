@@ -198,6 +198,23 @@ pub struct Shared {
     pub tasks: TaskTracker,
 }
 
+#[cfg(test)]
+impl Shared {
+    /// What transports share in a test: an emulator is AWS, and nothing is known yet.
+    pub(crate) fn for_test(emulator: &tunneld_emulator::Emulator, state_folder: &std::path::Path) -> Self {
+        let environment = crate::connector::Environment::from_iter(emulator.environment());
+        let (ledger, _) = Ledger::open(state_folder).expect("a new folder");
+        Self {
+            aws: Arc::new(Aws::new(environment).expect("a sound environment")),
+            ledger: Arc::new(ledger),
+            ssh: SshFiles::new(state_folder, &crate::connector::Environment::default()),
+            endpoints: Slots::default(),
+            budget: Budget::new(RECEIVE_BUDGET),
+            tasks: TaskTracker::new(),
+        }
+    }
+}
+
 /// Returns the failure that an error of a stream carries, if it carries one.
 pub fn failure_of(error: &io::Error) -> Option<&Arc<Failure>> {
     error

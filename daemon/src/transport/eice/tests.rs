@@ -6,17 +6,14 @@ use tempfile::TempDir;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::time::timeout;
-use tokio_util::task::TaskTracker;
 use tunneld_emulator::{
     Conditions, Config as World, ConnectConditions, Emulator, EndpointState, TunnelEnd, TunnelMessages,
 };
 
 use super::*;
-use crate::aws::Aws;
 use crate::config::Config;
-use crate::connector::Environment;
 use crate::failure::{Remedy, Scope};
-use crate::transport::{Budget, Ledger, RECEIVE_BUDGET, SshFiles, failure_of};
+use crate::transport::failure_of;
 
 const PATIENCE: Duration = Duration::from_secs(30);
 
@@ -48,15 +45,7 @@ impl Rig {
         );
         let emulator = Emulator::start(World::parse(&world).unwrap()).await.unwrap();
         let state = tempfile::tempdir().unwrap();
-        let (ledger, _) = Ledger::open(state.path()).unwrap();
-        let shared = Arc::new(Shared {
-            aws: Arc::new(Aws::new(Environment::from_iter(emulator.environment())).unwrap()),
-            ledger: Arc::new(ledger),
-            ssh: SshFiles::new(state.path(), &Environment::default()),
-            endpoints: Slots::default(),
-            budget: Budget::new(RECEIVE_BUDGET),
-            tasks: TaskTracker::new(),
-        });
+        let shared = Arc::new(Shared::for_test(&emulator, state.path()));
         let text = format!("[tunnels.web]\nlisten = 17022\ntarget = \"ec2:web:22\"\n{route}\n");
         let spec = Config::parse("config.toml".as_ref(), &text)
             .unwrap()

@@ -13,10 +13,9 @@ use tunneld_emulator::{Config as World, Emulator};
 
 use super::fake::{Below, PATIENCE, Sshd, eventually, private_key, user, write_key};
 use super::*;
-use crate::aws::Aws;
 use crate::config::{Config, HostKeys, Identity, PoolSize, Route};
 use crate::failure::{Reason, Remedy, Scope};
-use crate::transport::{Budget, Ledger, RECEIVE_BUDGET, Slots, Stream, failure_of};
+use crate::transport::{Budget, Stream, failure_of};
 
 const INSTANCE: &str = "i-0123456789abcdef0";
 
@@ -69,21 +68,16 @@ impl Rig {
         let world = format!("[[instances]]\nid = \"{INSTANCE}\"\nname = \"bastion\"\n");
         let emulator = Emulator::start(World::parse(&world).unwrap()).await.unwrap();
         let state = tempfile::tempdir().unwrap();
-        let (ledger, _) = Ledger::open(state.path()).unwrap();
-        let (budget, tasks) = (Budget::new(RECEIVE_BUDGET), TaskTracker::new());
         let ssh = SshFiles {
             known_hosts: wish.known_hosts,
             agent: wish.agent,
             ..SshFiles::new(state.path(), &Environment::default())
         };
         let shared = Arc::new(Shared {
-            aws: Arc::new(Aws::new(Environment::from_iter(emulator.environment())).unwrap()),
-            ledger: Arc::new(ledger),
             ssh,
-            endpoints: Slots::default(),
-            budget: Arc::clone(&budget),
-            tasks: tasks.clone(),
+            ..Shared::for_test(&emulator, state.path())
         });
+        let (budget, tasks) = (Arc::clone(&shared.budget), shared.tasks.clone());
         let text = format!(
             "[tunnels.db]\nlisten = 17007\ntarget = \"127.0.0.1:{port}\"\n\
              route = {{ ssh = \"{}@{INSTANCE}\", over = \"direct\" }}\n",

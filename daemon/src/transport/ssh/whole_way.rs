@@ -6,16 +6,12 @@ use tempfile::TempDir;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpListener;
 use tokio::time::timeout;
-use tokio_util::task::TaskTracker;
 use tunneld_emulator::{Config as World, Emulator};
 
-use super::SshFiles;
 use super::fake::PATIENCE;
-use crate::aws::Aws;
 use crate::config::Config;
-use crate::connector::Environment;
 use crate::failure::{Failure, Reason, Remedy, Scope};
-use crate::transport::{Budget, Ledger, Link, RECEIVE_BUDGET, Shared, Slots, build};
+use crate::transport::{Link, Shared, build};
 
 const DATABASE: &str = "prod-db.cabcdefghijk.ap-northeast-1.rds.amazonaws.com";
 
@@ -61,15 +57,7 @@ impl Stage {
         );
         let emulator = Emulator::start(World::parse(&world).unwrap()).await.unwrap();
         let state = tempfile::tempdir().unwrap();
-        let (ledger, _) = Ledger::open(state.path()).unwrap();
-        let shared = Arc::new(Shared {
-            aws: Arc::new(Aws::new(Environment::from_iter(emulator.environment())).unwrap()),
-            ledger: Arc::new(ledger),
-            ssh: SshFiles::new(state.path(), &Environment::default()),
-            endpoints: Slots::default(),
-            budget: Budget::new(RECEIVE_BUDGET),
-            tasks: TaskTracker::new(),
-        });
+        let shared = Arc::new(Shared::for_test(&emulator, state.path()));
         Self {
             shared,
             database,

@@ -5,15 +5,12 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpListener;
 use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep, timeout};
-use tokio_util::task::TaskTracker;
 use tunneld_emulator::{Config as World, Emulator};
 
 use super::*;
-use crate::aws::Aws;
 use crate::config::{Config, PoolSize};
-use crate::connector::Environment;
 use crate::failure::Reason;
-use crate::transport::{Budget, Health, LinkDetails, RECEIVE_BUDGET, Slots, SshFiles, Stream, failure_of};
+use crate::transport::{Budget, Health, LinkDetails, Stream, failure_of};
 
 /// How long anything may take that a test waits for.
 const PATIENCE: Duration = Duration::from_secs(30);
@@ -44,16 +41,8 @@ impl Rig {
         );
         let emulator = Emulator::start(World::parse(&world).unwrap()).await.unwrap();
         let state = tempfile::tempdir().unwrap();
-        let (ledger, _) = Ledger::open(state.path()).unwrap();
-        let budget = Budget::new(RECEIVE_BUDGET);
-        let shared = Arc::new(Shared {
-            aws: Arc::new(Aws::new(Environment::from_iter(emulator.environment())).unwrap()),
-            ledger: Arc::new(ledger),
-            ssh: SshFiles::new(state.path(), &Environment::default()),
-            endpoints: Slots::default(),
-            budget: Arc::clone(&budget),
-            tasks: TaskTracker::new(),
-        });
+        let shared = Arc::new(Shared::for_test(&emulator, state.path()));
+        let budget = Arc::clone(&shared.budget);
         let text =
             "[tunnels.echo]\nlisten = 17007\ntarget = \"ec2:i-0123456789abcdef0:7\"\nroute = \"ssm\"\n";
         let spec = Config::parse("config.toml".as_ref(), text)
