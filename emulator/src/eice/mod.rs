@@ -13,8 +13,7 @@ mod tunnel;
 mod upgrade;
 
 use std::net::{IpAddr, SocketAddr};
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, Weak};
 use std::time::Duration;
 
 use serde::Serialize;
@@ -65,10 +64,13 @@ struct Tunnel {
     duration: Option<Duration>,
     control: SocketControl,
     orders: mpsc::Sender<TunnelEnd>,
-    /// It no longer takes one of its endpoint's places, which is so before its client is told of the end.
-    has_left: Arc<AtomicBool>,
+    /// Gone before its client is told of the end.
+    place: Weak<Place>,
     ended: OnceLock<String>,
 }
+
+/// A tunnel's place among those of its endpoint, free again once nobody holds it.
+struct Place;
 
 /// What an accepted upgrade has asked for.
 struct Opening {
@@ -98,7 +100,7 @@ impl Tunnels {
         let mut tunnels = self.lock();
         let open = tunnels
             .iter()
-            .filter(|other| other.endpoint == tunnel.endpoint && !other.has_left.load(Ordering::Relaxed));
+            .filter(|other| other.endpoint == tunnel.endpoint && other.place.strong_count() > 0);
         if open.count() >= most as usize {
             return None;
         }

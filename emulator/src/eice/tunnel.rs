@@ -10,7 +10,6 @@
 use std::io;
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
@@ -27,8 +26,8 @@ use tokio_tungstenite::tungstenite::protocol::CloseFrame;
 use tokio_tungstenite::tungstenite::protocol::frame::Frame;
 use tokio_tungstenite::tungstenite::protocol::frame::coding::{CloseCode, Data, OpCode};
 
-use super::TunnelEnd;
 use super::line::Line;
+use super::{Place, TunnelEnd};
 use crate::conditions::{Conditions, TunnelExpiry, TunnelMessages};
 use crate::faults::{Fault, Faults};
 use crate::socket::SocketControl;
@@ -57,12 +56,13 @@ pub(super) struct Serving {
     pub(super) conditions: watch::Receiver<Arc<Conditions>>,
     pub(super) faults: Arc<Faults>,
     pub(super) control: SocketControl,
-    /// Set when the tunnel's place is free again.
-    pub(super) has_left: Arc<AtomicBool>,
+    pub(super) place: Arc<Place>,
 }
 
 /// What ended a tunnel.
 enum Ended {
+    /// The target did not accept.
+    Unreachable(io::Error),
     /// The client closed its websocket, or its connection ended.
     ByClient,
     /// The client sent what is no binary message.
@@ -77,23 +77,18 @@ enum Ended {
 
 /// Serves a tunnel to its end, and returns the cause.
 pub(super) async fn serve<S: AsyncRead + AsyncWrite + Unpin>(
-    mut socket: WebSocketStream<S>,
+    socket: WebSocketStream<S>,
     mut serving: Serving,
 ) -> String {
     let deadline = Instant::now() + serving.life;
     let dialled = tokio::select! {
         dialled = dial(serving.target) => dialled,
-        () = sleep_until(deadline) => return end(socket, Ended::TimeOver, &serving).await,
-        Some(order) = serving.orders.recv() => return end(socket, Ended::Ordered(order), &serving).await,
+        () = sleep_until(deadline) => return end(socket, Ended::TimeOver, serving).await,
+        Some(order) = serving.orders.recv() => return end(socket, Ended::Ordered(order), serving).await,
     };
     let target = match dialled {
         Ok(target) => target,
-        Err(error) => {
-            tracing::info!(%error, "the target of a tunnel cannot be reached");
-            serving.has_left.store(true, Ordering::Relaxed);
-            close(&mut socket, CloseCode::Error, UNREACHABLE).await;
-            return UNREACHABLE.to_owned();
-        }
+        Err(error) => return end(socket, Ended::Unreachable(error), serving).await,
     };
     let (mut sink, mut stream) = socket.split();
     let (mut reader, mut writer) = target.into_split();
@@ -104,7 +99,7 @@ pub(super) async fn serve<S: AsyncRead + AsyncWrite + Unpin>(
         Some(order) = serving.orders.recv() => Ended::Ordered(order),
     };
     let socket = sink.reunite(stream).expect("both halves are of one websocket");
-    end(socket, ended, &serving).await
+    end(socket, ended, serving).await
 }
 
 /// What the service says of a target that it cannot reach. The code that goes with it is not public.
@@ -272,10 +267,16 @@ async fn feed<S: AsyncRead + AsyncWrite + Unpin>(
 async fn end<S: AsyncRead + AsyncWrite + Unpin>(
     mut socket: WebSocketStream<S>,
     ended: Ended,
-    serving: &Serving,
+    serving: Serving,
 ) -> String {
-    serving.has_left.store(true, Ordering::Relaxed);
+    // Whoever waits for the place may come as soon as the client knows of the end.
+    drop(serving.place);
     match ended {
+        Ended::Unreachable(error) => {
+            tracing::info!(%error, "the target of a tunnel cannot be reached");
+            close(&mut socket, CloseCode::Error, UNREACHABLE).await;
+            UNREACHABLE.to_owned()
+        }
         Ended::ByClient => {
             // The client's own close is answered, if there was one.
             let _ = timeout(LAST_READING, socket.close(None)).await;

@@ -2,7 +2,6 @@
 
 use std::net::IpAddr;
 use std::slice;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::time::{Duration, SystemTime};
 
@@ -18,7 +17,7 @@ use tokio_tungstenite::WebSocketStream;
 use tokio_tungstenite::tungstenite::protocol::{Role, WebSocketConfig};
 
 use super::tunnel::{self, Serving};
-use super::{Opening, Tunnel};
+use super::{Opening, Place, Tunnel};
 use crate::config::{Endpoint, SSH};
 use crate::faults::Fault;
 use crate::sigv4::{self, Expected, Rejection};
@@ -106,7 +105,7 @@ fn open(
         .duration
         .unwrap_or(conditions.longest_tunnel)
         .min(conditions.longest_tunnel);
-    let has_left = Arc::new(AtomicBool::new(false));
+    let place = Arc::new(Place);
     let serving = Serving {
         target: opening.target,
         life,
@@ -114,7 +113,7 @@ fn open(
         conditions: world.conditions.subscribe(),
         faults: Arc::clone(&world.faults),
         control: control.clone(),
-        has_left: Arc::clone(&has_left),
+        place: Arc::clone(&place),
     };
     let tunnel = Tunnel {
         endpoint: opening.endpoint,
@@ -123,7 +122,7 @@ fn open(
         duration: opening.duration,
         control,
         orders,
-        has_left,
+        place: Arc::downgrade(&place),
         ended: OnceLock::new(),
     };
     let most = conditions.most_tunnels;
@@ -152,7 +151,6 @@ fn attach(world: &World, request: Parts, tunnel: Arc<Tunnel>, serving: Serving) 
             Err(_) => "the client left during the upgrade".to_owned(),
         };
         tracing::info!(endpoint = tunnel.endpoint, cause, "tunnel ended");
-        tunnel.has_left.store(true, Ordering::Relaxed);
         // Nobody else ends it.
         let _ = tunnel.ended.set(cause);
     });
