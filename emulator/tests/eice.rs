@@ -9,7 +9,6 @@ use bytes::Bytes;
 use common::client::PATIENCE;
 use common::{Caller, plain};
 use futures_util::{SinkExt, StreamExt};
-use http::Request;
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, ServerName};
 use rustls::{ClientConfig, RootCertStore};
@@ -19,7 +18,6 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::time::{Instant, timeout};
 use tokio_rustls::TlsConnector;
 use tokio_tungstenite::WebSocketStream;
-use tokio_tungstenite::tungstenite::handshake::client::generate_key;
 use tokio_tungstenite::tungstenite::protocol::CloseFrame;
 use tokio_tungstenite::tungstenite::{Error, Message};
 use tunneld_emulator::{
@@ -128,15 +126,7 @@ async fn open_over<S: AsyncRead + AsyncWrite + Unpin>(
     caller: &Caller,
     query: &str,
 ) -> Result<WebSocketStream<S>, Refused> {
-    let request = Request::builder()
-        .uri(format!("ws://{HOST}{}", caller.presign(HOST, query)))
-        .header("host", HOST)
-        .header("upgrade", "websocket")
-        .header("connection", "Upgrade")
-        .header("sec-websocket-key", generate_key())
-        .header("sec-websocket-version", "13")
-        .body(())
-        .expect("a good request");
+    let request = caller.opening(HOST, query);
     match tokio_tungstenite::client_async(request, io).await {
         Ok((socket, response)) => {
             assert!(response.headers().contains_key("x-amzn-requestid"));

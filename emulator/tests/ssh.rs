@@ -11,7 +11,6 @@ use bytes::{Bytes, BytesMut};
 use common::Caller;
 use common::client::PATIENCE;
 use futures_util::{SinkExt, StreamExt};
-use http::Request;
 use russh::client::{self, Handle};
 use russh::keys::ssh_key::private::Ed25519Keypair;
 use russh::keys::{PrivateKey, PrivateKeyWithHashAlg, PublicKeyOrCertificate};
@@ -21,7 +20,6 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::task::JoinSet;
 use tokio::time::timeout;
 use tokio_tungstenite::tungstenite::Message;
-use tokio_tungstenite::tungstenite::handshake::client::generate_key;
 use tunneld_emulator::{Config, Emulator};
 
 const ENDPOINT: &str = "eice-0123456789abcdef0";
@@ -111,15 +109,7 @@ impl Stage {
             "instanceConnectEndpointId={ENDPOINT}&remotePort=22&privateIpAddress={}",
             instance.1
         );
-        let request = Request::builder()
-            .uri(format!("ws://{HOST}{}", self.caller.presign(HOST, &query)))
-            .header("host", HOST)
-            .header("upgrade", "websocket")
-            .header("connection", "Upgrade")
-            .header("sec-websocket-key", generate_key())
-            .header("sec-websocket-version", "13")
-            .body(())
-            .expect("a good request");
+        let request = self.caller.opening(HOST, &query);
         let tcp = TcpStream::connect(self.emulator.address())
             .await
             .expect("it listens");

@@ -15,9 +15,11 @@ use std::time::{Duration, SystemTime};
 use aws_credential_types::Credentials;
 use aws_sigv4::http_request::{SignableBody, SignableRequest, SignatureLocation, SigningSettings, sign};
 use aws_sigv4::sign::v4;
+use http::Request;
 use serde_json::{Value, json};
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::net::TcpStream;
+use tokio_tungstenite::tungstenite::handshake::client::generate_key;
 use tunneld_emulator::{Config, Emulator};
 
 pub(crate) const REGION: &str = "ap-northeast-1";
@@ -184,6 +186,19 @@ impl Caller {
             target.push_str(&format!("&{name}={value}"));
         }
         target
+    }
+
+    /// Returns the request that opens a tunnel at an endpoint.
+    pub(crate) fn opening(&self, host: &str, query: &str) -> Request<()> {
+        Request::builder()
+            .uri(format!("ws://{host}{}", self.presign(host, query)))
+            .header("host", host)
+            .header("upgrade", "websocket")
+            .header("connection", "Upgrade")
+            .header("sec-websocket-key", generate_key())
+            .header("sec-websocket-version", "13")
+            .body(())
+            .expect("a good request")
     }
 
     /// Returns the headers that a signature adds, `host` included.
