@@ -31,7 +31,11 @@ const PIECE: usize = 64 << 10;
 /// What a download is made of: 32-bit numbers, so that each byte tells its place.
 fn piece(at: usize) -> Vec<u8> {
     let first = u32::try_from(at / 4).unwrap();
-    (first..).take(PIECE / 4).flat_map(u32::to_be_bytes).collect()
+    let mut piece = vec![0; PIECE];
+    for (word, number) in piece.chunks_exact_mut(4).zip(first..) {
+        word.copy_from_slice(&number.to_be_bytes());
+    }
+    piece
 }
 
 /// Starts a target that sends everything, or what it gets, as the first byte says; returns its port.
