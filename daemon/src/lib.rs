@@ -18,6 +18,7 @@ pub mod limits;
 pub mod logging;
 mod meter;
 mod near;
+mod private_file;
 pub mod rpc;
 pub mod signals;
 mod socket_file;

@@ -10,6 +10,7 @@
 
 use std::collections::BTreeSet;
 use std::fs;
+use std::future::pending;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
@@ -77,12 +78,16 @@ impl Watched {
         let began = match self.burst {
             Some(began) => began,
             None => {
-                // The sender lives in the watcher, which is ours.
-                self.noticed.recv().await;
+                if self.noticed.recv().await.is_none() {
+                    warn!("files are not watched any more");
+                    return pending().await;
+                }
                 *self.burst.insert(Instant::now())
             }
         };
-        while began.elapsed() < LONGEST_BURST && timeout(QUIET, self.noticed.recv()).await.is_ok() {}
+        while began.elapsed() < LONGEST_BURST
+            && matches!(timeout(QUIET, self.noticed.recv()).await, Ok(Some(())))
+        {}
         self.aim();
         self.burst = None;
     }
