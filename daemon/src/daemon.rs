@@ -1,5 +1,8 @@
 //! The set of tunnels: one handle per configured tunnel. It changes on reload only; `up` and `down` are messages.
 //!
+//! A daemon that a service manager starts with a bad file has no tunnels and refuses everything but a reload, until one
+//! succeeds.
+//!
 //! A reload compares specifications: equal ones are the same tunnel and are left alone. All listeners that go are
 //! closed before any new one is bound, so that two tunnels can swap their ports.
 
@@ -15,11 +18,13 @@ use tracing::info;
 use crate::aws::{Aws, FoundInstance};
 use crate::config::{Config, Defaults, Instance, Problems, Target, TunnelName, TunnelSpec, Wanted, Written};
 use crate::failure::{Failure, Reason, Remedy};
+use crate::heritage::Heritage;
 use crate::near::near;
 use crate::status::{Board, Changes, Status};
 use crate::transport::Transports;
-use crate::tunnel::{Finished, Handle, Wish};
+use crate::tunnel::{Afterwards, Finished, Handle, Wish};
 use crate::visit::{self, Visit, Visits};
+use crate::wishes::{self, Wishes};
 
 /// How long connections of a tunnel that a reload removed or changed may take to end by themselves. New ones go the
 /// new way at once, so that nobody keeps working on the former target without knowing.
@@ -41,6 +46,22 @@ pub(crate) struct Daemon {
     defaults: Mutex<Arc<Defaults>>,
     /// Connections without a tunnel.
     visits: Arc<Visits>,
+    heritage: Arc<Heritage>,
+    wishes: Wishes,
+    /// Why there are no tunnels.
+    problems: Mutex<Option<Problems>>,
+}
+
+/// What a daemon works with.
+pub(crate) struct Means {
+    /// The way to AWS.
+    pub(crate) aws: Arc<Aws>,
+    /// Follows routes.
+    pub(crate) transports: Transports,
+    /// Sockets that were there before, and those that stay.
+    pub(crate) heritage: Arc<Heritage>,
+    /// What a person typed last.
+    pub(crate) wishes: Wishes,
 }
 
 /// Why the daemon did not do what it was asked.
@@ -52,6 +73,9 @@ pub(crate) enum Error {
     /// The configuration file has problems.
     #[error("the configuration has problems; everything runs on as before\n{0}")]
     Problems(Problems),
+    /// The configuration file has had problems since the start.
+    #[error("no tunnel runs, because the configuration has problems\n{0}")]
+    NoTunnels(Problems),
     /// The tunnel was removed or changed meanwhile.
     #[error("the tunnel `{0}` was just reloaded; try again")]
     Reloaded(TunnelName),
@@ -104,22 +128,48 @@ pub(crate) struct Reloaded {
 }
 
 impl Daemon {
-    /// Starts a supervisor for each tunnel. Returns when those that start by themselves are bound or blocked.
-    pub(crate) async fn start(config: Config, aws: Arc<Aws>, transports: Transports) -> Arc<Self> {
-        let daemon = Arc::new(Self {
-            path: config.path,
+    /// Starts a supervisor for each tunnel. Returns when those that are wanted are bound or blocked.
+    pub(crate) async fn start(config: Config, means: Means) -> Arc<Self> {
+        let daemon = Self::new(config.path, config.defaults, None, means);
+        daemon.adopt(config.tunnels).await;
+        daemon
+    }
+
+    /// A daemon without tunnels, because the configuration file has problems.
+    pub(crate) fn without_tunnels(path: PathBuf, problems: Problems, means: Means) -> Arc<Self> {
+        Self::new(path, Arc::default(), Some(problems), means)
+    }
+
+    fn new(path: PathBuf, defaults: Arc<Defaults>, problems: Option<Problems>, means: Means) -> Arc<Self> {
+        let Means {
+            aws,
+            transports,
+            heritage,
+            wishes,
+        } = means;
+        Arc::new(Self {
+            path,
             visits: Visits::new(Arc::clone(&aws), Arc::clone(&transports)),
             transports,
             aws,
-            defaults: Mutex::new(config.defaults),
+            defaults: Mutex::new(defaults),
             board: Arc::new(Board::new()),
             handles: Mutex::default(),
             changing: tokio::sync::Mutex::default(),
             supervisors: TaskTracker::new(),
             stopping: AtomicBool::new(false),
-        });
-        daemon.adopt(config.tunnels).await;
-        daemon
+            heritage,
+            wishes,
+            problems: Mutex::new(problems),
+        })
+    }
+
+    /// Returns whether there is a configuration at all.
+    pub(crate) fn ready(&self) -> Result<(), Error> {
+        let problems = self.problems.lock().unwrap_or_else(PoisonError::into_inner);
+        problems
+            .clone()
+            .map_or(Ok(()), |problems| Err(Error::NoTunnels(problems)))
     }
 
     /// Returns the configuration file.
@@ -129,12 +179,16 @@ impl Daemon {
 
     /// Wants the tunnels up. Answers when their addresses are bound, or known to be taken.
     pub(crate) async fn up(&self, names: &[String], wish: Wish) -> Result<Vec<Arc<Status>>, Error> {
-        self.each(names, async move |handle| handle.up(wish).await).await
+        self.each(names, wishes::Wanted::Up, async move |handle| {
+            handle.up(wish).await
+        })
+        .await
     }
 
     /// Wants the tunnels down. Answers when they are.
     pub(crate) async fn down(&self, names: &[String]) -> Result<Vec<Arc<Status>>, Error> {
-        self.each(names, async |handle| handle.down().await).await
+        self.each(names, wishes::Wanted::Down, async |handle| handle.down().await)
+            .await
     }
 
     /// Returns how the tunnels are; without names, how all are.
@@ -163,12 +217,27 @@ impl Daemon {
         let path = self.path.clone();
         let loaded = tokio::task::spawn_blocking(move || Config::load(&path)).await;
         // Joining fails only when the runtime ends.
-        let config = loaded.map_err(|_| Error::Stopping)?.map_err(Error::Problems)?;
+        let config = loaded
+            .map_err(|_| Error::Stopping)?
+            .map_err(|problems| self.refused(problems))?;
         if self.stopping.load(Ordering::Relaxed) {
             return Err(Error::Stopping);
         }
+        *self.problems.lock().unwrap_or_else(PoisonError::into_inner) = None;
         *self.defaults.lock().unwrap_or_else(PoisonError::into_inner) = config.defaults;
         Ok(self.adopt(config.tunnels).await)
+    }
+
+    /// What a reload says of a file with problems.
+    fn refused(&self, problems: Problems) -> Error {
+        let mut present = self.problems.lock().unwrap_or_else(PoisonError::into_inner);
+        match present.as_mut() {
+            Some(present) => {
+                *present = problems.clone();
+                Error::NoTunnels(problems)
+            }
+            None => Error::Problems(problems),
+        }
     }
 
     /// Finds an instance, and the way to one of its ports.
@@ -230,13 +299,13 @@ impl Daemon {
     }
 
     /// Ends every tunnel: listeners at once, connections within `grace`, then links. Likewise the visits.
-    pub(crate) async fn shutdown(&self, grace: Duration) {
+    pub(crate) async fn shutdown(&self, grace: Duration, afterwards: Afterwards) {
         self.stopping.store(true, Ordering::Relaxed);
         let _changing = self.changing.lock().await;
         let handles = self.handles();
         let tunnels = async {
             // A supervisor that has finished already is as it should be.
-            join_all(handles.iter().map(|handle| handle.finish(grace))).await;
+            join_all(handles.iter().map(|handle| handle.finish(grace, afterwards))).await;
             self.supervisors.close();
             self.supervisors.wait().await;
         };
@@ -248,12 +317,16 @@ impl Daemon {
         let _changing = self.changing.lock().await;
         let mut reloaded = Reloaded::default();
         let names: Vec<_> = specs.iter().map(|spec| spec.name.clone()).collect();
+        self.wishes.forget_all_but(&specs).await;
         let same = |handle: &Handle| specs.iter().any(|spec| *spec == **handle.spec());
         let (kept, former): (Vec<_>, Vec<_>) = self.handles().into_iter().partition(same);
 
         let finishing = former.iter().map(|handle| async {
             // One that has finished was not wanted.
-            let wanted = handle.finish(RELOAD_GRACE).await.unwrap_or(false);
+            let wanted = handle
+                .finish(RELOAD_GRACE, Afterwards::Free)
+                .await
+                .unwrap_or(false);
             (handle.spec().name.clone(), wanted)
         });
         let finished: Vec<(TunnelName, bool)> = join_all(finishing).await;
@@ -272,12 +345,18 @@ impl Daemon {
             }
             let (changes, wants) = match finished.iter().find(|(name, _)| *name == spec.name) {
                 Some((_, wanted)) => (&mut reloaded.changed, *wanted),
-                None => (&mut reloaded.added, spec.autostart),
+                None => (&mut reloaded.added, self.wishes.wants(&spec)),
             };
             changes.push(spec.name.clone());
             let transport = (self.transports)(&spec);
             let entry = self.board.enter(&spec);
-            let handle = Handle::start(Arc::new(spec), transport, entry, &self.supervisors);
+            let handle = Handle::start(
+                Arc::new(spec),
+                transport,
+                entry,
+                Arc::clone(&self.heritage),
+                &self.supervisors,
+            );
             if wants {
                 wanted.push(handle.clone());
             }
@@ -289,6 +368,7 @@ impl Daemon {
         // A supervisor that does not answer has ended, and says so to whoever asks next.
         join_all(wanted.iter().map(|handle| handle.up(Wish::Listen))).await;
         join_all(kept.iter().map(Handle::reloaded)).await;
+        self.heritage.close_rest();
         let Reloaded {
             added,
             changed,
@@ -306,6 +386,7 @@ impl Daemon {
     async fn each(
         &self,
         names: &[String],
+        wanted: wishes::Wanted,
         ask: impl AsyncFn(&Handle) -> Result<(), Finished>,
     ) -> Result<Vec<Arc<Status>>, Error> {
         if self.stopping.load(Ordering::Relaxed) {
@@ -315,7 +396,11 @@ impl Daemon {
         let known: Vec<_> = handles.iter().map(|handle| handle.spec().name.clone()).collect();
         let find = |name: &str| handles.iter().find(|handle| handle.spec().name.as_str() == name);
         let asked = all_or_unknown(names, &known, find)?;
-        let answers = join_all(asked.iter().map(|handle| ask(handle))).await;
+        let specs: Vec<_> = asked.iter().map(|handle| &**handle.spec()).collect();
+        let (answers, ()) = tokio::join!(
+            join_all(asked.iter().map(|handle| ask(handle))),
+            self.wishes.typed(&specs, wanted),
+        );
         for (handle, answer) in asked.iter().zip(answers) {
             answer.map_err(|Finished| match self.stopping.load(Ordering::Relaxed) {
                 true => Error::Stopping,
