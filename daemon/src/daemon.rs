@@ -6,6 +6,8 @@
 //! A reload compares specifications: equal ones are the same tunnel and are left alone. All listeners that go are
 //! closed before any new one is bound, so that two tunnels can swap their ports.
 
+mod error;
+
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -15,11 +17,12 @@ use futures_util::future::join_all;
 use tokio_util::task::TaskTracker;
 use tracing::info;
 
+pub(crate) use self::error::Error;
+use self::error::all_or_unknown;
 use crate::aws::{Aws, FoundInstance};
 use crate::config::{Config, Defaults, Instance, Problems, Target, TunnelName, TunnelSpec, Wanted, Written};
 use crate::failure::{Failure, Reason, Remedy};
 use crate::heritage::Heritage;
-use crate::near::near;
 use crate::status::{Board, Changes, Status};
 use crate::transport::Transports;
 use crate::tunnel::{Afterwards, Finished, Handle, Wish};
@@ -62,47 +65,6 @@ pub(crate) struct Means {
     pub(crate) heritage: Arc<Heritage>,
     /// What a person typed last.
     pub(crate) wishes: Wishes,
-}
-
-/// Why the daemon did not do what it was asked.
-#[derive(Debug, thiserror::Error)]
-pub(crate) enum Error {
-    /// There are no such tunnels. Nothing was done, also for names that exist.
-    #[error("{}", .0.iter().map(ToString::to_string).collect::<Vec<_>>().join("; "))]
-    Unknown(Vec<UnknownName>),
-    /// The configuration file has problems.
-    #[error("the configuration has problems; everything runs on as before\n{0}")]
-    Problems(Problems),
-    /// The configuration file has had problems since the start.
-    #[error("no tunnel runs, because the configuration has problems\n{0}")]
-    NoTunnels(Problems),
-    /// The tunnel was removed or changed meanwhile.
-    #[error("the tunnel `{0}` was just reloaded; try again")]
-    Reloaded(TunnelName),
-    /// The daemon is stopping.
-    #[error("the daemon is stopping")]
-    Stopping,
-}
-
-/// A name that no tunnel has.
-#[derive(Debug, PartialEq, Eq)]
-pub(crate) struct UnknownName {
-    name: String,
-    near: Vec<String>,
-}
-
-impl std::fmt::Display for UnknownName {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "there is no tunnel `{}`", self.name)?;
-        for (index, near) in self.near.iter().enumerate() {
-            write!(
-                f,
-                "{} `{near}`",
-                if index == 0 { "; did you mean" } else { " or" }
-            )?;
-        }
-        Ok(())
-    }
 }
 
 /// An instance, and the way to it.
@@ -425,30 +387,6 @@ fn port_of_instance(wanted: &Wanted) -> Result<(&Instance, u16), Failure> {
             let doing = format!("`{}` is no port of an instance", wanted.target);
             Err(Failure::new(Reason::Invalid, Remedy::Fix, doing))
         }
-    }
-}
-
-/// Finds something for each name, or tells of every name for which there is nothing.
-fn all_or_unknown<T>(
-    names: &[String],
-    known: &[TunnelName],
-    find: impl Fn(&str) -> Option<T>,
-) -> Result<Vec<T>, Error> {
-    let mut unknown = Vec::new();
-    let mut found = Vec::with_capacity(names.len());
-    for name in names {
-        match find(name) {
-            Some(value) => found.push(value),
-            None => unknown.push(UnknownName {
-                name: name.clone(),
-                near: near(name, known.iter().map(TunnelName::as_str)),
-            }),
-        }
-    }
-    if unknown.is_empty() {
-        Ok(found)
-    } else {
-        Err(Error::Unknown(unknown))
     }
 }
 

@@ -105,8 +105,8 @@ fn start(arguments: &Arguments) -> Result<ExitCode> {
     let program = Program::of_this_process().context("cannot tell which program this is")?;
     if rustix::process::geteuid().is_root() && !arguments.allow_root {
         complain(format_args!(
-            "tunneld: refuses to run as root, which needs none of its rights: it is a daemon for one user\n  \
-             start it as that user, or, where root is that user: tunneld --allow-root"
+            "tunneld: refuses to run as root: it needs none of root's rights, and a fault in it would have them all\n  \
+             tunneld --allow-root          (where root is the user whose tunnels these are)"
         ));
         return Ok(ExitCode::from(USAGE));
     }

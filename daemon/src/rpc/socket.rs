@@ -110,11 +110,11 @@ impl ControlSocket {
             source,
         };
         let address = Address::Unix(path.to_owned());
-        let (listener, file) = match heritage.take(&address) {
+        let (listener, file, claim) = match heritage.take(&address) {
             Some(found) => {
                 let file = (found.name == WITH_ITS_FILE).then(|| SocketFile::adopt(path));
                 let file = file.transpose().map_err(|error| failed("find", error.into()))?;
-                (found.socket.into(), file.flatten())
+                (found.socket.into(), file.flatten(), found.claim)
             }
             None => {
                 let (listener, file) = socket_file::bind(path).map_err(|error| match error {
@@ -125,7 +125,7 @@ impl ControlSocket {
                     socket_file::BindError::NoSocket => failed("bind", error.into()),
                     socket_file::BindError::Io(error) => failed("bind", error.into()),
                 })?;
-                (listener, Some(file))
+                (listener, Some(file), heritage.claim(&address))
             }
         };
         let listener = UnixListener::from_std(listener).map_err(|error| failed("listen on", error.into()))?;
@@ -133,7 +133,7 @@ impl ControlSocket {
         Ok(Self {
             listener,
             file,
-            claim: heritage.claim(&address),
+            claim,
             _lock: lock,
             uid,
         })
