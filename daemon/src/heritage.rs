@@ -61,8 +61,9 @@ impl Address {
     /// Returns whether a client that uses the other address meets the same socket: a file may have several names.
     fn is(&self, other: &Self) -> bool {
         match (self, other) {
+            (Self::Tcp(ours), Self::Tcp(theirs)) => ours == theirs,
             (Self::Unix(ours), Self::Unix(theirs)) => ours == theirs || same_file(ours, theirs),
-            (Self::Tcp(_) | Self::Unix(_), _) => self == other,
+            (Self::Tcp(_), Self::Unix(_)) | (Self::Unix(_), Self::Tcp(_)) => false,
         }
     }
 
@@ -109,77 +110,76 @@ pub(crate) struct Found {
     pub(crate) claim: Claim,
 }
 
-impl Heritage {
-    /// Takes what this process has inherited. To be called first of all, before anything else is opened; sockets that
-    /// are bound later are kept by `manager`.
-    pub fn of_this_process(manager: Option<Arc<ServiceManager>>) -> Self {
-        let heritage = Self {
-            manager,
-            ..Self::default()
-        };
-        // Without the id of the process they are meant for, they may be meant for a parent of ours.
+/// What a process was started with, by nobody looked at yet.
+#[derive(Debug, Default)]
+pub struct Inherited(Vec<(OwnedFd, String)>);
+
+impl Inherited {
+    /// Takes the sockets that this process was started with. To be called first of all: whatever is opened before could
+    /// be taken for one of them.
+    pub fn of_this_process() -> Self {
         let count = env::var("LISTEN_FDS").ok().and_then(|count| count.parse().ok());
+        // Without the id of the process they are meant for, they may be meant for a parent of ours.
         if env::var_os("LISTEN_PID").is_none() || count.is_none_or(|count: usize| count > MOST) {
-            return heritage;
+            return Self::default();
         }
         let names = env::var("LISTEN_FDNAMES").unwrap_or_default();
         let mut names = names.split(':');
         let mut sockets = ListenFd::from_env();
-        let found = (0..sockets.len()).filter_map(|index| {
+        let mut inherited = Vec::new();
+        for index in 0..sockets.len() {
             let name = names.next().unwrap_or_default();
             // What is neither was closed before it could be inherited, or is of no use to us.
-            let tcp = sockets.take_tcp_listener(index).ok().flatten();
-            let unix = |sockets: &mut ListenFd| sockets.take_unix_listener(index).ok().flatten();
-            let socket = tcp
-                .map(OwnedFd::from)
-                .or_else(|| unix(&mut sockets).map(OwnedFd::from))?;
-            heritage.find(socket, name)
-        });
-        let found = found.collect();
-        *lock(&heritage.found) = found;
+            if let Ok(Some(socket)) = sockets.take_tcp_listener(index) {
+                inherited.push((socket.into(), name.to_owned()));
+            } else if let Ok(Some(socket)) = sockets.take_unix_listener(index) {
+                inherited.push((socket.into(), name.to_owned()));
+            }
+        }
+        Self(inherited)
+    }
+
+    /// Returns whether there is nothing.
+    pub fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+}
+
+impl Heritage {
+    /// The sockets that a process was started with. Those that are bound later are kept by `manager`.
+    pub fn new(inherited: Inherited, manager: Option<Arc<ServiceManager>>) -> Self {
+        let heritage = Self {
+            manager,
+            ..Self::default()
+        };
+        let found = inherited.0.into_iter();
+        *lock(&heritage.found) = found
+            .filter_map(|(socket, name)| heritage.find(socket, name))
+            .collect();
         heritage
     }
 
-    fn find(&self, socket: OwnedFd, name: &str) -> Option<Found> {
+    fn find(&self, socket: OwnedFd, name: String) -> Option<Found> {
         let socket = Socket::from(socket);
         let Some(address) = Address::of(&socket) else {
             warn!(name, "closed an inherited socket without an address");
             return None;
         };
         // One that listens already goes on listening.
-        if let Err(error) = socket.listen(BACKLOG).and_then(|()| socket.set_nonblocking(true)) {
+        let listening = socket.listen(BACKLOG);
+        if let Err(error) = listening.and_then(|()| socket.set_nonblocking(true)) {
             warn!(%address, name, %error, "closed an inherited socket that cannot listen");
             return None;
         }
+        // It may come from the store.
+        let mut claim = self.claim(&address);
+        claim.is_kept = true;
         Some(Found {
-            // It may come from the store.
-            claim: Claim {
-                is_kept: true,
-                ..self.claim(&address)
-            },
             address,
             socket: socket.into(),
-            name: name.to_owned(),
+            name,
+            claim,
         })
-    }
-
-    /// What a process inherits to which this was left.
-    #[cfg(test)]
-    pub(crate) fn of(legacy: Legacy) -> Self {
-        let heritage = Self::default();
-        let found = legacy.left.into_iter().filter_map(|left| {
-            if let Some(file) = left.file {
-                file.stay();
-            }
-            heritage.find(left.socket, &left.name)
-        });
-        *lock(&heritage.found) = found.collect();
-        heritage
-    }
-
-    /// Returns whether anything was inherited that nobody has taken yet.
-    pub fn is_inherited(&self) -> bool {
-        !lock(&self.found).is_empty()
     }
 
     /// Returns whether somebody keeps the sockets that are left.
@@ -288,6 +288,18 @@ pub struct Legacy {
 }
 
 impl Legacy {
+    /// What a process has to which they were passed on.
+    #[cfg(test)]
+    pub(crate) fn inherited(self) -> Heritage {
+        let inherited = self.left.into_iter().map(|left| {
+            if let Some(file) = left.file {
+                file.stay();
+            }
+            (left.socket, left.name)
+        });
+        Heritage::new(Inherited(inherited.collect()), None)
+    }
+
     /// Ends it where the service manager keeps the sockets, and frees the addresses where nobody does.
     pub fn end(self) {
         if !self.is_kept {
@@ -331,10 +343,8 @@ mod tests {
     use super::*;
 
     fn inherited(sockets: impl IntoIterator<Item = OwnedFd>) -> Heritage {
-        let heritage = Heritage::default();
-        let found = sockets.into_iter().filter_map(|socket| heritage.find(socket, ""));
-        *lock(&heritage.found) = found.collect();
-        heritage
+        let sockets = sockets.into_iter().map(|socket| (socket, String::new()));
+        Heritage::new(Inherited(sockets.collect()), None)
     }
 
     #[test]
@@ -368,10 +378,8 @@ mod tests {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let address = listener.local_addr().unwrap();
         let heritage = inherited([listener.into()]);
-        assert!(heritage.is_inherited());
         heritage.close_rest();
         TcpListener::bind(address).expect("the address is free");
-        assert!(!heritage.is_inherited());
     }
 
     #[test]
@@ -395,7 +403,8 @@ mod tests {
     fn a_connected_socket_is_not_taken_for_a_listening_one() {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let connected = std::net::TcpStream::connect(listener.local_addr().unwrap()).unwrap();
-        assert!(!inherited([connected.into()]).is_inherited());
+        let address = Address::Tcp(connected.local_addr().unwrap());
+        assert!(inherited([connected.into()]).take(&address).is_none());
     }
 
     #[test]

@@ -118,7 +118,7 @@ pub async fn run(options: Options) -> Result<Ending, ServeError> {
         stop,
         mut reload,
     } = options;
-    let (restart, ending) = (CancellationToken::new(), CancellationToken::new());
+    let (restart, closing) = (CancellationToken::new(), CancellationToken::new());
     let tasks = TaskTracker::new();
     let shared = Arc::new(Shared {
         aws: Arc::clone(&aws),
@@ -129,7 +129,7 @@ pub async fn run(options: Options) -> Result<Ending, ServeError> {
         tasks: tasks.clone(),
     });
     tasks.spawn(
-        ending
+        closing
             .clone()
             .run_until_cancelled_owned(transport::end_orphans(Arc::clone(&shared), orphans)),
     );
@@ -145,7 +145,7 @@ pub async fn run(options: Options) -> Result<Ending, ServeError> {
             error!("no tunnel runs until the configuration is mended\n{problems}");
             let daemon = Daemon::without_tunnels(path, problems, means);
             tasks.spawn(
-                ending
+                closing
                     .clone()
                     .run_until_cancelled_owned(mend(Arc::clone(&daemon))),
             );
@@ -192,7 +192,7 @@ pub async fn run(options: Options) -> Result<Ending, ServeError> {
     if let Some(manager) = manager.filter(|_| !restart.is_cancelled()) {
         manager.stopping();
     }
-    ending.cancel();
+    closing.cancel();
     daemon.shutdown(GRACE, afterwards).await;
     tasks.close();
     if timeout(FAREWELL, tasks.wait()).await.is_err() {

@@ -18,7 +18,7 @@ use tunneld::aws::Aws;
 use tunneld::config::{Config, Problems, default_path};
 use tunneld::connector::Environment;
 use tunneld::failure::Failure;
-use tunneld::heritage::Heritage;
+use tunneld::heritage::{Heritage, Inherited};
 use tunneld::restart::Program;
 use tunneld::rpc::{BindError, ControlSocket};
 use tunneld::service_manager::ServiceManager;
@@ -98,10 +98,7 @@ fn file(explicit: Option<PathBuf>) -> Result<PathBuf> {
 }
 
 fn start(arguments: &Arguments) -> Result<ExitCode> {
-    // First of all: whatever is opened before could be taken for what was inherited.
-    let environment = Environment::from_process();
-    let manager = ServiceManager::find(&environment).map(Arc::new);
-    let heritage = Heritage::of_this_process(manager.clone());
+    let inherited = Inherited::of_this_process();
     let program = Program::of_this_process().context("cannot tell which program this is")?;
     if rustix::process::geteuid().is_root() && !arguments.allow_root {
         complain(format_args!(
@@ -115,9 +112,11 @@ fn start(arguments: &Arguments) -> Result<ExitCode> {
         complain(format_args!("tunneld: {:#}", anyhow::Error::new(error)));
         return Ok(ExitCode::from(USAGE));
     }
+    let environment = Environment::from_process();
+    let manager = ServiceManager::find(&environment).map(Arc::new);
+    let by_hand = manager.is_none() && inherited.is_empty();
     let path = file(arguments.config.clone())?;
     let config = Config::load(&path);
-    let by_hand = manager.is_none() && !heritage.is_inherited();
     if let Err(problems) = &config
         && by_hand
     {
@@ -133,8 +132,8 @@ fn start(arguments: &Arguments) -> Result<ExitCode> {
         .context("cannot start the runtime")?;
     let origin = Origin {
         environment,
+        heritage: Arc::new(Heritage::new(inherited, manager.clone())),
         manager,
-        heritage: Arc::new(heritage),
     };
     match runtime.block_on(run(path, config, origin, arguments))? {
         Ending::Stopped => Ok(ExitCode::SUCCESS),

@@ -131,7 +131,7 @@ impl ServiceManager {
         if !sockets.is_empty() && !control.push(SendAncillaryMessage::ScmRights(sockets)) {
             return Err(io::ErrorKind::InvalidInput.into());
         }
-        // A signal or nobody else can interrupt it, and it is one datagram: all of it goes, or nothing.
+        // It is one datagram: all of it goes, or nothing.
         let text = [IoSlice::new(message.as_bytes())];
         rustix::io::retry_on_intr(|| sendmsg(notices, &text, &mut control, flags))?;
         Ok(())

@@ -390,7 +390,7 @@ mod tests {
             file: None,
         });
         let _early = UnixStream::connect(&path).await.unwrap();
-        let socket = ControlSocket::bind(&path, &Heritage::of(activation.close())).unwrap();
+        let socket = ControlSocket::bind(&path, &activation.close().inherited()).unwrap();
         socket.accept().await;
         drop(socket);
         assert!(path.exists());
@@ -406,7 +406,7 @@ mod tests {
             .leave(&heritage)
             .unwrap();
         let _early = UnixStream::connect(&path).await.unwrap();
-        let socket = ControlSocket::bind(&path, &Heritage::of(heritage.close())).unwrap();
+        let socket = ControlSocket::bind(&path, &heritage.close().inherited()).unwrap();
         socket.accept().await;
         drop(socket);
         assert!(!path.exists());

@@ -399,7 +399,7 @@ mod tests {
 
     /// What the next daemon finds of what was left.
     fn next_daemon(heritage: &Heritage) -> Heritage {
-        Heritage::of(heritage.close())
+        heritage.close().inherited()
     }
 
     #[tokio::test]

@@ -472,7 +472,7 @@ async fn whoever_connects_to_an_address_that_is_left_waits_for_the_next_daemon()
     let _early = rig.client().await;
     rig.tasks.close();
     rig.tasks.wait().await;
-    let next = Heritage::of(rig.heritage.close());
+    let next = rig.heritage.close().inherited();
     let mut listener = Listener::bind(&rig.spec.listen, &next).unwrap();
     listener.accept().await;
 }
