@@ -307,7 +307,7 @@ mod tests {
         let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
         let mut control = RecvAncillaryBuffer::new(&mut space);
         let mut text = [0; 256];
-        let mut buffers = [std::io::IoSliceMut::new(&mut text)];
+        let mut buffers = [io::IoSliceMut::new(&mut text)];
         let received = recvmsg(&theirs, &mut buffers, &mut control, RecvFlags::empty()).unwrap();
         let Some(RecvAncillaryMessage::ScmRights(mut sockets)) = control.drain().next() else {
             panic!("no descriptor came")

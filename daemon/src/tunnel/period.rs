@@ -132,7 +132,7 @@ impl Period {
 
     /// Ends the connections after [`Self::shut`]: by themselves within `grace`, else they are reset. Takes at most
     /// `grace` and [`STOPPING`].
-    pub(crate) async fn drain(&self, grace: Duration) {
+    pub(crate) async fn drain(&mut self, grace: Duration) {
         if timeout(grace, self.connections.wait()).await.is_err() {
             let open = self.connections.len();
             if !grace.is_zero() {

@@ -213,7 +213,7 @@ impl Supervisor {
                 Action::Disconnect => {
                     self.entry.link(None);
                     self.period.shut();
-                    let period = mem::replace(&mut self.period, Period::new());
+                    let mut period = mem::replace(&mut self.period, Period::new());
                     self.taken = None;
                     let leaving = mem::take(&mut self.leaving);
                     let ending = async move {
