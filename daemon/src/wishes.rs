@@ -335,7 +335,7 @@ mod tests {
         };
         let text = "listen unix:/run/db\ntarget 127.0.0.1:5432\nroute direct\nprofile \nregion \n\
                     mode on-demand 900000\nautostart true\nhold 30000\nhalf_close_grace 30000\n\
-                    receive_buffer 67108864\n";
+                    receive_buffer 268435456\n";
         assert_eq!(entry(&spec), text);
     }
 }

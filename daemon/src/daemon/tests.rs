@@ -365,7 +365,8 @@ async fn without_a_configuration_a_daemon_waits_for_a_good_one() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("config.toml");
     let problems = Config::load(&path).unwrap_err();
-    let transports: Transports = Arc::new(|_| fake::transport().0);
+    let (transport, _attempts) = fake::transport();
+    let transports: Transports = Arc::new(move |_| Arc::clone(&transport) as _);
     let daemon = Daemon::without_tunnels(path.clone(), problems, means(transports));
     assert!(matches!(daemon.ready(), Err(Error::NoTunnels(_))));
 

@@ -151,6 +151,11 @@ impl Running {
         timeout(ENOUGH, line).await.unwrap()
     }
 
+    /// Reads what it says, so that it never waits for a reader; until it ends.
+    pub(crate) async fn is_heard(&mut self) {
+        while self.log.next_line().await.unwrap().is_some() {}
+    }
+
     pub(crate) fn signal(&self, signal: Signal) {
         let pid = i32::try_from(self.child.id().unwrap()).unwrap();
         kill_process(Pid::from_raw(pid).unwrap(), signal).unwrap();

@@ -51,7 +51,7 @@ async fn greeted(port: u16) -> io::Result<()> {
 #[tokio::test]
 async fn clients_that_come_during_a_restart_wait_and_none_is_refused() {
     let place = Arc::new(Place::new().await);
-    let daemon = place.start().await;
+    let mut daemon = place.start().await;
     let pid = daemon.child.id();
     let mut tasks = JoinSet::new();
     let target = Arc::clone(&place);
@@ -89,6 +89,7 @@ async fn clients_that_come_during_a_restart_wait_and_none_is_refused() {
     tokio::select! {
         () = story => {}
         Some(ended) = tasks.join_next() => ended.unwrap(),
+        () = daemon.is_heard() => panic!("the daemon has ended"),
     }
     daemon.signal(Signal::TERM);
     assert_eq!(daemon.end().await.code(), Some(0));
