@@ -80,7 +80,7 @@ fn no_session_is_left_after_down_and_none_after_the_end() {
     drop(connections);
     assert!(world.stop(), "{}", world.log());
     assert_eq!(world.emulator.sessions(), []);
-    assert_eq!(ledgers(&world), [PathBuf::new(); 0]);
+    assert!(ledgers(&world).is_empty());
 }
 
 #[test]
