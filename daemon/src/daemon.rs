@@ -1,7 +1,12 @@
 //! The set of tunnels: one handle per configured tunnel. It changes on reload only; `up` and `down` are messages.
 //!
+//! A daemon that a service manager starts with a bad file has no tunnels and refuses everything but a reload, until one
+//! succeeds.
+//!
 //! A reload compares specifications: equal ones are the same tunnel and are left alone. All listeners that go are
 //! closed before any new one is bound, so that two tunnels can swap their ports.
+
+mod error;
 
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -12,14 +17,17 @@ use futures_util::future::join_all;
 use tokio_util::task::TaskTracker;
 use tracing::info;
 
+pub(crate) use self::error::Error;
+use self::error::all_or_unknown;
 use crate::aws::{Aws, FoundInstance};
 use crate::config::{Config, Defaults, Instance, Problems, Target, TunnelName, TunnelSpec, Wanted, Written};
 use crate::failure::{Failure, Reason, Remedy};
-use crate::near::near;
+use crate::heritage::Heritage;
 use crate::status::{Board, Changes, Status};
 use crate::transport::Transports;
-use crate::tunnel::{Finished, Handle, Wish};
+use crate::tunnel::{Afterwards, Finished, Handle, Wish};
 use crate::visit::{self, Visit, Visits};
+use crate::wishes::{self, Wishes};
 
 /// How long connections of a tunnel that a reload removed or changed may take to end by themselves. New ones go the
 /// new way at once, so that nobody keeps working on the former target without knowing.
@@ -41,44 +49,22 @@ pub(crate) struct Daemon {
     defaults: Mutex<Arc<Defaults>>,
     /// Connections without a tunnel.
     visits: Arc<Visits>,
+    heritage: Arc<Heritage>,
+    wishes: Wishes,
+    /// Why there are no tunnels.
+    problems: Mutex<Option<Problems>>,
 }
 
-/// Why the daemon did not do what it was asked.
-#[derive(Debug, thiserror::Error)]
-pub(crate) enum Error {
-    /// There are no such tunnels. Nothing was done, also for names that exist.
-    #[error("{}", .0.iter().map(ToString::to_string).collect::<Vec<_>>().join("; "))]
-    Unknown(Vec<UnknownName>),
-    /// The configuration file has problems.
-    #[error("the configuration has problems; everything runs on as before\n{0}")]
-    Problems(Problems),
-    /// The tunnel was removed or changed meanwhile.
-    #[error("the tunnel `{0}` was just reloaded; try again")]
-    Reloaded(TunnelName),
-    /// The daemon is stopping.
-    #[error("the daemon is stopping")]
-    Stopping,
-}
-
-/// A name that no tunnel has.
-#[derive(Debug, PartialEq, Eq)]
-pub(crate) struct UnknownName {
-    name: String,
-    near: Vec<String>,
-}
-
-impl std::fmt::Display for UnknownName {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "there is no tunnel `{}`", self.name)?;
-        for (index, near) in self.near.iter().enumerate() {
-            write!(
-                f,
-                "{} `{near}`",
-                if index == 0 { "; did you mean" } else { " or" }
-            )?;
-        }
-        Ok(())
-    }
+/// What a daemon works with.
+pub(crate) struct Means {
+    /// The way to AWS.
+    pub(crate) aws: Arc<Aws>,
+    /// Follows routes.
+    pub(crate) transports: Transports,
+    /// Sockets that were there before, and those that stay.
+    pub(crate) heritage: Arc<Heritage>,
+    /// What a person typed last.
+    pub(crate) wishes: Wishes,
 }
 
 /// An instance, and the way to it.
@@ -104,22 +90,48 @@ pub(crate) struct Reloaded {
 }
 
 impl Daemon {
-    /// Starts a supervisor for each tunnel. Returns when those that start by themselves are bound or blocked.
-    pub(crate) async fn start(config: Config, aws: Arc<Aws>, transports: Transports) -> Arc<Self> {
-        let daemon = Arc::new(Self {
-            path: config.path,
+    /// Starts a supervisor for each tunnel. Returns when those that are wanted are bound or blocked.
+    pub(crate) async fn start(config: Config, means: Means) -> Arc<Self> {
+        let daemon = Self::new(config.path, config.defaults, None, means);
+        daemon.adopt(config.tunnels).await;
+        daemon
+    }
+
+    /// A daemon without tunnels, because the configuration file has problems.
+    pub(crate) fn without_tunnels(path: PathBuf, problems: Problems, means: Means) -> Arc<Self> {
+        Self::new(path, Arc::default(), Some(problems), means)
+    }
+
+    fn new(path: PathBuf, defaults: Arc<Defaults>, problems: Option<Problems>, means: Means) -> Arc<Self> {
+        let Means {
+            aws,
+            transports,
+            heritage,
+            wishes,
+        } = means;
+        Arc::new(Self {
+            path,
             visits: Visits::new(Arc::clone(&aws), Arc::clone(&transports)),
             transports,
             aws,
-            defaults: Mutex::new(config.defaults),
+            defaults: Mutex::new(defaults),
             board: Arc::new(Board::new()),
             handles: Mutex::default(),
             changing: tokio::sync::Mutex::default(),
             supervisors: TaskTracker::new(),
             stopping: AtomicBool::new(false),
-        });
-        daemon.adopt(config.tunnels).await;
-        daemon
+            heritage,
+            wishes,
+            problems: Mutex::new(problems),
+        })
+    }
+
+    /// Returns whether there is a configuration at all.
+    pub(crate) fn ready(&self) -> Result<(), Error> {
+        let problems = self.problems.lock().unwrap_or_else(PoisonError::into_inner);
+        problems
+            .clone()
+            .map_or(Ok(()), |problems| Err(Error::NoTunnels(problems)))
     }
 
     /// Returns the configuration file.
@@ -129,12 +141,16 @@ impl Daemon {
 
     /// Wants the tunnels up. Answers when their addresses are bound, or known to be taken.
     pub(crate) async fn up(&self, names: &[String], wish: Wish) -> Result<Vec<Arc<Status>>, Error> {
-        self.each(names, async move |handle| handle.up(wish).await).await
+        self.each(names, wishes::Wanted::Up, async move |handle| {
+            handle.up(wish).await
+        })
+        .await
     }
 
     /// Wants the tunnels down. Answers when they are.
     pub(crate) async fn down(&self, names: &[String]) -> Result<Vec<Arc<Status>>, Error> {
-        self.each(names, async |handle| handle.down().await).await
+        self.each(names, wishes::Wanted::Down, async |handle| handle.down().await)
+            .await
     }
 
     /// Returns how the tunnels are; without names, how all are.
@@ -163,12 +179,27 @@ impl Daemon {
         let path = self.path.clone();
         let loaded = tokio::task::spawn_blocking(move || Config::load(&path)).await;
         // Joining fails only when the runtime ends.
-        let config = loaded.map_err(|_| Error::Stopping)?.map_err(Error::Problems)?;
+        let config = loaded
+            .map_err(|_| Error::Stopping)?
+            .map_err(|problems| self.refused(problems))?;
         if self.stopping.load(Ordering::Relaxed) {
             return Err(Error::Stopping);
         }
+        *self.problems.lock().unwrap_or_else(PoisonError::into_inner) = None;
         *self.defaults.lock().unwrap_or_else(PoisonError::into_inner) = config.defaults;
         Ok(self.adopt(config.tunnels).await)
+    }
+
+    /// What a reload says of a file with problems.
+    fn refused(&self, problems: Problems) -> Error {
+        let mut present = self.problems.lock().unwrap_or_else(PoisonError::into_inner);
+        match present.as_mut() {
+            Some(present) => {
+                *present = problems.clone();
+                Error::NoTunnels(problems)
+            }
+            None => Error::Problems(problems),
+        }
     }
 
     /// Finds an instance, and the way to one of its ports.
@@ -230,13 +261,13 @@ impl Daemon {
     }
 
     /// Ends every tunnel: listeners at once, connections within `grace`, then links. Likewise the visits.
-    pub(crate) async fn shutdown(&self, grace: Duration) {
+    pub(crate) async fn shutdown(&self, grace: Duration, afterwards: Afterwards) {
         self.stopping.store(true, Ordering::Relaxed);
         let _changing = self.changing.lock().await;
         let handles = self.handles();
         let tunnels = async {
             // A supervisor that has finished already is as it should be.
-            join_all(handles.iter().map(|handle| handle.finish(grace))).await;
+            join_all(handles.iter().map(|handle| handle.finish(grace, afterwards))).await;
             self.supervisors.close();
             self.supervisors.wait().await;
         };
@@ -248,12 +279,16 @@ impl Daemon {
         let _changing = self.changing.lock().await;
         let mut reloaded = Reloaded::default();
         let names: Vec<_> = specs.iter().map(|spec| spec.name.clone()).collect();
+        self.wishes.forget_all_but(&specs).await;
         let same = |handle: &Handle| specs.iter().any(|spec| *spec == **handle.spec());
         let (kept, former): (Vec<_>, Vec<_>) = self.handles().into_iter().partition(same);
 
         let finishing = former.iter().map(|handle| async {
             // One that has finished was not wanted.
-            let wanted = handle.finish(RELOAD_GRACE).await.unwrap_or(false);
+            let wanted = handle
+                .finish(RELOAD_GRACE, Afterwards::Free)
+                .await
+                .unwrap_or(false);
             (handle.spec().name.clone(), wanted)
         });
         let finished: Vec<(TunnelName, bool)> = join_all(finishing).await;
@@ -272,12 +307,18 @@ impl Daemon {
             }
             let (changes, wants) = match finished.iter().find(|(name, _)| *name == spec.name) {
                 Some((_, wanted)) => (&mut reloaded.changed, *wanted),
-                None => (&mut reloaded.added, spec.autostart),
+                None => (&mut reloaded.added, self.wishes.wants(&spec)),
             };
             changes.push(spec.name.clone());
             let transport = (self.transports)(&spec);
             let entry = self.board.enter(&spec);
-            let handle = Handle::start(Arc::new(spec), transport, entry, &self.supervisors);
+            let handle = Handle::start(
+                Arc::new(spec),
+                transport,
+                entry,
+                Arc::clone(&self.heritage),
+                &self.supervisors,
+            );
             if wants {
                 wanted.push(handle.clone());
             }
@@ -289,6 +330,7 @@ impl Daemon {
         // A supervisor that does not answer has ended, and says so to whoever asks next.
         join_all(wanted.iter().map(|handle| handle.up(Wish::Listen))).await;
         join_all(kept.iter().map(Handle::reloaded)).await;
+        self.heritage.close_rest();
         let Reloaded {
             added,
             changed,
@@ -306,6 +348,7 @@ impl Daemon {
     async fn each(
         &self,
         names: &[String],
+        wanted: wishes::Wanted,
         ask: impl AsyncFn(&Handle) -> Result<(), Finished>,
     ) -> Result<Vec<Arc<Status>>, Error> {
         if self.stopping.load(Ordering::Relaxed) {
@@ -315,7 +358,11 @@ impl Daemon {
         let known: Vec<_> = handles.iter().map(|handle| handle.spec().name.clone()).collect();
         let find = |name: &str| handles.iter().find(|handle| handle.spec().name.as_str() == name);
         let asked = all_or_unknown(names, &known, find)?;
-        let answers = join_all(asked.iter().map(|handle| ask(handle))).await;
+        let specs: Vec<_> = asked.iter().map(|handle| &**handle.spec()).collect();
+        let (answers, ()) = tokio::join!(
+            join_all(asked.iter().map(|handle| ask(handle))),
+            self.wishes.typed(&specs, wanted),
+        );
         for (handle, answer) in asked.iter().zip(answers) {
             answer.map_err(|Finished| match self.stopping.load(Ordering::Relaxed) {
                 true => Error::Stopping,
@@ -340,30 +387,6 @@ fn port_of_instance(wanted: &Wanted) -> Result<(&Instance, u16), Failure> {
             let doing = format!("`{}` is no port of an instance", wanted.target);
             Err(Failure::new(Reason::Invalid, Remedy::Fix, doing))
         }
-    }
-}
-
-/// Finds something for each name, or tells of every name for which there is nothing.
-fn all_or_unknown<T>(
-    names: &[String],
-    known: &[TunnelName],
-    find: impl Fn(&str) -> Option<T>,
-) -> Result<Vec<T>, Error> {
-    let mut unknown = Vec::new();
-    let mut found = Vec::with_capacity(names.len());
-    for name in names {
-        match find(name) {
-            Some(value) => found.push(value),
-            None => unknown.push(UnknownName {
-                name: name.clone(),
-                near: near(name, known.iter().map(TunnelName::as_str)),
-            }),
-        }
-    }
-    if unknown.is_empty() {
-        Ok(found)
-    } else {
-        Err(Error::Unknown(unknown))
     }
 }
 

@@ -14,18 +14,25 @@ pub mod config;
 pub mod connector;
 mod daemon;
 pub mod failure;
+pub mod heritage;
 pub mod limits;
 pub mod logging;
 mod meter;
 mod near;
+mod private_file;
+pub mod restart;
 pub mod rpc;
+pub mod service_manager;
 pub mod signals;
 mod socket_file;
 mod status;
 pub mod transport;
 mod tunnel;
 mod visit;
+mod watched;
+pub mod wishes;
 
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -34,13 +41,18 @@ use tokio::task::JoinSet;
 use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
-use tracing::{info, warn};
+use tracing::{debug, error, info, warn};
 
 use crate::aws::Aws;
-use crate::config::Config;
-use crate::daemon::Daemon;
-use crate::rpc::{ControlSocket, ServeError};
+use crate::config::{Config, Problems};
+use crate::daemon::{Daemon, Means};
+use crate::heritage::{Heritage, Legacy};
+use crate::rpc::{Asks, ControlSocket, ServeError, Service};
+use crate::service_manager::ServiceManager;
 use crate::transport::{Ledger, Orphan, Shared, SshFiles};
+use crate::tunnel::Afterwards;
+use crate::watched::Watched;
+use crate::wishes::Wishes;
 
 /// How long connections may take to end by themselves when the daemon stops: a query and its answer, and well within
 /// the 90 s after which systemd kills.
@@ -54,10 +66,18 @@ const LAST_NEWS: Duration = Duration::from_secs(1);
 
 /// What the program runs with.
 pub struct Options {
-    /// The tunnels.
-    pub config: Config,
+    /// The configuration file.
+    pub path: PathBuf,
+    /// The tunnels; with problems there are none until the file has none.
+    pub config: Result<Config, Problems>,
     /// Where clients ask. Bound before any tunnel is, so that a second daemon disturbs nothing.
     pub socket: ControlSocket,
+    /// Sockets that were there before.
+    pub heritage: Arc<Heritage>,
+    /// Who wants to know how the daemon is.
+    pub manager: Option<Arc<ServiceManager>>,
+    /// What a person typed last about the tunnels.
+    pub wishes: Wishes,
     /// The way to AWS.
     pub aws: Arc<Aws>,
     /// The sessions open at AWS, and those that an earlier daemon left open.
@@ -70,24 +90,38 @@ pub struct Options {
     pub reload: mpsc::Receiver<()>,
 }
 
-/// Runs the daemon until it is told to stop and everything has ended.
+/// What comes after the daemon's end.
+#[derive(Debug)]
+pub enum Ending {
+    /// Nothing.
+    Stopped,
+    /// The program begins anew, with these sockets.
+    Restart(Legacy),
+}
+
+/// Runs the daemon until it is told to stop, or to begin anew, and everything has ended.
 ///
 /// # Errors
 ///
 /// The control socket could not be served; the tunnels have ended in order nevertheless.
-pub async fn run(options: Options) -> Result<(), ServeError> {
+pub async fn run(options: Options) -> Result<Ending, ServeError> {
     let Options {
+        path,
         config,
         socket,
+        heritage,
+        manager,
+        wishes,
         aws,
         ledger: (ledger, orphans),
         ssh,
         stop,
         mut reload,
     } = options;
+    let (restart, closing) = (CancellationToken::new(), CancellationToken::new());
     let tasks = TaskTracker::new();
     let shared = Arc::new(Shared {
-        aws,
+        aws: Arc::clone(&aws),
         ledger: Arc::new(ledger),
         ssh,
         endpoints: transport::Slots::default(),
@@ -95,22 +129,53 @@ pub async fn run(options: Options) -> Result<(), ServeError> {
         tasks: tasks.clone(),
     });
     tasks.spawn(
-        stop.clone()
+        closing
+            .clone()
             .run_until_cancelled_owned(transport::end_orphans(Arc::clone(&shared), orphans)),
     );
-    let aws = Arc::clone(&shared.aws);
-    let daemon = Daemon::start(config, aws, Arc::new(move |spec| transport::build(spec, &shared))).await;
+    let means = Means {
+        aws,
+        transports: Arc::new(move |spec| transport::build(spec, &shared)),
+        heritage: Arc::clone(&heritage),
+        wishes,
+    };
+    let daemon = match config {
+        Ok(config) => Daemon::start(config, means).await,
+        Err(problems) => {
+            error!("no tunnel runs until the configuration is mended\n{problems}");
+            let daemon = Daemon::without_tunnels(path, problems, means);
+            tasks.spawn(
+                closing
+                    .clone()
+                    .run_until_cancelled_owned(mend(Arc::clone(&daemon))),
+            );
+            daemon
+        }
+    };
     let ended = CancellationToken::new();
-    let mut serving = JoinSet::new();
-    serving.spawn(rpc::serve(
-        socket,
+    let socket = Arc::new(socket);
+    let service = Service::new(
         Arc::clone(&daemon),
-        stop.clone(),
+        manager.as_ref().map_or("", |manager| manager.name()),
+        Asks {
+            stop: stop.clone(),
+            restart: restart.clone(),
+        },
         ended.clone(),
-    ));
+    );
+    let mut serving = JoinSet::new();
+    serving.spawn(rpc::serve(Arc::clone(&socket), service, ended.clone()));
+    let mut telling = JoinSet::new();
+    if let Some(manager) = &manager {
+        telling.spawn(service_manager::keep_told(
+            Arc::clone(manager),
+            Arc::clone(&daemon),
+        ));
+    }
     let outcome = loop {
         tokio::select! {
             () = stop.cancelled() => break Ok(()),
+            () = restart.cancelled() => break Ok(()),
             Some(served) = serving.join_next() => break flatten(served),
             Some(()) = reload.recv() => match daemon.reload().await {
                 Ok(_) => {}
@@ -118,8 +183,17 @@ pub async fn run(options: Options) -> Result<(), ServeError> {
             },
         }
     };
+    let afterwards = if restart.is_cancelled() || heritage.is_kept() {
+        Afterwards::Leave
+    } else {
+        Afterwards::Free
+    };
     info!(grace = ?GRACE, "stopping");
-    daemon.shutdown(GRACE).await;
+    if let Some(manager) = manager.filter(|_| !restart.is_cancelled()) {
+        manager.stopping();
+    }
+    closing.cancel();
+    daemon.shutdown(GRACE, afterwards).await;
     tasks.close();
     if timeout(FAREWELL, tasks.wait()).await.is_err() {
         warn!(
@@ -128,9 +202,43 @@ pub async fn run(options: Options) -> Result<(), ServeError> {
         );
     }
     ended.cancel();
-    match timeout(LAST_NEWS, serving.join_next()).await {
+    let outcome = match timeout(LAST_NEWS, serving.join_next()).await {
         Ok(Some(served)) => outcome.and(flatten(served)),
         Ok(None) | Err(_) => outcome,
+    };
+    serving.shutdown().await;
+    // A signal that came while it drained counts.
+    if restart.is_cancelled() && !stop.is_cancelled() && outcome.is_ok() {
+        if let Some(socket) = Arc::into_inner(socket)
+            && let Err(error) = socket.leave(&heritage)
+        {
+            warn!(%error, "cannot keep the control socket: clients are refused for a moment");
+        }
+        return Ok(Ending::Restart(heritage.close()));
+    }
+    heritage.close().end();
+    outcome.map(|()| Ending::Stopped)
+}
+
+/// Reads the configuration again whenever its file changes, until it has no problems.
+async fn mend(daemon: Arc<Daemon>) {
+    let mut watched = match Watched::new(&[daemon.path().to_owned()]) {
+        Ok(watched) => watched,
+        Err(error) => {
+            warn!(%error, "cannot watch the configuration file: type `tunnelctl reload` once it is mended");
+            return;
+        }
+    };
+    loop {
+        // A client may have had it read meanwhile.
+        if daemon.ready().is_ok() {
+            return;
+        }
+        match daemon.reload().await {
+            Ok(_) => return,
+            Err(error) => debug!("{error}"),
+        }
+        watched.changed().await;
     }
 }
 

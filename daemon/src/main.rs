@@ -1,27 +1,37 @@
 //! The daemon's command line: arguments, logging, exit codes.
 //!
-//! Exit codes: 0 stopped in order, 1 failed, 2 wrong arguments or a configuration with problems.
+//! Exit codes: 0 stopped in order, 1 failed, 2 wrong arguments or a configuration with problems. Whoever is started by
+//! a service manager does not end because of the configuration: it is asked what is wrong.
 
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::sync::Arc;
+use std::time::Duration;
 
 use anyhow::{Context, Result};
 use clap::{Parser, Subcommand};
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
+use tracing::info;
 use tunneld::aws::Aws;
 use tunneld::config::{Config, Problems, default_path};
 use tunneld::connector::Environment;
 use tunneld::failure::Failure;
+use tunneld::heritage::{Heritage, Inherited};
+use tunneld::restart::Program;
 use tunneld::rpc::{BindError, ControlSocket};
+use tunneld::service_manager::ServiceManager;
 use tunneld::signals::Signals;
 use tunneld::transport::{Ledger, SshFiles};
-use tunneld::{Options, limits, logging, rpc};
+use tunneld::wishes::Wishes;
+use tunneld::{Ending, Options, limits, logging, rpc};
 
 /// Exit code for wrong arguments and for a configuration with problems.
 const USAGE: u8 = 2;
+
+/// How long the threads of a runtime may take to end before the program begins anew: nothing that they do counts then.
+const LAST_THREADS: Duration = Duration::from_millis(100);
 
 /// Hold persistent tunnels to AWS databases and instances
 #[derive(Debug, Parser)]
@@ -38,9 +48,13 @@ struct Arguments {
     #[arg(long, value_name = "PATH")]
     socket: Option<PathBuf>,
 
-    /// Keep the list of open sessions in this folder
+    /// Keep what outlives the daemon in this folder: open sessions, host keys, which tunnels are wanted
     #[arg(long, value_name = "FOLDER")]
     state: Option<PathBuf>,
+
+    /// Run as root, which reaches everything that a fault in it would then reach
+    #[arg(long)]
+    allow_root: bool,
 
     /// Log from this level on: error, warn, info, debug or trace
     #[arg(long, value_name = "LEVEL")]
@@ -66,7 +80,7 @@ fn main() -> ExitCode {
     let arguments = Arguments::parse();
     let outcome = match &arguments.command {
         Some(Command::Check { config, json }) => file(config.clone()).and_then(|file| check(&file, *json)),
-        None => file(arguments.config.clone()).and_then(|file| start(&file, &arguments)),
+        None => start(&arguments),
     };
     outcome.unwrap_or_else(|error| {
         complain(format_args!("tunneld: {error:#}"));
@@ -83,19 +97,32 @@ fn file(explicit: Option<PathBuf>) -> Result<PathBuf> {
         .context("cannot tell where the configuration is: there is no home folder; use `--config`")
 }
 
-fn start(config: &Path, arguments: &Arguments) -> Result<ExitCode> {
+fn start(arguments: &Arguments) -> Result<ExitCode> {
+    let inherited = Inherited::of_this_process();
+    let program = Program::of_this_process().context("cannot tell which program this is")?;
+    if rustix::process::geteuid().is_root() && !arguments.allow_root {
+        complain(format_args!(
+            "tunneld: refuses to run as root: it needs none of root's rights, and a fault in it would have them all\n  \
+             tunneld --allow-root          (where root is the user whose tunnels these are)"
+        ));
+        return Ok(ExitCode::from(USAGE));
+    }
     let from_environment = std::env::var("RUST_LOG").ok();
     if let Err(error) = logging::init(arguments.log.as_deref(), from_environment.as_deref()) {
         complain(format_args!("tunneld: {:#}", anyhow::Error::new(error)));
         return Ok(ExitCode::from(USAGE));
     }
-    let config = match Config::load(config) {
-        Ok(config) => config,
-        Err(problems) => {
-            complain(format_args!("{problems}"));
-            return Ok(ExitCode::from(USAGE));
-        }
-    };
+    let environment = Environment::from_process();
+    let manager = ServiceManager::find(&environment).map(Arc::new);
+    let by_hand = manager.is_none() && inherited.is_empty();
+    let path = file(arguments.config.clone())?;
+    let config = Config::load(&path);
+    if let Err(problems) = &config
+        && by_hand
+    {
+        complain(format_args!("{problems}"));
+        return Ok(ExitCode::from(USAGE));
+    }
     limits::raise_open_files();
     // One thread: a byte passes through tasks that wait for each other, and to wake another thread for each of them took
     // more of the processor than they do themselves. It carries far more than AWS lets through.
@@ -103,19 +130,44 @@ fn start(config: &Path, arguments: &Arguments) -> Result<ExitCode> {
         .enable_all()
         .build()
         .context("cannot start the runtime")?;
-    runtime.block_on(run(
-        config,
-        arguments.socket.as_deref(),
-        arguments.state.as_deref(),
-    ))
+    let origin = Origin {
+        environment,
+        heritage: Arc::new(Heritage::new(inherited, manager.clone())),
+        manager,
+    };
+    match runtime.block_on(run(path, config, origin, arguments))? {
+        Ending::Stopped => Ok(ExitCode::SUCCESS),
+        Ending::Restart(legacy) => {
+            runtime.shutdown_timeout(LAST_THREADS);
+            info!(program = %program.path().display(), "restarting");
+            let error = program.begin_anew(legacy);
+            Err(error).with_context(|| format!("cannot run `{}` anew", program.path().display()))
+        }
+    }
 }
 
-async fn run(config: Config, socket: Option<&Path>, state: Option<&Path>) -> Result<ExitCode> {
+/// What a process is born with.
+struct Origin {
+    environment: Environment,
+    manager: Option<Arc<ServiceManager>>,
+    heritage: Arc<Heritage>,
+}
+
+async fn run(
+    path: PathBuf,
+    config: Result<Config, Problems>,
+    origin: Origin,
+    arguments: &Arguments,
+) -> Result<Ending> {
     // First of all, so that a signal during the start is not lost.
     let signals = Signals::install().context("cannot handle signals")?;
-    let socket = ControlSocket::bind(&rpc::default_path(socket)?)?;
-    let environment = Environment::from_process();
-    let folder = state_folder(state)?;
+    let Origin {
+        environment,
+        manager,
+        heritage,
+    } = origin;
+    let socket = ControlSocket::bind(&rpc::default_path(arguments.socket.as_deref())?, &heritage)?;
+    let folder = state_folder(arguments.state.as_deref())?;
     let ssh = SshFiles::new(&folder, &environment);
     let aws = Arc::new(Aws::new(environment)?);
     let ledger = Ledger::open(&folder)
@@ -123,8 +175,12 @@ async fn run(config: Config, socket: Option<&Path>, state: Option<&Path>) -> Res
     let stop = CancellationToken::new();
     let (reload_sender, reload) = mpsc::channel(1);
     let options = Options {
+        path,
         config,
         socket,
+        heritage,
+        manager,
+        wishes: Wishes::open(&folder),
         aws,
         ledger,
         ssh,
@@ -132,7 +188,7 @@ async fn run(config: Config, socket: Option<&Path>, state: Option<&Path>) -> Res
         reload,
     };
     tokio::select! {
-        outcome = tunneld::run(options) => outcome.map(|()| ExitCode::SUCCESS).map_err(Into::into),
+        outcome = tunneld::run(options) => outcome.map_err(Into::into),
         code = signals.mind(stop, reload_sender) => std::process::exit(code.into()),
     }
 }
@@ -161,11 +217,7 @@ fn check(path: &Path, json: bool) -> Result<ExitCode> {
                 counted(config.tunnels.len(), "tunnel")
             )
         }
-        Err(problems) => writeln!(
-            stdout,
-            "{problems}\n{}",
-            counted(problems.as_slice().len(), "problem")
-        ),
+        Err(problems) => writeln!(stdout, "{problems}"),
     };
     match printed {
         Err(error) if error.kind() != io::ErrorKind::BrokenPipe => return Err(error).context("cannot print"),

@@ -19,8 +19,7 @@ pub(crate) const BACKLOG: i32 = 1024;
 #[derive(Debug)]
 pub(crate) struct SocketFile {
     path: PathBuf,
-    device: u64,
-    inode: u64,
+    identity: Identity,
 }
 
 /// Why a socket could not be bound.
@@ -45,12 +44,7 @@ pub(crate) fn bind(path: &Path) -> Result<(UnixListener, SocketFile), BindError>
     clear(path)?;
     let socket = Socket::new(Domain::UNIX, Type::STREAM, None)?;
     socket.bind(&SockAddr::unix(path)?)?;
-    let metadata = fs::symlink_metadata(path)?;
-    let file = SocketFile {
-        path: path.to_owned(),
-        device: metadata.dev(),
-        inode: metadata.ino(),
-    };
+    let file = SocketFile::adopt(path)?.ok_or(BindError::NoSocket)?;
     fs::set_permissions(path, fs::Permissions::from_mode(0o600))?;
     socket.listen(BACKLOG)?;
     socket.set_nonblocking(true)?;
@@ -88,14 +82,44 @@ fn peer(_socket: &Socket) -> Option<i32> {
     None
 }
 
+impl SocketFile {
+    /// Takes over the file of a socket that listens already; `None` if what is there is no socket.
+    pub(crate) fn adopt(path: &Path) -> io::Result<Option<Self>> {
+        Ok(identity(path)?.map(|identity| Self {
+            path: path.to_owned(),
+            identity,
+        }))
+    }
+
+    /// Leaves the file where it is.
+    pub(crate) fn stay(self) {
+        std::mem::forget(self);
+    }
+}
+
 impl Drop for SocketFile {
     fn drop(&mut self) {
-        let ours = fs::symlink_metadata(&self.path)
-            .is_ok_and(|metadata| metadata.dev() == self.device && metadata.ino() == self.inode);
+        let ours = identity(&self.path).is_ok_and(|present| present == Some(self.identity));
         if ours && let Err(error) = fs::remove_file(&self.path) {
             tracing::warn!(path = %self.path.display(), %error, "cannot remove the socket's file");
         }
     }
+}
+
+/// What tells a file from another one that was put in its place.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Identity {
+    device: u64,
+    inode: u64,
+}
+
+/// Returns which socket file a path leads to; `None` if it leads to something else.
+pub(crate) fn identity(path: &Path) -> io::Result<Option<Identity>> {
+    let metadata = fs::symlink_metadata(path)?;
+    Ok(metadata.file_type().is_socket().then(|| Identity {
+        device: metadata.dev(),
+        inode: metadata.ino(),
+    }))
 }
 
 #[cfg(test)]
@@ -118,6 +142,17 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("s");
         drop(bind(&path).unwrap());
+        assert!(!path.exists());
+    }
+
+    #[test]
+    fn a_file_that_was_taken_over_goes_unless_it_stays() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("s");
+        let _listener = UnixListener::bind(&path).unwrap();
+        SocketFile::adopt(&path).unwrap().unwrap().stay();
+        assert!(path.exists());
+        drop(SocketFile::adopt(&path).unwrap().unwrap());
         assert!(!path.exists());
     }
 

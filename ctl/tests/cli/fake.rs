@@ -20,9 +20,9 @@ use tunneld_proto::v1::tunnels_server::{Tunnels, TunnelsServer};
 use tunneld_proto::v1::{
     Account, Blocked, Connecting, Down, DownRequest, DownResponse, End, Ended, Failure, Idle, Link,
     ListRequest, ListResponse, OpenRequest, OpenResponse, Opened, PushKeyRequest, PushKeyResponse, Reason,
-    ReloadRequest, ReloadResponse, ResolveRequest, ResolveResponse, Resolved, ShutdownRequest,
-    ShutdownResponse, Tunnel, Up, UpRequest, UpResponse, VersionRequest, VersionResponse, Waiting,
-    WatchRequest, WatchResponse, open_request, open_response, resolve_response,
+    ReloadRequest, ReloadResponse, ResolveRequest, ResolveResponse, Resolved, RestartRequest,
+    RestartResponse, ShutdownRequest, ShutdownResponse, Tunnel, Up, UpRequest, UpResponse, VersionRequest,
+    VersionResponse, Waiting, WatchRequest, WatchResponse, open_request, open_response, resolve_response,
 };
 
 /// No run takes a tenth of this; it only keeps a hanging program from hanging the tests.
@@ -87,6 +87,7 @@ impl Fake {
             pid: 4711,
             started: Some(ago(Duration::from_hours(2))),
             config_path: "/home/dev/.config/tunneld/config.toml".to_owned(),
+            manager: String::new(),
         };
         let script = Arc::new(Script {
             tunnels: Mutex::new(tunnels),
@@ -450,6 +451,10 @@ impl Tunnels for Script {
     }
 
     async fn shutdown(&self, _: Request<ShutdownRequest>) -> Result<Response<ShutdownResponse>, Status> {
+        Err(Status::unimplemented("tunnelctl never asks for this"))
+    }
+
+    async fn restart(&self, _: Request<RestartRequest>) -> Result<Response<RestartResponse>, Status> {
         Err(Status::unimplemented("tunnelctl never asks for this"))
     }
 }

@@ -36,8 +36,7 @@ impl Rig {
                 tunnels: specs,
                 defaults: Arc::default(),
             },
-            fake::aws(),
-            transports,
+            means(transports),
         )
         .await;
         Self {
@@ -67,6 +66,15 @@ impl Rig {
 
     fn made(&self) -> Vec<String> {
         std::mem::take(&mut self.made.lock().unwrap())
+    }
+}
+
+fn means(transports: Transports) -> Means {
+    Means {
+        aws: fake::aws(),
+        transports,
+        heritage: Arc::default(),
+        wishes: Wishes::default(),
     }
 }
 
@@ -317,7 +325,7 @@ async fn shutdown_drains_every_tunnel_and_refuses_new_work() {
     let (far, other) = (rig.connect("first").await, rig.connect("second").await);
     let mut client = TcpStream::connect(fake::address(&first)).await.unwrap();
     let mut target = far.accept().await;
-    let stopping = rig.daemon.shutdown(Duration::from_secs(10));
+    let stopping = rig.daemon.shutdown(Duration::from_secs(10), Afterwards::Free);
     let transfer = async {
         other.goodbye().await;
         assert!(matches!(
@@ -335,4 +343,46 @@ async fn shutdown_drains_every_tunnel_and_refuses_new_work() {
     assert_eq!(rest, b"the rest");
     assert!(far.has_goodbye());
     assert_eq!((rig.state("first"), rig.state("second")), ("down", "down"));
+}
+
+#[tokio::test]
+async fn what_was_typed_last_outlives_a_reload_and_not_a_change() {
+    let spec = automatic("db");
+    let rig = Rig::new(vec![spec.clone()]).await;
+    rig.daemon.down(&names(["db"])).await.unwrap();
+    rig.daemon.adopt(Vec::new()).await;
+    rig.daemon.adopt(vec![spec.clone()]).await;
+    assert_ne!(rig.state("db"), "down", "an entry that was gone begins anew");
+    rig.daemon.down(&names(["db"])).await.unwrap();
+    assert!(!rig.daemon.wishes.wants(&spec));
+    rig.daemon.adopt(vec![spec.clone()]).await;
+    assert_eq!(rig.state("db"), "down");
+    assert!(!rig.daemon.wishes.wants(&spec), "nothing was changed");
+}
+
+#[tokio::test]
+async fn without_a_configuration_a_daemon_waits_for_a_good_one() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("config.toml");
+    let problems = Config::load(&path).unwrap_err();
+    let (transport, _attempts) = fake::transport();
+    let transports: Transports = Arc::new(move |_| Arc::clone(&transport) as _);
+    let daemon = Daemon::without_tunnels(path.clone(), problems, means(transports));
+    assert!(matches!(daemon.ready(), Err(Error::NoTunnels(_))));
+
+    std::fs::write(&path, "[tunnels.db]\nlissen = 1\n").unwrap();
+    let error = daemon.reload().await.unwrap_err();
+    assert!(matches!(&error, Error::NoTunnels(_)), "{error}");
+    let told = daemon.ready().unwrap_err().to_string();
+    assert!(told.contains("lissen"), "the latest problems: {told}");
+
+    let port = fake::free_port();
+    let text = format!("[tunnels.db]\nlisten = {port}\ntarget = \"127.0.0.1:5432\"\nroute = \"direct\"\n");
+    std::fs::write(&path, text).unwrap();
+    daemon.reload().await.unwrap();
+    daemon.ready().unwrap();
+    TcpStream::connect(("127.0.0.1", port)).await.unwrap();
+    std::fs::write(&path, "[tunnels.db]\nlissen = 1\n").unwrap();
+    assert!(matches!(daemon.reload().await, Err(Error::Problems(_))));
+    daemon.ready().unwrap();
 }

@@ -18,10 +18,9 @@ use tonic::transport::Server;
 use tracing::debug;
 use tunneld_proto::v1::{self, tunnels_server::TunnelsServer};
 
-use crate::daemon::Daemon;
 use crate::rpc::routes::Routes;
-use crate::rpc::service::Service;
 
+pub(crate) use self::service::{Asks, Service};
 pub use self::socket::{BindError, ControlSocket};
 pub use tunneld_proto::socket::{SocketPathError, default_path};
 
@@ -39,12 +38,10 @@ pub enum ServeError {
     Task(#[from] tokio::task::JoinError),
 }
 
-/// Serves the API until `ended`: also while the daemon stops, when only looking is allowed. `stop` is cancelled when
-/// a client asks the daemon to stop.
+/// Serves the API until `ended`: also while the daemon stops, when only looking is allowed.
 pub(crate) async fn serve(
-    socket: ControlSocket,
-    daemon: Arc<Daemon>,
-    stop: CancellationToken,
+    socket: Arc<ControlSocket>,
+    service: Service,
     ended: CancellationToken,
 ) -> Result<(), ServeError> {
     let (health_reporter, health) = tonic_health::server::health_reporter();
@@ -55,11 +52,11 @@ pub(crate) async fn serve(
             .register_encoded_file_descriptor_set(tonic_health::pb::FILE_DESCRIPTOR_SET)
     };
     let routes = Routes::default()
-        .with(TunnelsServer::new(Service::new(daemon, stop, ended.clone())))
+        .with(TunnelsServer::new(service))
         .with(health)
         .with(reflection().build_v1()?)
         .with(reflection().build_v1alpha()?);
-    let connections = stream::unfold(&socket, async |socket| {
+    let connections = stream::unfold(&*socket, async |socket| {
         let connection = socket.accept().await;
         debug!("a client connected");
         Some((Ok::<_, Infallible>(connection), socket))

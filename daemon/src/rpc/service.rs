@@ -30,19 +30,42 @@ const SSH: u32 = 22;
 pub(crate) struct Service {
     daemon: Arc<Daemon>,
     started: SystemTime,
-    stop: CancellationToken,
+    /// Who starts the daemon; empty: a person.
+    manager: &'static str,
+    asks: Asks,
     ended: CancellationToken,
 }
 
+/// Cancelled when a client asks for it.
+#[derive(Debug, Clone)]
+pub(crate) struct Asks {
+    /// That the daemon stops.
+    pub(crate) stop: CancellationToken,
+    /// That it begins anew.
+    pub(crate) restart: CancellationToken,
+}
+
 impl Service {
-    /// The service of a daemon that starts now. `Shutdown` cancels `stop`; watchers are let go when `ended` is.
-    pub(crate) fn new(daemon: Arc<Daemon>, stop: CancellationToken, ended: CancellationToken) -> Self {
+    /// The service of a daemon that starts now. Watchers are let go when `ended` is cancelled.
+    pub(crate) fn new(
+        daemon: Arc<Daemon>,
+        manager: &'static str,
+        asks: Asks,
+        ended: CancellationToken,
+    ) -> Self {
         Self {
             daemon,
             started: wall_clock(),
-            stop,
+            manager,
+            asks,
             ended,
         }
+    }
+
+    /// Returns the daemon, if it has a configuration to answer by.
+    fn ready(&self) -> Result<&Arc<Daemon>, RpcStatus> {
+        self.daemon.ready().map_err(refused)?;
+        Ok(&self.daemon)
     }
 }
 
@@ -52,7 +75,7 @@ impl v1::tunnels_server::Tunnels for Service {
         let request = request.into_inner();
         let wish = convert::wish(&request);
         let names = named(request.names)?;
-        let tunnels = self.daemon.up(&names, wish).await.map_err(refused)?;
+        let tunnels = self.ready()?.up(&names, wish).await.map_err(refused)?;
         Ok(Response::new(v1::UpResponse {
             tunnels: convert::tunnels(&tunnels),
         }))
@@ -60,14 +83,14 @@ impl v1::tunnels_server::Tunnels for Service {
 
     async fn down(&self, request: Request<v1::DownRequest>) -> Result<Response<v1::DownResponse>, RpcStatus> {
         let names = named(request.into_inner().names)?;
-        let tunnels = self.daemon.down(&names).await.map_err(refused)?;
+        let tunnels = self.ready()?.down(&names).await.map_err(refused)?;
         Ok(Response::new(v1::DownResponse {
             tunnels: convert::tunnels(&tunnels),
         }))
     }
 
     async fn list(&self, request: Request<v1::ListRequest>) -> Result<Response<v1::ListResponse>, RpcStatus> {
-        let tunnels = self.daemon.list(&request.into_inner().names).map_err(refused)?;
+        let tunnels = self.ready()?.list(&request.into_inner().names).map_err(refused)?;
         Ok(Response::new(v1::ListResponse {
             tunnels: convert::tunnels(&tunnels),
         }))
@@ -80,8 +103,9 @@ impl v1::tunnels_server::Tunnels for Service {
         request: Request<v1::WatchRequest>,
     ) -> Result<Response<Self::WatchStream>, RpcStatus> {
         let names = request.into_inner().names;
-        self.daemon.list(&names).map_err(refused)?;
-        let watcher = Watcher::new(names, self.daemon.watch(), self.ended.clone());
+        let daemon = self.ready()?;
+        daemon.list(&names).map_err(refused)?;
+        let watcher = Watcher::new(names, daemon.watch(), self.ended.clone());
         let responses = stream::unfold(watcher, async |mut watcher| {
             Some((Ok(watcher.next().await?), watcher))
         });
@@ -95,7 +119,9 @@ impl v1::tunnels_server::Tunnels for Service {
         let path = self.daemon.path();
         match self.daemon.reload().await {
             Ok(reloaded) => Ok(Response::new(convert::reloaded(path, &reloaded))),
-            Err(Error::Problems(problems)) => Ok(Response::new(convert::problems(path, &problems))),
+            Err(Error::Problems(problems) | Error::NoTunnels(problems)) => {
+                Ok(Response::new(convert::problems(path, &problems)))
+            }
             Err(error @ (Error::Unknown(_) | Error::Reloaded(_) | Error::Stopping)) => Err(refused(error)),
         }
     }
@@ -109,6 +135,7 @@ impl v1::tunnels_server::Tunnels for Service {
             pid: std::process::id(),
             started: Some(self.started.into()),
             config_path: self.daemon.path().display().to_string(),
+            manager: self.manager.to_owned(),
         }))
     }
 
@@ -117,8 +144,17 @@ impl v1::tunnels_server::Tunnels for Service {
         _request: Request<v1::ShutdownRequest>,
     ) -> Result<Response<v1::ShutdownResponse>, RpcStatus> {
         info!("a client asked the daemon to stop");
-        self.stop.cancel();
+        self.asks.stop.cancel();
         Ok(Response::new(v1::ShutdownResponse {}))
+    }
+
+    async fn restart(
+        &self,
+        _request: Request<v1::RestartRequest>,
+    ) -> Result<Response<v1::RestartResponse>, RpcStatus> {
+        info!("a client asked the daemon to restart");
+        self.asks.restart.cancel();
+        Ok(Response::new(v1::RestartResponse {}))
     }
 
     async fn resolve(
@@ -126,7 +162,7 @@ impl v1::tunnels_server::Tunnels for Service {
         request: Request<v1::ResolveRequest>,
     ) -> Result<Response<v1::ResolveResponse>, RpcStatus> {
         let resolved = self
-            .daemon
+            .ready()?
             .resolve(convert::to_resolve(request.into_inner()))
             .await;
         Ok(Response::new(convert::resolved(resolved)))
@@ -143,7 +179,7 @@ impl v1::tunnels_server::Tunnels for Service {
             public_key,
         } = request.into_inner();
         let written = convert::written(account, convert::port_of(&instance, SSH), String::new());
-        let pushed = self.daemon.push_key(written, &user, &public_key).await;
+        let pushed = self.ready()?.push_key(written, &user, &public_key).await;
         Ok(Response::new(v1::PushKeyResponse {
             failure: pushed.err().map(|failure| convert::failure(&failure)),
         }))
@@ -155,11 +191,12 @@ impl v1::tunnels_server::Tunnels for Service {
         &self,
         request: Request<Streaming<v1::OpenRequest>>,
     ) -> Result<Response<Self::OpenStream>, RpcStatus> {
+        let daemon = self.ready()?;
         let mut requests = request.into_inner();
         let opening = pipe::opening(&mut requests).await?;
         let (pipe, responses) = Pipe::new(requests);
-        let visit = pipe.run(Arc::clone(&self.daemon), convert::to_open(opening));
-        self.daemon.spawn_visit(visit);
+        let visit = pipe.run(Arc::clone(daemon), convert::to_open(opening));
+        daemon.spawn_visit(visit);
         Ok(Response::new(ReceiverStream::new(responses)))
     }
 }
@@ -176,7 +213,7 @@ fn refused(error: Error) -> RpcStatus {
     let words = error.to_string();
     match error {
         Error::Unknown(_) => RpcStatus::not_found(words),
-        Error::Problems(_) => RpcStatus::failed_precondition(words),
+        Error::Problems(_) | Error::NoTunnels(_) => RpcStatus::failed_precondition(words),
         Error::Reloaded(_) | Error::Stopping => RpcStatus::unavailable(words),
     }
 }

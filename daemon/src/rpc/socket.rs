@@ -7,11 +7,15 @@
 //!                          else two daemons could hold a lock on two files of the same name
 //! ```
 //!
+//! A socket that was there before the daemon is taken instead of bound: a service manager's, whose file is its own
+//! affair, or the one that this program left when it began anew.
+//!
 //! Each connection's user is asked of the system and must be ours: file modes alone do not bind a process that was
 //! handed a descriptor.
 
 use std::fs::{DirBuilder, File, OpenOptions};
 use std::io::{self, Read, Seek, Write};
+use std::os::fd::OwnedFd;
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
@@ -22,7 +26,11 @@ use tokio::net::{UnixListener, UnixStream};
 use tracing::warn;
 use tunneld_proto::socket::{LONGEST_PATH, SocketPathError, check_folder};
 
+use crate::heritage::{Address, Claim, Heritage, Left};
 use crate::socket_file::{self, SocketFile};
+
+/// What a socket is called, when it is left to the next daemon, whose file goes with that one.
+const WITH_ITS_FILE: &str = "tunneld.control";
 
 /// How long nothing is accepted after accepting failed: the cause, a want of file descriptors, passes by itself.
 const PAUSE: Duration = Duration::from_millis(100);
@@ -32,7 +40,9 @@ const PAUSE: Duration = Duration::from_millis(100);
 pub struct ControlSocket {
     // Dropped in this order: the lock last.
     listener: UnixListener,
-    _file: SocketFile,
+    /// `None`: it belongs to whoever bound it.
+    file: Option<SocketFile>,
+    claim: Claim,
     _lock: File,
     uid: u32,
 }
@@ -79,12 +89,12 @@ impl BindError {
 }
 
 impl ControlSocket {
-    /// Binds the control socket of this user's only daemon. Needs a tokio runtime.
+    /// Binds the control socket of this user's only daemon, or takes the one that was inherited. Needs a tokio runtime.
     ///
     /// # Errors
     ///
     /// Another daemon runs, or the place is not safe, or the system refuses.
-    pub fn bind(path: &Path) -> Result<Self, BindError> {
+    pub fn bind(path: &Path, heritage: &Heritage) -> Result<Self, BindError> {
         let bytes = path.as_os_str().as_bytes();
         if matches!(bytes.first(), Some(b'@' | 0) | None) {
             return Err(BindError::Abstract(path.to_owned()));
@@ -99,22 +109,46 @@ impl ControlSocket {
             path: path.to_owned(),
             source,
         };
-        let (listener, file) = socket_file::bind(path).map_err(|error| match error {
-            socket_file::BindError::Answered { pid } => BindError::Running {
-                path: path.to_owned(),
-                pid,
-            },
-            socket_file::BindError::NoSocket => failed("bind", error.into()),
-            socket_file::BindError::Io(error) => failed("bind", error.into()),
-        })?;
+        let address = Address::Unix(path.to_owned());
+        let (listener, file, claim) = match heritage.take(&address) {
+            Some(found) => {
+                let file = (found.name == WITH_ITS_FILE).then(|| SocketFile::adopt(path));
+                let file = file.transpose().map_err(|error| failed("find", error.into()))?;
+                (found.socket.into(), file.flatten(), found.claim)
+            }
+            None => {
+                let (listener, file) = socket_file::bind(path).map_err(|error| match error {
+                    socket_file::BindError::Answered { pid } => BindError::Running {
+                        path: path.to_owned(),
+                        pid,
+                    },
+                    socket_file::BindError::NoSocket => failed("bind", error.into()),
+                    socket_file::BindError::Io(error) => failed("bind", error.into()),
+                })?;
+                (listener, Some(file), heritage.claim(&address))
+            }
+        };
         let listener = UnixListener::from_std(listener).map_err(|error| failed("listen on", error.into()))?;
         let uid = rustix::process::getuid().as_raw();
         Ok(Self {
             listener,
-            _file: file,
+            file,
+            claim,
             _lock: lock,
             uid,
         })
+    }
+
+    /// Leaves the socket to the next daemon: clients wait for it.
+    pub(crate) fn leave(self, heritage: &Heritage) -> io::Result<()> {
+        let name = if self.file.is_some() { WITH_ITS_FILE } else { "" };
+        heritage.leave(Left {
+            socket: OwnedFd::from(self.listener.into_std()?),
+            name: name.to_owned(),
+            file: self.file,
+            claim: self.claim,
+        });
+        Ok(())
     }
 
     /// Waits for the next connection of our own user. Cancel-safe.
@@ -220,7 +254,7 @@ mod tests {
     async fn folder_and_socket_are_for_their_owner_alone() {
         let parent = tempfile::tempdir().unwrap();
         let path = parent.path().join("tunneld/tunneld.sock");
-        let _socket = ControlSocket::bind(&path).unwrap();
+        let _socket = ControlSocket::bind(&path, &Heritage::default()).unwrap();
         assert_eq!(mode(path.parent().unwrap()), 0o700);
         assert_eq!(mode(&path), 0o600);
         assert_eq!(mode(&path.with_extension("sock.lock")), 0o600);
@@ -230,8 +264,8 @@ mod tests {
     async fn a_second_daemon_is_refused_with_the_pid_of_the_first() {
         let folder = private_folder();
         let path = folder.path().join("s");
-        let first = ControlSocket::bind(&path).unwrap();
-        let error = ControlSocket::bind(&path).unwrap_err();
+        let first = ControlSocket::bind(&path, &Heritage::default()).unwrap();
+        let error = ControlSocket::bind(&path, &Heritage::default()).unwrap_err();
         let ours = format!(
             "a daemon runs already on `{}` (pid {})",
             path.display(),
@@ -240,7 +274,7 @@ mod tests {
         assert_eq!(error.to_string(), ours);
         assert!(path.exists(), "the first one's socket is left alone");
         drop(first);
-        ControlSocket::bind(&path).unwrap();
+        ControlSocket::bind(&path, &Heritage::default()).unwrap();
     }
 
     #[tokio::test]
@@ -249,7 +283,7 @@ mod tests {
         let path = folder.path().join("s");
         drop(std::os::unix::net::UnixListener::bind(&path).unwrap());
         fs::write(folder.path().join("s.lock"), "999999999\nold").unwrap();
-        let _socket = ControlSocket::bind(&path).unwrap();
+        let _socket = ControlSocket::bind(&path, &Heritage::default()).unwrap();
         let pid = fs::read_to_string(folder.path().join("s.lock")).unwrap();
         assert_eq!(pid.trim(), std::process::id().to_string());
     }
@@ -258,7 +292,7 @@ mod tests {
     async fn the_socket_is_removed_at_the_end() {
         let folder = private_folder();
         let path = folder.path().join("s");
-        drop(ControlSocket::bind(&path).unwrap());
+        drop(ControlSocket::bind(&path, &Heritage::default()).unwrap());
         assert!(!path.exists());
     }
 
@@ -268,7 +302,7 @@ mod tests {
         let folder = parent.path().join("open");
         fs::create_dir(&folder).unwrap();
         fs::set_permissions(&folder, fs::Permissions::from_mode(0o755)).unwrap();
-        let error = ControlSocket::bind(&folder.join("s")).unwrap_err();
+        let error = ControlSocket::bind(&folder.join("s"), &Heritage::default()).unwrap_err();
         assert!(
             matches!(error, BindError::Path(SocketPathError::Open { .. })),
             "{error:?}"
@@ -282,7 +316,7 @@ mod tests {
         let (real, link) = (parent.path().join("real"), parent.path().join("link"));
         DirBuilder::new().mode(0o700).create(&real).unwrap();
         symlink(&real, &link).unwrap();
-        let error = ControlSocket::bind(&link.join("s")).unwrap_err();
+        let error = ControlSocket::bind(&link.join("s"), &Heritage::default()).unwrap_err();
         assert!(
             matches!(error, BindError::Path(SocketPathError::NotFolder(_))),
             "{error:?}"
@@ -295,7 +329,7 @@ mod tests {
         let precious = folder.path().join("precious");
         fs::write(&precious, "precious").unwrap();
         symlink(&precious, folder.path().join("s.lock")).unwrap();
-        ControlSocket::bind(&folder.path().join("s")).unwrap_err();
+        ControlSocket::bind(&folder.path().join("s"), &Heritage::default()).unwrap_err();
         assert_eq!(fs::read_to_string(&precious).unwrap(), "precious");
     }
 
@@ -303,7 +337,7 @@ mod tests {
     async fn a_path_that_no_socket_can_have_is_refused_with_its_length() {
         let folder = private_folder();
         let path = folder.path().join("x".repeat(LONGEST_PATH));
-        let error = ControlSocket::bind(&path).unwrap_err();
+        let error = ControlSocket::bind(&path, &Heritage::default()).unwrap_err();
         let length = path.as_os_str().len();
         assert!(
             error.to_string().contains(&format!("is {length} bytes long")),
@@ -315,7 +349,7 @@ mod tests {
     async fn an_abstract_socket_is_refused() {
         for path in ["@tunneld", "\0tunneld"] {
             assert!(matches!(
-                ControlSocket::bind(Path::new(path)),
+                ControlSocket::bind(Path::new(path), &Heritage::default()),
                 Err(BindError::Abstract(_))
             ));
         }
@@ -325,7 +359,7 @@ mod tests {
     async fn a_connection_of_another_user_is_closed() {
         let folder = private_folder();
         let path = folder.path().join("s");
-        let mut socket = ControlSocket::bind(&path).unwrap();
+        let mut socket = ControlSocket::bind(&path, &Heritage::default()).unwrap();
         let mut ours = UnixStream::connect(&path).await.unwrap();
         socket.accept().await;
         // No test can become another user; the daemon can take itself for one.
@@ -341,5 +375,40 @@ mod tests {
             0,
             "the accepted one was dropped by the test itself"
         );
+    }
+
+    #[tokio::test]
+    async fn a_socket_of_the_service_manager_is_taken_and_its_file_left_alone() {
+        let folder = private_folder();
+        let path = folder.path().join("s");
+        let theirs = std::os::unix::net::UnixListener::bind(&path).unwrap();
+        let activation = Heritage::default();
+        activation.leave(Left {
+            claim: activation.claim(&Address::Unix(path.clone())),
+            socket: theirs.into(),
+            name: "tunneld.socket".to_owned(),
+            file: None,
+        });
+        let _early = UnixStream::connect(&path).await.unwrap();
+        let socket = ControlSocket::bind(&path, &activation.close().inherited()).unwrap();
+        socket.accept().await;
+        drop(socket);
+        assert!(path.exists());
+    }
+
+    #[tokio::test]
+    async fn a_socket_that_is_left_to_the_next_daemon_has_clients_wait_and_goes_with_that_one() {
+        let folder = private_folder();
+        let path = folder.path().join("s");
+        let heritage = Heritage::default();
+        ControlSocket::bind(&path, &heritage)
+            .unwrap()
+            .leave(&heritage)
+            .unwrap();
+        let _early = UnixStream::connect(&path).await.unwrap();
+        let socket = ControlSocket::bind(&path, &heritage.close().inherited()).unwrap();
+        socket.accept().await;
+        drop(socket);
+        assert!(!path.exists());
     }
 }

@@ -11,13 +11,17 @@ use tonic_health::pb::health_client::HealthClient;
 use tonic_health::pb::{HealthCheckRequest, health_check_response::ServingStatus};
 use tunneld_proto::v1::tunnels_client::TunnelsClient;
 use tunneld_proto::v1::{
-    DownRequest, ListRequest, ReloadRequest, ShutdownRequest, UpRequest, VersionRequest, WatchRequest,
-    open_request, open_response, tunnel,
+    DownRequest, ListRequest, PushKeyRequest, ReloadRequest, ResolveRequest, RestartRequest, ShutdownRequest,
+    UpRequest, VersionRequest, WatchRequest, open_request, open_response, tunnel,
 };
 
 use super::*;
 use crate::config::{Config, TunnelSpec};
+use crate::daemon::{Daemon, Means};
+use crate::heritage::Heritage;
+use crate::tunnel::Afterwards;
 use crate::tunnel::fake::{self, Attempts};
+use crate::wishes::Wishes;
 
 /// A served daemon with one tunnel, and a client.
 struct Rig {
@@ -25,7 +29,7 @@ struct Rig {
     channel: Channel,
     daemon: Arc<Daemon>,
     attempts: Attempts,
-    stop: CancellationToken,
+    asks: Asks,
     ended: CancellationToken,
     serving: JoinSet<Result<(), ServeError>>,
     path: PathBuf,
@@ -40,7 +44,7 @@ impl Rig {
     async fn of(spec: TunnelSpec) -> Self {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("private/tunneld.sock");
-        let socket = ControlSocket::bind(&path).unwrap();
+        let socket = ControlSocket::bind(&path, &Heritage::default()).unwrap();
         let (transport, attempts) = fake::transport();
         let spec = TunnelSpec {
             autostart: false,
@@ -52,10 +56,49 @@ impl Rig {
             defaults: Arc::default(),
         };
         let transports = Arc::new(move |_: &TunnelSpec| Arc::clone(&transport) as _);
-        let daemon = Daemon::start(config, fake::aws(), transports).await;
-        let (stop, ended) = (CancellationToken::new(), CancellationToken::new());
+        let means = Means {
+            aws: fake::aws(),
+            transports,
+            heritage: Arc::default(),
+            wishes: Wishes::default(),
+        };
+        let daemon = Daemon::start(config, means).await;
+        Self::serving(daemon, socket, attempts, folder).await
+    }
+
+    /// A client of a daemon that has no tunnels, because its file is missing.
+    async fn without_tunnels() -> Self {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("private/tunneld.sock");
+        let socket = ControlSocket::bind(&path, &Heritage::default()).unwrap();
+        let (transport, attempts) = fake::transport();
+        let means = Means {
+            aws: fake::aws(),
+            transports: Arc::new(move |_: &TunnelSpec| Arc::clone(&transport) as _),
+            heritage: Arc::default(),
+            wishes: Wishes::default(),
+        };
+        let file = folder.path().join("config.toml");
+        let problems = Config::load(&file).unwrap_err();
+        let daemon = Daemon::without_tunnels(file, problems, means);
+        Self::serving(daemon, socket, attempts, folder).await
+    }
+
+    async fn serving(
+        daemon: Arc<Daemon>,
+        socket: ControlSocket,
+        attempts: Attempts,
+        folder: tempfile::TempDir,
+    ) -> Self {
+        let path = folder.path().join("private/tunneld.sock");
+        let ended = CancellationToken::new();
+        let asks = Asks {
+            stop: CancellationToken::new(),
+            restart: CancellationToken::new(),
+        };
         let mut serving = JoinSet::new();
-        serving.spawn(serve(socket, Arc::clone(&daemon), stop.clone(), ended.clone()));
+        let service = Service::new(Arc::clone(&daemon), "systemd", asks.clone(), ended.clone());
+        serving.spawn(serve(Arc::new(socket), service, ended.clone()));
         let channel = tunneld_proto::connect(&path).await.unwrap();
         let client = TunnelsClient::new(channel.clone());
         Self {
@@ -63,7 +106,7 @@ impl Rig {
             channel,
             daemon,
             attempts,
-            stop,
+            asks,
             ended,
             serving,
             path,
@@ -264,6 +307,43 @@ async fn version_says_who_serves() {
     assert_eq!(version.pid, std::process::id());
     assert_eq!(version.version, env!("CARGO_PKG_VERSION"));
     assert_eq!(version.config_path, rig.daemon.path().display().to_string());
+    assert_eq!(version.manager, "systemd");
+}
+
+#[tokio::test]
+async fn a_restart_is_only_asked_for() {
+    let mut rig = Rig::new().await;
+    rig.client.restart(RestartRequest {}).await.unwrap();
+    assert!(rig.asks.restart.is_cancelled() && !rig.asks.stop.is_cancelled());
+    rig.client.list(ListRequest::default()).await.unwrap();
+}
+
+#[tokio::test]
+async fn without_a_configuration_everything_that_needs_one_is_refused_with_the_problems() {
+    let mut rig = Rig::without_tunnels().await;
+    let client = &mut rig.client;
+    let refusals = [
+        client.up(up()).await.unwrap_err(),
+        client.down(DownRequest { names: db() }).await.unwrap_err(),
+        client.list(ListRequest::default()).await.unwrap_err(),
+        client.watch(WatchRequest::default()).await.unwrap_err(),
+        client.resolve(ResolveRequest::default()).await.unwrap_err(),
+        client.push_key(PushKeyRequest::default()).await.unwrap_err(),
+        client.open(tokio_stream::empty()).await.unwrap_err(),
+    ];
+    for refusal in refusals {
+        assert_eq!(refusal.code(), Code::FailedPrecondition, "{refusal}");
+        assert!(refusal.message().contains("config.toml"), "{refusal}");
+    }
+    let reloaded = client.reload(ReloadRequest {}).await.unwrap().into_inner();
+    assert_eq!(reloaded.problems.len(), 1);
+    client.version(VersionRequest {}).await.unwrap();
+    std::fs::write(rig.daemon.path(), "").unwrap();
+    let reloaded = client.reload(ReloadRequest {}).await.unwrap().into_inner();
+    assert_eq!(reloaded.problems, []);
+    client.list(ListRequest::default()).await.unwrap();
+    client.restart(RestartRequest {}).await.unwrap();
+    client.shutdown(ShutdownRequest {}).await.unwrap();
 }
 
 #[tokio::test]
@@ -272,8 +352,8 @@ async fn shutdown_only_asks_and_looking_is_allowed_until_the_end() {
     let mut watching = rig.watch().await;
     next(&mut watching).await;
     rig.client.shutdown(ShutdownRequest {}).await.unwrap();
-    assert!(rig.stop.is_cancelled());
-    rig.daemon.shutdown(Duration::ZERO).await;
+    assert!(rig.asks.stop.is_cancelled() && !rig.asks.restart.is_cancelled());
+    rig.daemon.shutdown(Duration::ZERO, Afterwards::Free).await;
     let refused = rig.client.up(up()).await.unwrap_err();
     assert_eq!(refused.code(), Code::Unavailable);
     rig.client.list(ListRequest::default()).await.unwrap();

@@ -2,11 +2,13 @@
 //!
 //! Binding is all or nothing, so that a client that prefers the other address family never reaches another program.
 //! Only `::1` on a machine without IPv6 may be missing. `SO_REUSEPORT` is never set: it would let a second program
-//! take half of the connections.
+//! take half of the connections. A socket that an earlier daemon left is taken instead of bound anew, with the clients
+//! that wait on it.
 
 use std::future::poll_fn;
 use std::io;
 use std::net::SocketAddr;
+use std::os::fd::OwnedFd;
 use std::path::Path;
 use std::pin::Pin;
 use std::sync::Arc;
@@ -20,6 +22,7 @@ use tracing::{debug, warn};
 
 use crate::config::Listen;
 use crate::failure::{Cause, Failure, Reason, Remedy};
+use crate::heritage::{self, Claim, Heritage, Left};
 use crate::socket_file::{self, BACKLOG, SocketFile};
 use crate::tunnel::client::Client;
 use crate::tunnel::holder::Holder;
@@ -38,10 +41,17 @@ pub(crate) struct Listener {
     pause: Option<Pin<Box<Sleep>>>,
 }
 
+/// A bound socket.
 #[derive(Debug)]
-enum Bound {
+struct Bound {
+    socket: Accepting,
+    claim: Claim,
+}
+
+#[derive(Debug)]
+enum Accepting {
     Tcp(TcpListener),
-    Unix { socket: UnixListener, _file: SocketFile },
+    Unix { socket: UnixListener, file: SocketFile },
 }
 
 /// A local address that could not be bound.
@@ -62,16 +72,42 @@ impl Taken {
 
 impl Listener {
     /// Binds the whole address, or nothing of it.
-    pub(crate) fn bind(listen: &Listen) -> Result<Self, Unbound> {
-        let sockets = match listen {
-            Listen::Tcp(addresses) => bind_all(addresses)?,
-            Listen::Unix(path) => vec![bind_unix(path)?],
+    pub(crate) fn bind(listen: &Listen, heritage: &Heritage) -> Result<Self, Unbound> {
+        let mut sockets = match listen {
+            Listen::Tcp(addresses) => bind_all(addresses, heritage)?,
+            Listen::Unix(path) => vec![bind_unix(path, heritage)?],
         };
+        // Only once nothing can fail any more: an address that is tried each second is no news to whoever keeps it.
+        for Bound { socket, claim } in &mut sockets {
+            match socket {
+                Accepting::Tcp(socket) => claim.keep(&*socket),
+                Accepting::Unix { socket, .. } => claim.keep(&*socket),
+            }
+        }
         Ok(Self {
             sockets,
             first: 0,
             pause: None,
         })
+    }
+
+    /// Leaves the address to the next daemon: whoever connects from now on waits for it.
+    pub(crate) fn leave(self, heritage: &Heritage) {
+        for Bound { socket, claim } in self.sockets {
+            let (socket, file) = match socket {
+                Accepting::Tcp(socket) => (socket.into_std().map(OwnedFd::from), None),
+                Accepting::Unix { socket, file } => (socket.into_std().map(OwnedFd::from), Some(file)),
+            };
+            match socket {
+                Ok(socket) => heritage.leave(Left {
+                    socket,
+                    name: String::new(),
+                    file,
+                    claim,
+                }),
+                Err(error) => warn!(%error, "cannot leave a local address to the next daemon"),
+            }
+        }
     }
 
     /// Waits for the next local client. Cancel-safe.
@@ -102,11 +138,11 @@ impl Listener {
         let count = self.sockets.len();
         for offset in 0..count {
             let index = (self.first + offset) % count;
-            let accepted = match &self.sockets[index] {
-                Bound::Tcp(socket) => socket
+            let accepted = match &self.sockets[index].socket {
+                Accepting::Tcp(socket) => socket
                     .poll_accept(context)
                     .map_ok(|(stream, peer)| Client::tcp(stream, peer)),
-                Bound::Unix { socket, .. } => socket
+                Accepting::Unix { socket, .. } => socket
                     .poll_accept(context)
                     .map_ok(|(stream, _)| Client::unix(stream)),
             };
@@ -168,11 +204,11 @@ impl Unbound {
     }
 }
 
-fn bind_all(addresses: &[SocketAddr]) -> Result<Vec<Bound>, Unbound> {
+fn bind_all(addresses: &[SocketAddr], heritage: &Heritage) -> Result<Vec<Bound>, Unbound> {
     let mut sockets = Vec::with_capacity(addresses.len());
     for &address in addresses {
-        match bind_tcp(address) {
-            Ok(socket) => sockets.push(Bound::Tcp(socket)),
+        match bind_tcp(address, heritage) {
+            Ok(bound) => sockets.push(bound),
             Err(error) if no_ipv6(address, &error) && addresses.iter().any(SocketAddr::is_ipv4) => {
                 debug!(%address, "this machine has no IPv6");
             }
@@ -193,7 +229,22 @@ fn bind_all(addresses: &[SocketAddr]) -> Result<Vec<Bound>, Unbound> {
     Ok(sockets)
 }
 
-fn bind_tcp(address: SocketAddr) -> io::Result<TcpListener> {
+fn bind_tcp(address: SocketAddr, heritage: &Heritage) -> io::Result<Bound> {
+    let known = heritage::Address::Tcp(address);
+    let (socket, claim) = match heritage.take(&known) {
+        Some(found) => {
+            debug!(%address, "took over a socket that listens already");
+            (found.socket, found.claim)
+        }
+        None => (new_tcp(address)?, heritage.claim(&known)),
+    };
+    Ok(Bound {
+        socket: Accepting::Tcp(TcpListener::from_std(socket.into())?),
+        claim,
+    })
+}
+
+fn new_tcp(address: SocketAddr) -> io::Result<OwnedFd> {
     let socket = Socket::new(Domain::for_address(address), Type::STREAM, None)?;
     // A restart is not refused because of connections that linger in TIME_WAIT.
     socket.set_reuse_address(true)?;
@@ -203,12 +254,23 @@ fn bind_tcp(address: SocketAddr) -> io::Result<TcpListener> {
     socket.bind(&address.into())?;
     socket.listen(BACKLOG)?;
     socket.set_nonblocking(true)?;
-    TcpListener::from_std(socket.into())
+    Ok(socket.into())
 }
 
-fn bind_unix(path: &Path) -> Result<Bound, Unbound> {
-    let shown = format!("unix:{}", path.display());
-    let (socket, file) = socket_file::bind(path).map_err(|error| {
+fn bind_unix(path: &Path, heritage: &Heritage) -> Result<Bound, Unbound> {
+    let known = heritage::Address::Unix(path.to_owned());
+    let shown = known.to_string();
+    let found = heritage.take(&known).and_then(|found| {
+        // Without its file nobody finds the way to it.
+        let file = SocketFile::adopt(path).ok().flatten()?;
+        debug!(address = shown, "took over a socket that listens already");
+        Some((found.socket.into(), file, found.claim))
+    });
+    let bound = match found {
+        Some(found) => Ok(found),
+        None => socket_file::bind(path).map(|(socket, file)| (socket, file, heritage.claim(&known))),
+    };
+    let (socket, file, claim) = bound.map_err(|error| {
         let address = match &error {
             socket_file::BindError::Answered { pid } => Address::UnixInUse(shown.clone(), *pid),
             socket_file::BindError::NoSocket | socket_file::BindError::Io(_) => {
@@ -224,7 +286,10 @@ fn bind_unix(path: &Path) -> Result<Bound, Unbound> {
         address: Address::Refused(shown),
         error: error.into(),
     })?;
-    Ok(Bound::Unix { socket, _file: file })
+    Ok(Bound {
+        socket: Accepting::Unix { socket, file },
+        claim,
+    })
 }
 
 /// Returns whether the error says that the machine has no IPv6 at all, or none on its loopback.
@@ -260,7 +325,9 @@ mod tests {
             SocketAddr::from(([127, 0, 0, 1], port)),
             other.local_addr().unwrap(),
         ];
-        let taken = Listener::bind(&Listen::Tcp(both)).unwrap_err().explain();
+        let taken = Listener::bind(&Listen::Tcp(both), &Heritage::default())
+            .unwrap_err()
+            .explain();
         assert_eq!(taken.failure.reason(), Reason::PortInUse);
         std::net::TcpListener::bind(("127.0.0.1", port)).expect("the other address is let go");
     }
@@ -269,7 +336,9 @@ mod tests {
     async fn a_taken_port_names_its_holder() {
         let other = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
         let address = other.local_addr().unwrap();
-        let taken = Listener::bind(&Listen::Tcp(vec![address])).unwrap_err().explain();
+        let taken = Listener::bind(&Listen::Tcp(vec![address]), &Heritage::default())
+            .unwrap_err()
+            .explain();
         let text = taken.failure.to_string();
         assert!(text.starts_with(&format!("{address} is held by ")), "{text}");
         if cfg!(target_os = "linux") {
@@ -280,7 +349,9 @@ mod tests {
     #[tokio::test]
     async fn an_address_of_another_machine_is_not_a_taken_port() {
         let elsewhere = vec!["192.0.2.1:5432".parse().unwrap()];
-        let taken = Listener::bind(&Listen::Tcp(elsewhere)).unwrap_err().explain();
+        let taken = Listener::bind(&Listen::Tcp(elsewhere), &Heritage::default())
+            .unwrap_err()
+            .explain();
         assert_eq!(taken.failure.reason(), Reason::Invalid);
     }
 
@@ -301,7 +372,7 @@ mod tests {
             format!("127.0.0.1:{port}").parse().unwrap(),
             format!("[::1]:{port}").parse().unwrap(),
         ];
-        let mut listener = Listener::bind(&Listen::Tcp(addresses)).unwrap();
+        let mut listener = Listener::bind(&Listen::Tcp(addresses), &Heritage::default()).unwrap();
         for bound in 0..listener.sockets.len() {
             let address = if bound == 0 { "127.0.0.1" } else { "::1" };
             let (connected, _client) = tokio::join!(TcpStream::connect((address, port)), listener.accept());
@@ -313,7 +384,7 @@ mod tests {
     async fn a_unix_socket_lives_as_long_as_its_listener() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("db");
-        let mut listener = Listener::bind(&Listen::Unix(path.clone())).unwrap();
+        let mut listener = Listener::bind(&Listen::Unix(path.clone()), &Heritage::default()).unwrap();
         let (connected, _client) = tokio::join!(UnixStream::connect(&path), listener.accept());
         connected.unwrap();
         drop(listener);
@@ -324,5 +395,43 @@ mod tests {
     fn want_of_descriptors_is_told_from_a_client_that_left() {
         assert!(starved(&io::Error::from(rustix::io::Errno::MFILE)));
         assert!(!starved(&io::Error::from(rustix::io::Errno::CONNABORTED)));
+    }
+
+    /// What the next daemon finds of what was left.
+    fn next_daemon(heritage: &Heritage) -> Heritage {
+        heritage.close().inherited()
+    }
+
+    #[tokio::test]
+    async fn a_client_that_comes_between_two_daemons_waits_for_the_next() {
+        let folder = tempfile::tempdir().unwrap();
+        let (path, port) = (folder.path().join("db"), fake::free_port());
+        let tcp = Listen::Tcp(vec![SocketAddr::from(([127, 0, 0, 1], port))]);
+        for listen in [tcp, Listen::Unix(path.clone())] {
+            let heritage = Heritage::default();
+            Listener::bind(&listen, &heritage).unwrap().leave(&heritage);
+            let _early = match &listen {
+                Listen::Tcp(addresses) => {
+                    OwnedFd::from(std::net::TcpStream::connect(&addresses[..]).unwrap())
+                }
+                Listen::Unix(path) => std::os::unix::net::UnixStream::connect(path).unwrap().into(),
+            };
+            let mut listener = Listener::bind(&listen, &next_daemon(&heritage)).unwrap();
+            listener.accept().await;
+        }
+        assert!(!path.exists(), "the last one removes the file");
+    }
+
+    #[tokio::test]
+    async fn a_left_socket_whose_file_is_gone_is_bound_anew() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("db");
+        let listen = Listen::Unix(path.clone());
+        let heritage = Heritage::default();
+        Listener::bind(&listen, &heritage).unwrap().leave(&heritage);
+        std::fs::remove_file(&path).unwrap();
+        let mut listener = Listener::bind(&listen, &next_daemon(&heritage)).unwrap();
+        let (connected, _client) = tokio::join!(UnixStream::connect(&path), listener.accept());
+        connected.unwrap();
     }
 }

@@ -32,6 +32,7 @@ use tokio::sync::{mpsc, oneshot};
 use tokio_util::task::TaskTracker;
 
 use crate::config::TunnelSpec;
+use crate::heritage::Heritage;
 use crate::status::Entry;
 use crate::transport::Transport;
 use crate::tunnel::supervisor::{Command, Supervisor};
@@ -46,6 +47,15 @@ pub(crate) enum Wish {
     Listen,
     /// To a link, also an on-demand tunnel.
     Connect,
+}
+
+/// What becomes of a local address when its supervisor finishes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Afterwards {
+    /// It is free for others.
+    Free,
+    /// Whoever connects waits for the next daemon.
+    Leave,
 }
 
 /// The only door to a supervisor.
@@ -66,10 +76,11 @@ impl Handle {
         spec: Arc<TunnelSpec>,
         transport: Arc<dyn Transport>,
         entry: Entry,
+        heritage: Arc<Heritage>,
         tasks: &TaskTracker,
     ) -> Self {
         let (commands, received) = mpsc::channel(COMMANDS);
-        tasks.spawn(Supervisor::new(Arc::clone(&spec), transport, entry, received).run());
+        tasks.spawn(Supervisor::new(Arc::clone(&spec), transport, entry, heritage, received).run());
         Self { spec, commands }
     }
 
@@ -93,10 +104,15 @@ impl Handle {
         self.commands.send(Command::Reloaded).await.map_err(|_| Finished)
     }
 
-    /// Ends the supervisor. Answers, when its local address is free, whether the tunnel was wanted; its connections
-    /// have `grace` to end by themselves after that.
-    pub(crate) async fn finish(&self, grace: Duration) -> Result<bool, Finished> {
-        self.ask(|unbound| Command::Finish { grace, unbound }).await
+    /// Ends the supervisor. Answers, when its local address is free or left, whether the tunnel was wanted; its
+    /// connections have `grace` to end by themselves after that.
+    pub(crate) async fn finish(&self, grace: Duration, afterwards: Afterwards) -> Result<bool, Finished> {
+        self.ask(|unbound| Command::Finish {
+            grace,
+            afterwards,
+            unbound,
+        })
+        .await
     }
 
     async fn ask<T>(&self, command: impl FnOnce(oneshot::Sender<T>) -> Command) -> Result<T, Finished> {

@@ -130,9 +130,9 @@ impl Period {
         self.connections.close();
     }
 
-    /// Ends the period after [`Self::shut`], in this order: streams (by themselves within `grace`, else reset),
-    /// links. Takes at most `grace`, [`STOPPING`] and [`GOODBYE`].
-    pub(crate) async fn end(mut self, grace: Duration) {
+    /// Ends the connections after [`Self::shut`]: by themselves within `grace`, else they are reset. Takes at most
+    /// `grace` and [`STOPPING`].
+    pub(crate) async fn drain(&mut self, grace: Duration) {
         if timeout(grace, self.connections.wait()).await.is_err() {
             let open = self.connections.len();
             if !grace.is_zero() {
@@ -147,6 +147,10 @@ impl Period {
                 error!(open = self.connections.len(), "connections do not end");
             }
         }
+    }
+
+    /// Ends the links after [`Self::drain`], once nobody can use them any more. Takes at most [`GOODBYE`].
+    pub(crate) async fn part(mut self) {
         self.release();
         // Each goodbye has its own deadline; this one is for streams that somebody else holds.
         let released = async { while self.released.join_next().await.is_some() {} };

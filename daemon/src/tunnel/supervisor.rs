@@ -13,7 +13,7 @@
 //! `wait`, so that dropping it cancels it, and every command is answered in every state.
 //!
 //! What belongs to one time of being wanted, from `up` to `down`, is a [`Period`]. It ends as a whole, in the order
-//! written in [`Period::shut`] and [`Period::end`], beside the next one if `up` comes quickly.
+//! written in [`Period::shut`], [`Period::drain`] and [`Period::part`], beside the next one if `up` comes quickly.
 
 use std::future::pending;
 use std::mem;
@@ -27,6 +27,7 @@ use tracing::{Instrument, info, info_span};
 
 use crate::config::TunnelSpec;
 use crate::failure::Failure;
+use crate::heritage::Heritage;
 use crate::meter::Presence;
 use crate::status::{self, Entry};
 use crate::transport::{Health, Link, Transport};
@@ -36,7 +37,7 @@ use crate::tunnel::listener::{Listener, Taken};
 use crate::tunnel::period::{Happening, Linked, Period};
 use crate::tunnel::proxy::{OpenFailed, Proxy};
 use crate::tunnel::slot::Slot;
-use crate::tunnel::{Wish, shown};
+use crate::tunnel::{Afterwards, Wish, shown};
 
 /// What a handle asks for.
 #[derive(Debug)]
@@ -56,7 +57,9 @@ pub(crate) enum Command {
     Finish {
         /// How long connections may take to end by themselves.
         grace: Duration,
-        /// Told, once the local address is free, whether the tunnel was wanted.
+        /// What becomes of the local address.
+        afterwards: Afterwards,
+        /// Told, once nobody is accepted any more, whether the tunnel was wanted.
         unbound: oneshot::Sender<bool>,
     },
 }
@@ -66,6 +69,7 @@ pub(crate) struct Supervisor {
     spec: Arc<TunnelSpec>,
     transport: Arc<dyn Transport>,
     entry: Entry,
+    heritage: Arc<Heritage>,
     lifecycle: Lifecycle,
     commands: mpsc::Receiver<Command>,
     /// What connections meet.
@@ -99,6 +103,7 @@ impl Supervisor {
         spec: Arc<TunnelSpec>,
         transport: Arc<dyn Transport>,
         entry: Entry,
+        heritage: Arc<Heritage>,
         commands: mpsc::Receiver<Command>,
     ) -> Self {
         Self {
@@ -107,6 +112,7 @@ impl Supervisor {
             transport,
             presence: entry.meter().presence(),
             entry,
+            heritage,
             commands,
             slot: watch::Sender::new(Slot::Refuse { cause: None }),
             period: Period::new(),
@@ -139,10 +145,12 @@ impl Supervisor {
                     self.handle(Event::Down);
                 }
                 Wake::Command(Some(Command::Reloaded)) => self.handle(Event::Reloaded),
-                Wake::Command(Some(Command::Finish { grace, unbound })) => {
-                    return self.finish(grace, Some(unbound)).await;
-                }
-                Wake::Command(None) => return self.finish(Duration::ZERO, None).await,
+                Wake::Command(Some(Command::Finish {
+                    grace,
+                    afterwards,
+                    unbound,
+                })) => return self.finish(grace, afterwards, Some(unbound)).await,
+                Wake::Command(None) => return self.finish(Duration::ZERO, Afterwards::Free, None).await,
                 Wake::Happening(Happening::Attempted(outcome)) => self.attempted(outcome),
                 Wake::Happening(Happening::LinkEnded(cause)) => self.handle(Event::Lost(cause)),
                 Wake::Happening(Happening::HealthChanged(health)) => self.health_changed(health),
@@ -205,11 +213,12 @@ impl Supervisor {
                 Action::Disconnect => {
                     self.entry.link(None);
                     self.period.shut();
-                    let period = mem::replace(&mut self.period, Period::new());
+                    let mut period = mem::replace(&mut self.period, Period::new());
                     self.taken = None;
                     let leaving = mem::take(&mut self.leaving);
                     let ending = async move {
-                        period.end(Duration::ZERO).await;
+                        period.drain(Duration::ZERO).await;
+                        period.part().await;
                         for answer in leaving {
                             answer.send(()).ok();
                         }
@@ -227,7 +236,7 @@ impl Supervisor {
         if self.period.listener.is_some() {
             return self.handle(Event::Up(wish));
         }
-        let unbound = match Listener::bind(&self.spec.listen) {
+        let unbound = match Listener::bind(&self.spec.listen, &self.heritage) {
             Ok(listener) => {
                 self.period.listener = Some(listener);
                 self.taken = None;
@@ -319,14 +328,32 @@ impl Supervisor {
     }
 
     /// Ends everything, in this order: listener, held connections, streams (after `grace`), links, board.
-    async fn finish(mut self, grace: Duration, unbound: Option<oneshot::Sender<bool>>) {
+    async fn finish(
+        mut self,
+        grace: Duration,
+        afterwards: Afterwards,
+        unbound: Option<oneshot::Sender<bool>>,
+    ) {
         let wanted = !matches!(self.lifecycle.state(), State::Down);
+        match (afterwards, self.period.listener.take()) {
+            (Afterwards::Leave, Some(listener)) => listener.leave(&self.heritage),
+            (Afterwards::Leave, None) | (Afterwards::Free, _) => {}
+        }
         self.period.shut();
         if let Some(unbound) = unbound {
             unbound.send(wanted).ok();
         }
+        // Whoever was accepted a moment ago may still take the link.
+        self.slot.send_if_modified(|slot| match slot {
+            Slot::Linked(_) => false,
+            Slot::Hold { .. } | Slot::Refuse { .. } => {
+                *slot = Slot::Refuse { cause: None };
+                true
+            }
+        });
+        self.period.drain(grace).await;
         self.slot.send_replace(Slot::Refuse { cause: None });
-        self.period.end(grace).await;
+        self.period.part().await;
         while self.ending.join_next().await.is_some() {}
         if wanted {
             self.entry.link(None);

@@ -34,6 +34,7 @@ pub(super) fn start(place: &Place<'_>, far: Far, tunnels: usize) -> anyhow::Resu
     };
     let mut daemon = program("tunneld");
     daemon
+        .arg("--allow-root")
         .arg("--config")
         .arg(&config)
         .arg("--state")

@@ -8,15 +8,16 @@
 //! An id names one machine for ever, where addresses are used again; so a key that changes is news. The file is read
 //! each time, because a person may edit it, and written whole beside itself and moved into place.
 
-use std::fs::{self, File, OpenOptions};
-use std::io::{self, Read, Write};
-use std::os::unix::fs::OpenOptionsExt;
+use std::fs::{File, OpenOptions};
+use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, PoisonError};
 
 use russh::keys::PublicKey;
 use rustix::fs::{FlockOperation, flock};
 use tracing::warn;
+
+use crate::private_file;
 
 /// The most that is read: two thousand RSA keys.
 const MOST_BYTES: u64 = 1 << 20;
@@ -120,37 +121,24 @@ impl HostKeyStore {
         // Without the comment, which is the server's.
         let key = encoded.split(' ').take(2).collect::<Vec<_>>().join(" ");
         text.push_str(&format!("{id} {key} {}\n", origin.name()));
-        self.write(&text).map_err(|error| self.failed(error))?;
+        private_file::replace(&self.path, text.as_bytes()).map_err(|error| self.failed(error))?;
         Ok(Vec::new())
     }
 
     fn read(&self) -> Result<String, Unusable> {
-        let file = match File::open(&self.path) {
-            Ok(file) => file,
-            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(String::new()),
-            Err(error) => return Err(self.failed(error)),
-        };
-        let mut bytes = Vec::new();
-        let read = file.take(MOST_BYTES + 1).read_to_end(&mut bytes);
-        let length = read.map_err(|error| self.failed(error))?;
-        if length as u64 > MOST_BYTES {
-            return Err(Unusable::TooLarge(self.path.clone()));
+        match private_file::read(&self.path, MOST_BYTES) {
+            Ok(bytes) => Ok(String::from_utf8_lossy(&bytes.unwrap_or_default()).into_owned()),
+            Err(error) if error.kind() == io::ErrorKind::FileTooLarge => {
+                Err(Unusable::TooLarge(self.path.clone()))
+            }
+            Err(error) => Err(self.failed(error)),
         }
-        Ok(String::from_utf8_lossy(&bytes).into_owned())
-    }
-
-    /// Writes the file anew beside itself, so that a crash leaves the old one or the new one.
-    fn write(&self, text: &str) -> io::Result<()> {
-        let beside = self.path.with_extension("new");
-        let mut file = private(&beside, OpenOptions::new().truncate(true))?;
-        file.write_all(text.as_bytes())?;
-        file.sync_all()?;
-        fs::rename(&beside, &self.path)
     }
 
     /// Keeps other daemons of this folder from writing until the file is dropped.
     fn lock(&self) -> io::Result<File> {
-        let file = private(&self.path.with_extension("lock"), &mut OpenOptions::new())?;
+        let lock = self.path.with_extension("lock");
+        let file = private_file::open(&lock, OpenOptions::new().write(true))?;
         flock(&file, FlockOperation::LockExclusive)?;
         Ok(file)
     }
@@ -169,11 +157,6 @@ impl Origin {
     }
 }
 
-/// Opens a file for writing that its owner alone may read.
-fn private(path: &Path, options: &mut OpenOptions) -> io::Result<File> {
-    options.create(true).write(true).mode(0o600).open(path)
-}
-
 /// Reads what stands behind the id. A line that a person wrote counts as one of the first use.
 fn parse(rest: &str) -> Option<(PublicKey, Origin)> {
     let mut words = rest.split_whitespace();
@@ -188,6 +171,7 @@ fn parse(rest: &str) -> Option<(PublicKey, Origin)> {
 
 #[cfg(test)]
 mod tests {
+    use std::fs;
     use std::os::unix::fs::PermissionsExt;
 
     use super::super::fake;

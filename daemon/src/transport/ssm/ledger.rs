@@ -7,7 +7,7 @@
 use std::collections::BTreeMap;
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Read, Write};
-use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
+use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, PoisonError};
 
@@ -16,6 +16,7 @@ use serde::{Deserialize, Serialize};
 use tracing::warn;
 
 use crate::config::AccountSpec;
+use crate::private_file;
 
 /// The most that is read of a file: a million bytes hold five thousand sessions.
 const MOST_BYTES: u64 = 1 << 20;
@@ -64,12 +65,7 @@ impl Ledger {
         let abandoned = abandoned(folder)?;
         // Not the process id: in a container each daemon has the same.
         let path = folder.join(format!("sessions-{:016x}.jsonl", fastrand::u64(..)));
-        let file = OpenOptions::new()
-            .create(true)
-            .append(true)
-            .read(true)
-            .mode(0o600)
-            .open(&path)?;
+        let file = private_file::open(&path, OpenOptions::new().append(true).read(true))?;
         flock(&file, FlockOperation::NonBlockingLockExclusive)?;
         let ledger = Self {
             path,

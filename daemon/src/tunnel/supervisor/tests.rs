@@ -18,6 +18,7 @@ struct Rig {
     board: Arc<Board>,
     handle: Handle,
     attempts: Attempts,
+    heritage: Arc<Heritage>,
     tasks: TaskTracker,
 }
 
@@ -31,13 +32,15 @@ impl Rig {
         let (transport, attempts) = fake::transport();
         let entry = board.enter(&spec);
         let tasks = TaskTracker::new();
+        let heritage = Arc::new(Heritage::default());
         let spec = Arc::new(spec);
-        let handle = Handle::start(Arc::clone(&spec), transport, entry, &tasks);
+        let handle = Handle::start(Arc::clone(&spec), transport, entry, Arc::clone(&heritage), &tasks);
         Self {
             spec,
             board,
             handle,
             attempts,
+            heritage,
             tasks,
         }
     }
@@ -440,7 +443,10 @@ async fn finishing_frees_the_port_at_once_and_lets_streams_end_by_themselves() {
     let mut client = rig.client().await;
     let mut target = far.accept().await;
     assert!(
-        rig.handle.finish(Duration::from_secs(10)).await.unwrap(),
+        rig.handle
+            .finish(Duration::from_secs(10), Afterwards::Free)
+            .await
+            .unwrap(),
         "it was wanted"
     );
     std::net::TcpListener::bind(rig.address()).expect("the port is free");
@@ -457,12 +463,30 @@ async fn finishing_frees_the_port_at_once_and_lets_streams_end_by_themselves() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn whoever_connects_to_an_address_that_is_left_waits_for_the_next_daemon() {
+    let (rig, _far) = Rig::up().await;
+    rig.handle
+        .finish(Duration::from_secs(10), Afterwards::Leave)
+        .await
+        .unwrap();
+    let _early = rig.client().await;
+    rig.tasks.close();
+    rig.tasks.wait().await;
+    let next = rig.heritage.close().inherited();
+    let mut listener = Listener::bind(&rig.spec.listen, &next).unwrap();
+    listener.accept().await;
+}
+
+#[tokio::test(start_paused = true)]
 async fn streams_that_outlast_the_grace_period_are_reset() {
     let (rig, far) = Rig::up().await;
     let client = rig.client().await;
     let _target = far.accept().await;
     let began = Instant::now();
-    rig.handle.finish(Duration::from_secs(10)).await.unwrap();
+    rig.handle
+        .finish(Duration::from_secs(10), Afterwards::Free)
+        .await
+        .unwrap();
     assert!(is_reset(client).await);
     assert!(began.elapsed() >= Duration::from_secs(10));
     far.goodbye().await;
@@ -476,7 +500,12 @@ async fn a_held_connection_is_reset_when_the_tunnel_finishes() {
     let client = rig.client().await;
     rig.holds(1).await;
     let began = Instant::now();
-    assert!(rig.handle.finish(Duration::from_secs(10)).await.unwrap());
+    assert!(
+        rig.handle
+            .finish(Duration::from_secs(10), Afterwards::Free)
+            .await
+            .unwrap()
+    );
     attempt.given_up().await;
     assert!(is_reset(client).await);
     assert!(began.elapsed() < Duration::from_secs(1));
@@ -489,7 +518,7 @@ async fn a_held_connection_is_reset_when_the_tunnel_finishes() {
 #[tokio::test(start_paused = true)]
 async fn a_tunnel_that_was_down_finishes_as_not_wanted() {
     let rig = Rig::new();
-    assert!(!rig.handle.finish(Duration::ZERO).await.unwrap());
+    assert!(!rig.handle.finish(Duration::ZERO, Afterwards::Free).await.unwrap());
 }
 
 #[tokio::test(start_paused = true)]
@@ -631,7 +660,10 @@ async fn down_and_finish_end_an_idle_tunnel() {
     std::net::TcpListener::bind(rig.address()).expect("the port is free");
     rig.handle.up(Wish::Listen).await.unwrap();
     assert!(
-        rig.handle.finish(Duration::from_secs(10)).await.unwrap(),
+        rig.handle
+            .finish(Duration::from_secs(10), Afterwards::Free)
+            .await
+            .unwrap(),
         "it was wanted"
     );
     rig.shows("down").await;

@@ -1,138 +1,18 @@
-//! The real binary, as a process: arguments, exit codes, signals, the control socket's file, a second daemon.
+//! The real binary, as a process: arguments, exit codes, signals, the control socket's file, a second daemon, a service
+//! manager, a restart.
 
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
-use std::path::PathBuf;
-use std::process::{ExitStatus, Output, Stdio};
-use std::time::Duration;
+mod managed;
+mod place;
+mod restart;
 
-use rustix::process::{Pid, Signal, kill_process};
-use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader, Lines};
-use tokio::net::{TcpListener, TcpStream};
-use tokio::process::{Child, ChildStderr, Command};
-use tokio::time::timeout;
-use tunneld_proto::v1::tunnels_client::TunnelsClient;
+use rustix::process::Signal;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpStream;
 use tunneld_proto::v1::{ListRequest, ShutdownRequest, VersionRequest};
 
-/// Longer than anything here takes on a busy machine.
-const ENOUGH: Duration = Duration::from_secs(60);
-
-/// A folder with a configuration: one tunnel to a server of the test's own.
-struct Place {
-    folder: tempfile::TempDir,
-    server: TcpListener,
-    port: u16,
-}
-
-impl Place {
-    async fn new() -> Self {
-        let server = TcpListener::bind("127.0.0.1:0").await.unwrap();
-        let free = TcpListener::bind("127.0.0.1:0").await.unwrap();
-        let port = free.local_addr().unwrap().port();
-        let place = Self {
-            folder: tempfile::tempdir().unwrap(),
-            server,
-            port,
-        };
-        place.configure(&place.tunnel("db"));
-        place
-    }
-
-    fn tunnel(&self, name: &str) -> String {
-        let (listen, target) = (self.port, self.server.local_addr().unwrap());
-        format!(
-            "[tunnels.{name}]\nlisten = \"127.0.0.1:{listen}\"\ntarget = \"{target}\"\nroute = \"direct\"\n\
-             autostart = true\n"
-        )
-    }
-
-    fn configure(&self, text: &str) {
-        std::fs::write(self.config(), text).unwrap();
-    }
-
-    fn config(&self) -> PathBuf {
-        self.folder.path().join("config.toml")
-    }
-
-    fn socket(&self) -> PathBuf {
-        self.folder.path().join("run/tunneld.sock")
-    }
-
-    /// The binary, with an environment of its own.
-    fn command(&self) -> Command {
-        let mut command = Command::new(env!("CARGO_BIN_EXE_tunneld"));
-        command
-            .env_clear()
-            .env("HOME", self.folder.path())
-            .kill_on_drop(true);
-        command.arg("--config").arg(self.config());
-        command.arg("--socket").arg(self.socket());
-        command.arg("--state").arg(self.folder.path().join("state"));
-        command
-    }
-
-    /// Starts the daemon and waits until it serves.
-    async fn start(&self) -> Running {
-        let mut child = self.command().stderr(Stdio::piped()).spawn().unwrap();
-        let log = BufReader::new(child.stderr.take().unwrap()).lines();
-        let mut running = Running { child, log };
-        running.says("configuration adopted").await;
-        running
-    }
-
-    async fn check(&self, arguments: &[&str]) -> Output {
-        let mut command = Command::new(env!("CARGO_BIN_EXE_tunneld"));
-        command.env_clear().env("HOME", self.folder.path());
-        command
-            .arg("check")
-            .arg("--config")
-            .arg(self.config())
-            .args(arguments);
-        command.output().await.unwrap()
-    }
-
-    async fn client(&self) -> TunnelsClient<tonic::transport::Channel> {
-        TunnelsClient::new(tunneld_proto::connect(&self.socket()).await.unwrap())
-    }
-
-    /// Opens a connection through the tunnel, and returns both ends once bytes have passed.
-    async fn through(&self) -> (TcpStream, TcpStream) {
-        let mut near = TcpStream::connect(("127.0.0.1", self.port)).await.unwrap();
-        let (mut far, _) = timeout(ENOUGH, self.server.accept()).await.unwrap().unwrap();
-        far.write_all(b"hello").await.unwrap();
-        near.read_exact(&mut [0; 5]).await.unwrap();
-        (near, far)
-    }
-}
-
-struct Running {
-    child: Child,
-    log: Lines<BufReader<ChildStderr>>,
-}
-
-impl Running {
-    /// Waits until the log has a line with these words.
-    async fn says(&mut self, words: &str) -> String {
-        let line = async {
-            loop {
-                let line = self.log.next_line().await.unwrap().expect("the daemon lives");
-                if line.contains(words) {
-                    return line;
-                }
-            }
-        };
-        timeout(ENOUGH, line).await.unwrap()
-    }
-
-    fn signal(&self, signal: Signal) {
-        let pid = i32::try_from(self.child.id().unwrap()).unwrap();
-        kill_process(Pid::from_raw(pid).unwrap(), signal).unwrap();
-    }
-
-    async fn end(mut self) -> ExitStatus {
-        timeout(ENOUGH, self.child.wait()).await.unwrap().unwrap()
-    }
-}
+use crate::place::Place;
 
 #[tokio::test]
 async fn a_signal_lets_a_transfer_end_and_exits_in_order() {
@@ -296,4 +176,25 @@ async fn the_log_names_tunnel_and_connection_and_says_who_ended_it() {
         assert!(line.contains(part), "{part} in {line}");
     }
     assert!(!line.contains('\u{1b}'), "no colours outside a terminal");
+}
+
+#[tokio::test]
+async fn root_is_refused_unless_it_is_meant() {
+    let place = Place::new().await;
+    place.configure("[tunnels.a]\nlissen = 1\n");
+    let output = place.run(&[]).await;
+    assert_eq!(output.status.code(), Some(2));
+    let words = String::from_utf8(output.stderr).unwrap();
+    let is_root = rustix::process::geteuid().is_root();
+    assert_eq!(words.contains("tunneld --allow-root"), is_root, "{words}");
+    assert_eq!(words.contains("lissen"), !is_root, "{words}");
+}
+
+#[tokio::test]
+async fn problems_are_counted_once() {
+    let place = Place::new().await;
+    place.configure("[tunnels.a]\nlissen = 1\n");
+    let output = place.check(&[]).await;
+    let words = String::from_utf8(output.stdout).unwrap();
+    assert_eq!(words.matches(" problem").count(), 1, "{words}");
 }
