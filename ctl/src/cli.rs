@@ -1,6 +1,7 @@
 //! The command line: what can be said, and the help that says so.
 
 pub(crate) mod remote;
+pub(crate) mod service;
 
 use std::path::PathBuf;
 use std::time::Duration;
@@ -30,7 +31,11 @@ With --json the answer is one JSON object per line. Within `schema` 1 fields are
   reload   {\"schema\":1,\"path\",\"added\",\"changed\",\"removed\",
             \"problems\":[{\"path\",\"line\",\"message\",\"hint\"}]}
   version  {\"schema\":1,\"tunnelctl\",
-            \"tunneld\":{\"version\",\"pid\",\"started\",\"config\",\"socket\"}}
+            \"tunneld\":DAEMON}; so do daemon start and daemon stop
+  restart-daemon  {\"schema\":1,\"before\":DAEMON,\"after\":DAEMON}, then a TUNNEL for each that settled
+  service  {\"schema\":1,\"manager\",\"installed\",\"enabled\",\"running\",\"file\",\"socket\",\"status\",
+            \"lingering\",\"ssh_auth_sock\",\"tunneld\":DAEMON}
+  DAEMON   {\"version\",\"pid\",\"started\",\"config\",\"socket\"}
   TUNNEL   {\"name\",\"state\",\"local\":[…],\"target\":{\"spec\",\"host\",\"port\",\"engine\"},
             \"route\",\"since\",\"attempt\",\"retry_at\",\"cause\":{\"reason\",\"chain\",\"hints\"},
             \"traffic\":{\"connections\",\"connections_total\",\"connections_failed\",
@@ -149,6 +154,21 @@ pub(crate) enum Command {
     #[command(after_help = "Example:\n  tunnelctl reload")]
     Reload,
 
+    /// Have the installed version of the daemon take the place of the one that runs
+    ///
+    /// The local addresses stay: whoever connects meanwhile waits. Open connections have a few seconds to end. Returns
+    /// once the tunnels that were not down before have settled.
+    #[command(after_help = "Example:\n  tunnelctl restart-daemon")]
+    RestartDaemon(service::RestartDaemon),
+
+    /// Start the daemon by hand, or stop it
+    #[command(subcommand, after_help = "Example:\n  tunnelctl daemon start")]
+    Daemon(service::Daemon),
+
+    /// Have the daemon start at login, or no more
+    #[command(subcommand, after_help = "Example:\n  tunnelctl service install")]
+    Service(service::Service),
+
     /// Print the versions of this program and of the running daemon
     #[command(after_help = "Example:\n  tunnelctl version --json")]
     Version,
@@ -220,8 +240,21 @@ mod tests {
 
     #[test]
     fn every_command_has_an_example_and_a_summary_without_a_full_stop() {
-        for command in Cli::command().get_subcommands() {
-            let name = command.get_name();
+        let cli = Cli::command();
+        let named = |command: &clap::Command| (command.get_name().to_owned(), command.clone());
+        let commands: Vec<_> = cli
+            .get_subcommands()
+            .flat_map(|command| {
+                let inner = command.get_subcommands().map(|inner| {
+                    (
+                        format!("{} {}", command.get_name(), inner.get_name()),
+                        inner.clone(),
+                    )
+                });
+                std::iter::once(named(command)).chain(inner).collect::<Vec<_>>()
+            })
+            .collect();
+        for (name, command) in commands {
             let summary = command.get_about().unwrap().to_string();
             assert!(!summary.ends_with('.'), "{name}: {summary}");
             let after = command.get_after_help().unwrap().to_string();

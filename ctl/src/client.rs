@@ -14,13 +14,14 @@ use tunneld_proto::socket;
 use tunneld_proto::v1::tunnels_client::TunnelsClient;
 use tunneld_proto::v1::{
     DownRequest, ListRequest, OpenRequest, OpenResponse, PushKeyRequest, ReloadRequest, ReloadResponse,
-    ResolveRequest, Resolved, Tunnel, UpRequest, VersionRequest, VersionResponse, WatchRequest,
-    WatchResponse, resolve_response,
+    ResolveRequest, Resolved, RestartRequest, ShutdownRequest, Tunnel, UpRequest, VersionRequest,
+    VersionResponse, WatchRequest, WatchResponse, resolve_response,
 };
 
 use crate::error::{Error, Exit};
 use crate::output::Output;
-use crate::tunnel;
+use crate::render::words::{Clock, span};
+use crate::{service, tunnel};
 
 /// This program's version, which the daemon's should equal.
 pub(crate) const VERSION: &str = env!("CARGO_PKG_VERSION");
@@ -28,11 +29,18 @@ pub(crate) const VERSION: &str = env!("CARGO_PKG_VERSION");
 /// How long a question about the daemon's own memory may take: it answers in milliseconds, unless it hangs.
 const ANSWER_LIMIT: Duration = Duration::from_secs(10);
 
+/// How long the first question may take, which a daemon answers that has to be started first, by its service manager,
+/// and perhaps to end before: 20 s of grace and of farewell, and a start.
+pub(crate) const START_LIMIT: Duration = Duration::from_secs(30);
+
 /// How long a question that the daemon asks AWS may take: some calls, each with its attempts.
 const AWS_LIMIT: Duration = Duration::from_mins(3);
 
 /// How long the daemon may take to end what it has: more than any sensible grace period for open connections.
-const END_LIMIT: Duration = Duration::from_mins(5);
+pub(crate) const END_LIMIT: Duration = Duration::from_mins(5);
+
+/// Between two looks at whether a daemon that starts or stops answers: no person sees the difference.
+pub(crate) const LOOK: Duration = Duration::from_millis(50);
 
 /// A connection to the daemon.
 pub(crate) struct Client {
@@ -47,7 +55,7 @@ impl Client {
         let client = Self::quietly(explicit).await?;
         if client.daemon.version != VERSION {
             output.talk(&format!(
-                "warning: tunneld is version {} and tunnelctl {VERSION}; restart tunneld after an update",
+                "warning: tunneld is version {} and tunnelctl {VERSION}; after an update: tunnelctl restart-daemon",
                 client.daemon.version
             ));
         }
@@ -58,13 +66,25 @@ impl Client {
     pub(crate) async fn quietly(explicit: Option<&Path>) -> Result<Self, Error> {
         let socket = socket::default_path(explicit)?;
         let mut rpc = connect(&socket).await?;
-        let daemon = answer(ANSWER_LIMIT, rpc.version(VersionRequest {})).await?;
+        let daemon = answer(START_LIMIT, rpc.version(VersionRequest {})).await?;
         Ok(Self { rpc, socket, daemon })
     }
 
     /// Returns what the daemon said of itself.
     pub(crate) fn daemon(&self) -> &VersionResponse {
         &self.daemon
+    }
+
+    /// Returns the daemon's process and how long it has been running, as a person is told.
+    pub(crate) fn words(&self, clock: &Clock) -> String {
+        let running = self
+            .daemon
+            .started
+            .as_ref()
+            .and_then(|started| clock.age(started))
+            .map(|age| format!(", running for {}", span(age)))
+            .unwrap_or_default();
+        format!("pid {}{running}", self.daemon.pid)
     }
 
     /// Returns the socket it serves on.
@@ -99,6 +119,28 @@ impl Client {
     /// Reads the configuration again.
     pub(crate) async fn reload(&mut self) -> Result<ReloadResponse, Error> {
         answer(END_LIMIT, self.rpc.reload(ReloadRequest {})).await
+    }
+
+    /// Asks the daemon to stop. It has agreed, and not yet stopped, when this returns.
+    pub(crate) async fn shutdown(mut self) -> Result<(), Error> {
+        answer(ANSWER_LIMIT, self.rpc.shutdown(ShutdownRequest {})).await?;
+        Ok(())
+    }
+
+    /// Asks the daemon to start anew, which it has not yet done when this returns. Returns who it was.
+    pub(crate) async fn restart(mut self) -> Result<VersionResponse, Error> {
+        let asked = timeout(ANSWER_LIMIT, self.rpc.restart(RestartRequest {}))
+            .await
+            .map_err(|_elapsed| silent(ANSWER_LIMIT))?;
+        match asked {
+            Ok(_) => Ok(self.daemon),
+            Err(status) if status.code() == Code::Unimplemented => Err(Error::failed(format!(
+                "the running tunneld {} cannot restart itself",
+                self.daemon.version
+            ))
+            .hint(replace_command())),
+            Err(status) => Err(refused(status)),
+        }
     }
 
     /// Finds an instance, and the way to one of its ports.
@@ -221,7 +263,7 @@ pub(crate) fn refused(status: Status) -> Error {
             "the running tunneld is older than this tunnelctl {VERSION}"
         ))
         .because(format!("it does not know this command ({said})"))
-        .hint("restart tunneld, so that the installed version runs");
+        .hint("tunnelctl restart-daemon");
     }
     if status.code() == Code::Unavailable {
         return Error::new(Exit::NoDaemon, "tunneld is stopping")
@@ -240,19 +282,18 @@ pub(crate) fn refused(status: Status) -> Error {
 
 /// The command that starts the daemon on this machine.
 fn start_command() -> &'static str {
-    let own = std::env::var_os("XDG_CONFIG_HOME")
-        .map(PathBuf::from)
-        .or_else(|| Some(PathBuf::from(std::env::var_os("HOME")?).join(".config")))
-        .map(|configuration| configuration.join("systemd/user"));
-    let shared = [
-        "/etc/systemd/user",
-        "/usr/local/lib/systemd/user",
-        "/usr/lib/systemd/user",
-    ];
-    let mut folders = shared.into_iter().map(PathBuf::from).chain(own);
-    if folders.any(|folder| folder.join("tunneld.service").exists()) {
+    if service::is_installed() && !cfg!(target_os = "macos") {
         "systemctl --user start tunneld"
     } else {
-        "tunneld &"
+        "tunnelctl daemon start"
+    }
+}
+
+/// The commands that have another daemon take the place of one that is too old to do so itself.
+fn replace_command() -> &'static str {
+    if service::is_installed() && !cfg!(target_os = "macos") {
+        "systemctl --user restart tunneld"
+    } else {
+        "tunnelctl daemon stop && tunnelctl daemon start"
     }
 }

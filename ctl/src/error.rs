@@ -75,6 +75,13 @@ impl Error {
         self
     }
 
+    /// The same error as what caused another.
+    pub(crate) fn leads_to(mut self, message: impl Into<String>) -> Self {
+        let cause = self.message.replace(message.into());
+        self.causes.splice(0..0, cause);
+        self
+    }
+
     /// The same error with one more line that says what to do.
     pub(crate) fn hint(mut self, hint: impl Into<String>) -> Self {
         self.hints.push(hint.into());

@@ -3,6 +3,9 @@
 //! Within a schema fields are only added: none is renamed, removed or given another meaning. Every field is always
 //! there, `null` where its value is unknown or does not apply.
 
+use std::borrow::Cow;
+use std::path::Path;
+
 use serde::Serialize;
 use tunneld_proto::v1::{self, Reason, VersionResponse};
 
@@ -144,8 +147,33 @@ pub(crate) struct Versions<'a> {
     tunneld: Option<Daemon<'a>>,
 }
 
+/// The answer of `service`.
 #[derive(Serialize)]
-struct Daemon<'a> {
+pub(crate) struct Service<'a> {
+    pub(crate) manager: &'static str,
+    pub(crate) installed: bool,
+    pub(crate) enabled: bool,
+    pub(crate) running: bool,
+    pub(crate) file: Option<Cow<'a, str>>,
+    pub(crate) socket: Option<Cow<'a, str>>,
+    /// What the daemon told the manager of itself.
+    pub(crate) status: Option<&'a str>,
+    /// Whether it goes on while its user is logged out.
+    pub(crate) lingering: Option<bool>,
+    pub(crate) ssh_auth_sock: Option<&'a str>,
+    pub(crate) tunneld: Option<Daemon<'a>>,
+}
+
+/// The answer of `restart-daemon`.
+#[derive(Serialize)]
+pub(crate) struct Restarted<'a> {
+    pub(crate) before: Daemon<'a>,
+    pub(crate) after: Daemon<'a>,
+}
+
+/// A running daemon.
+#[derive(Serialize)]
+pub(crate) struct Daemon<'a> {
     version: &'a str,
     pid: u32,
     started: Option<String>,
@@ -272,17 +300,23 @@ impl<'a> Versions<'a> {
     }
 
     /// This program and the daemon on `socket`.
-    pub(crate) fn with(daemon: &'a VersionResponse, socket: &std::path::Path) -> Self {
-        let daemon = Daemon {
+    pub(crate) fn with(daemon: &'a VersionResponse, socket: &Path) -> Self {
+        Self {
+            tunnelctl: VERSION,
+            tunneld: Some(Daemon::new(daemon, socket)),
+        }
+    }
+}
+
+impl<'a> Daemon<'a> {
+    /// The daemon on `socket`, as it said of itself.
+    pub(crate) fn new(daemon: &'a VersionResponse, socket: &Path) -> Self {
+        Self {
             version: &daemon.version,
             pid: daemon.pid,
             started: daemon.started.as_ref().and_then(rfc3339),
             config: known(&daemon.config_path),
             socket: socket.display().to_string(),
-        };
-        Self {
-            tunnelctl: VERSION,
-            tunneld: Some(daemon),
         }
     }
 }

@@ -4,7 +4,8 @@
 //!   argv ──► cli ──► commands/* ──► client ──► tunneld
 //!                     │  │
 //!                     │  └──► render (for people), json (for programs) ──► output
-//!                     └──► remote (connections without a tunnel) ──► ssh, RDP clients
+//!                     ├──► remote (connections without a tunnel) ──► ssh, RDP clients
+//!                     └──► service (starting at login) ──► systemd, launchd
 //! ```
 //!
 //! It knows neither AWS nor the tunnels' protocols, and it never parses the configuration: what it shows, the daemon
@@ -14,11 +15,14 @@ mod cli;
 mod client;
 mod commands;
 mod error;
+mod folders;
 mod json;
 mod output;
+mod program;
 mod remote;
 mod render;
 mod select;
+mod service;
 mod tunnel;
 
 use std::process::ExitCode;

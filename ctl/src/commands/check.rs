@@ -2,7 +2,6 @@
 //!
 //! The client has no parser of its own: there is one grammar and one parser, and it is the daemon's.
 
-use std::ffi::OsString;
 use std::path::Path;
 
 use tokio::process::Command;
@@ -10,6 +9,7 @@ use tokio::process::Command;
 use crate::client::Client;
 use crate::error::{Error, Exit};
 use crate::output::Output;
+use crate::program;
 
 /// Checks `config`; without one, the file that the running daemon uses, or else would use.
 pub(super) async fn run(
@@ -17,7 +17,7 @@ pub(super) async fn run(
     client: Result<Client, Error>,
     output: &Output,
 ) -> Result<Exit, Error> {
-    let mut command = Command::new(checker());
+    let mut command = Command::new(program::daemon());
     command.arg("check");
     if let Some(config) = config {
         command.arg("--config").arg(config);
@@ -35,23 +35,13 @@ pub(super) async fn run(
     if output.json() {
         command.arg("--json");
     }
-    let status = command.status().await.map_err(|error| {
-        Error::failed("cannot run `tunneld check`")
-            .because(error.to_string())
-            .hint("install `tunneld` beside `tunnelctl`, or in the PATH")
-    })?;
+    let status = command
+        .status()
+        .await
+        .map_err(|error| program::missing("cannot run `tunneld check`").because(error.to_string()))?;
     Ok(match status.code() {
         Some(0) => Exit::Ok,
         Some(2) => Exit::Usage,
         Some(_) | None => Exit::Failed,
     })
-}
-
-/// The daemon's program: the one installed with this one, or else the first in the PATH.
-fn checker() -> OsString {
-    std::env::current_exe()
-        .map(|own| own.with_file_name("tunneld"))
-        .ok()
-        .filter(|beside| beside.is_file())
-        .map_or_else(|| "tunneld".into(), OsString::from)
 }

@@ -2,10 +2,13 @@
 
 mod check;
 pub(crate) mod completions;
+mod daemon;
 mod down;
 mod rdp;
 mod reload;
 mod restart;
+mod restart_daemon;
+mod service;
 mod settle;
 mod ssh;
 mod ssh_config;
@@ -40,6 +43,9 @@ pub(crate) async fn run(cli: &Cli, output: &Output) -> Result<ExitCode, Error> {
         Command::Watch { names } => watch::run(names, &mut connect.await?, output).await,
         Command::Check { config } => check::run(config.as_deref(), connect.await, output).await,
         Command::Reload => reload::run(&mut connect.await?, output).await,
+        Command::RestartDaemon(told) => restart_daemon::run(told, cli.socket.as_deref(), output).await,
+        Command::Daemon(asked) => daemon::run(asked, cli.socket.as_deref(), output).await,
+        Command::Service(asked) => service::run(asked, cli.socket.as_deref(), output).await,
         Command::Version => version::run(connect.await, output),
         Command::Completions { shell } => completions::run(shell, output),
     };

@@ -39,6 +39,17 @@ struct Pending {
     told: Vec<String>,
 }
 
+impl Pending {
+    fn new(tunnel: &Tunnel, up_since: Option<Duration>) -> Self {
+        Self {
+            latest: tunnel.clone(),
+            generation: tunnel.generation,
+            up_since,
+            told: Vec::new(),
+        }
+    }
+}
+
 impl<'a> Settling<'a> {
     /// Nothing asked for yet.
     pub(super) fn new(output: &'a Output) -> Self {
@@ -65,6 +76,34 @@ impl<'a> Settling<'a> {
         });
         match followed.await {
             Ok(outcome) => outcome.map(|()| self.exit),
+            Err(_elapsed) => self.give_up(limit),
+        }
+    }
+
+    /// Follows tunnels that a daemon brings up by itself, because they were before it started, until each has settled or
+    /// `limit` has passed since the start.
+    pub(super) async fn come_back(
+        mut self,
+        names: &[String],
+        changes: &mut Changes,
+        limit: Duration,
+    ) -> Result<Exit, Error> {
+        let present = std::mem::take(&mut changes.present);
+        for name in names {
+            let back = present
+                .iter()
+                .find(|tunnel| tunnel.name == *name && !matches!(tunnel.state, Some(State::Down(_))));
+            let Some(tunnel) = back else {
+                self.output.talk(&format!("{name} did not come back"));
+                self.exit = self.exit.max(Exit::Failed);
+                continue;
+            };
+            self.pending.push(Pending::new(tunnel, None));
+            self.observe(tunnel)?;
+        }
+        let left = limit.saturating_sub(self.started.elapsed());
+        match timeout(left, self.follow(changes)).await {
+            Ok(followed) => followed.map(|()| self.exit),
             Err(_elapsed) => self.give_up(limit),
         }
     }
@@ -97,13 +136,7 @@ impl<'a> Settling<'a> {
                 .find(untouched)
                 .filter(|earlier| matches!(earlier.state, Some(State::Up(_))))
                 .and_then(|earlier| clock.age(earlier.since.as_ref()?));
-            let generation = tunnel.generation;
-            self.pending.push(Pending {
-                latest: tunnel.clone(),
-                generation,
-                up_since,
-                told: Vec::new(),
-            });
+            self.pending.push(Pending::new(tunnel, up_since));
         }
         tunnels.iter().try_for_each(|tunnel| self.observe(tunnel))
     }

@@ -4,7 +4,7 @@ use crate::client::{Client, VERSION};
 use crate::error::{Error, Exit};
 use crate::json::{Versioned, Versions};
 use crate::output::Output;
-use crate::render::words::{Clock, span};
+use crate::render::words::Clock;
 
 /// Prints both versions; this program's own also without a daemon.
 pub(super) fn run(client: Result<Client, Error>, output: &Output) -> Result<Exit, Error> {
@@ -18,18 +18,10 @@ pub(super) fn run(client: Result<Client, Error>, output: &Output) -> Result<Exit
     }
     output.answer(&format!("tunnelctl {VERSION}"))?;
     let client = client?;
-    let daemon = client.daemon();
-    let running = daemon
-        .started
-        .as_ref()
-        .and_then(|started| Clock::read().age(started))
-        .map(span);
-    let running = running
-        .map(|span| format!(", running for {span}"))
-        .unwrap_or_default();
     output.answer(&format!(
-        "tunneld {} (pid {}{running})",
-        daemon.version, daemon.pid
+        "tunneld {} ({})",
+        client.daemon().version,
+        client.words(&Clock::read())
     ))?;
     Ok(Exit::Ok)
 }

@@ -8,6 +8,7 @@ use std::process::{Command, Stdio};
 use tempfile::TempDir;
 
 use crate::error::Error;
+use crate::folders;
 
 /// Who may use the folders that keys lie in: their owner.
 const OURS_ALONE: u32 = 0o700;
@@ -49,7 +50,7 @@ pub(crate) fn public(private: &Path) -> PathBuf {
 
 /// Returns the private key that printed configurations name; makes it if there is none.
 pub(crate) fn lasting() -> Result<PathBuf, Error> {
-    let folder = state_folder()
+    let folder = folders::state()
         .ok_or_else(|| Error::failed("there is no home folder to keep a key in").hint("set HOME"))?
         .join("ssh");
     let private = folder.join("id_ed25519");
@@ -71,15 +72,6 @@ pub(crate) fn lasting() -> Result<PathBuf, Error> {
     }
     generate(&private)?;
     Ok(private)
-}
-
-/// The folder for what lasts, by the XDG base directory specification.
-fn state_folder() -> Option<PathBuf> {
-    let given = std::env::var_os("XDG_STATE_HOME").map(PathBuf::from);
-    given
-        .filter(|folder| folder.is_absolute())
-        .or_else(|| Some(PathBuf::from(std::env::var_os("HOME")?).join(".local/state")))
-        .map(|folder| folder.join("tunneld"))
 }
 
 /// Makes a key pair without a passphrase; ssh-keygen gives the private half the mode 0600.

@@ -46,7 +46,7 @@ async fn bash_completes_the_names_of_tunnels() {
 async fn bash_completes_commands_too() {
     completed(&two(), &["tunnelctl", "re"])
         .await
-        .is(0, "reload\nrestart\n", "");
+        .is(0, "reload\nrestart\nrestart-daemon\n", "");
 }
 
 #[tokio::test]

@@ -26,7 +26,7 @@ async fn without_a_daemon_the_socket_is_named_and_how_to_start_one() {
         let mut command = anybody(home.path());
         command.args(arguments);
         let talk = format!(
-            "tunneld is not running\n  because nobody listens on `{}`\n  tunneld &\n",
+            "tunneld is not running\n  because nobody listens on `{}`\n  tunnelctl daemon start\n",
             socket.display()
         );
         run(command).await.is(3, "", &talk);
@@ -113,8 +113,9 @@ async fn a_daemon_of_another_version_is_warned_about_and_served() {
     let fake = Fake::serving(vec![tunnel("prod-db", 15432, up())]);
     fake.script.is_version("0.0.9");
     let own = env!("CARGO_PKG_VERSION");
-    let talk =
-        format!("warning: tunneld is version 0.0.9 and tunnelctl {own}; restart tunneld after an update\n");
+    let talk = format!(
+        "warning: tunneld is version 0.0.9 and tunnelctl {own}; after an update: tunnelctl restart-daemon\n"
+    );
     fake.run(&["down", "prod-db"])
         .await
         .is(0, "prod-db is down\n", &talk);
@@ -128,7 +129,7 @@ async fn what_the_daemon_does_not_know_makes_it_older() {
     let own = env!("CARGO_PKG_VERSION");
     let talk = format!(
         "the running tunneld is older than this tunnelctl {own}\n  because it does not know this command \
-         (no such method)\n  restart tunneld, so that the installed version runs\n"
+         (no such method)\n  tunnelctl restart-daemon\n"
     );
     fake.run(&["reload"]).await.is(1, "", &talk);
 }

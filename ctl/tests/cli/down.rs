@@ -48,7 +48,9 @@ async fn an_unknown_name_takes_nothing_down() {
 async fn a_daemon_that_is_stopping_gives_code_3() {
     let fake = Fake::serving(vec![tunnel("prod-db", 15432, up())]);
     fake.script.refuses("down", Status::unavailable("draining"));
-    fake.run(&["down", "prod-db"])
-        .await
-        .is(3, "", "tunneld is stopping\n  because draining\n  tunneld &\n");
+    fake.run(&["down", "prod-db"]).await.is(
+        3,
+        "",
+        "tunneld is stopping\n  because draining\n  tunnelctl daemon start\n",
+    );
 }

@@ -10,7 +10,7 @@ use tempfile::TempDir;
 use tokio::net::UnixListener;
 use tokio::process::Command;
 use tokio::runtime::Runtime;
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, oneshot};
 use tokio::task::JoinSet;
 use tokio::time::timeout;
 use tokio_stream::wrappers::{ReceiverStream, UnixListenerStream};
@@ -53,6 +53,10 @@ pub(crate) struct Script {
     /// Why a key is not accepted.
     unaccepted: Mutex<Option<Failure>>,
     far_end: Mutex<FarEnd>,
+    /// Who takes its place when it is asked to restart, with these tunnels.
+    successor: Mutex<Option<(VersionResponse, Vec<Tunnel>)>>,
+    /// Has nobody listen any more.
+    stop: Mutex<Option<oneshot::Sender<()>>>,
     /// Connections without a tunnel.
     serving: Mutex<JoinSet<()>>,
 }
@@ -89,6 +93,7 @@ impl Fake {
             config_path: "/home/dev/.config/tunneld/config.toml".to_owned(),
             manager: String::new(),
         };
+        let (stop, stopped) = oneshot::channel();
         let script = Arc::new(Script {
             tunnels: Mutex::new(tunnels),
             on_up: Mutex::default(),
@@ -102,6 +107,8 @@ impl Fake {
             instance: Mutex::default(),
             unaccepted: Mutex::default(),
             far_end: Mutex::new(FarEnd::Echo),
+            successor: Mutex::default(),
+            stop: Mutex::new(Some(stop)),
             serving: Mutex::default(),
         });
         let runtime = tokio::runtime::Builder::new_multi_thread()
@@ -116,7 +123,10 @@ impl Fake {
         runtime.spawn(
             tonic::transport::Server::builder()
                 .add_service(service)
-                .serve_with_incoming(incoming),
+                .serve_with_incoming_shutdown(incoming, async {
+                    // A script that is dropped has nobody to serve.
+                    let _ = stopped.await;
+                }),
         );
         Self {
             folder,
@@ -247,6 +257,16 @@ impl Script {
 
     pub(crate) fn is_version(&self, version: &str) {
         self.version.lock().unwrap().version = version.to_owned();
+    }
+
+    /// Is followed by this version, with these tunnels, when it is asked to restart.
+    pub(crate) fn is_followed_by(&self, version: &str, tunnels: Vec<Tunnel>) {
+        let successor = VersionResponse {
+            version: version.to_owned(),
+            started: Some(ago(Duration::ZERO)),
+            ..self.version.lock().unwrap().clone()
+        };
+        *self.successor.lock().unwrap() = Some((successor, tunnels));
     }
 
     pub(crate) fn uses_configuration(&self, path: &str) {
@@ -451,11 +471,20 @@ impl Tunnels for Script {
     }
 
     async fn shutdown(&self, _: Request<ShutdownRequest>) -> Result<Response<ShutdownResponse>, Status> {
-        Err(Status::unimplemented("tunnelctl never asks for this"))
+        self.called("shutdown", &[]).await?;
+        if let Some(stop) = self.stop.lock().unwrap().take() {
+            stop.send(()).unwrap();
+        }
+        Ok(Response::new(ShutdownResponse {}))
     }
 
     async fn restart(&self, _: Request<RestartRequest>) -> Result<Response<RestartResponse>, Status> {
-        Err(Status::unimplemented("tunnelctl never asks for this"))
+        self.called("restart", &[]).await?;
+        if let Some((version, tunnels)) = self.successor.lock().unwrap().take() {
+            *self.version.lock().unwrap() = version;
+            *self.tunnels.lock().unwrap() = tunnels;
+        }
+        Ok(Response::new(RestartResponse {}))
     }
 }
 

@@ -8,10 +8,14 @@
 mod check;
 mod completions;
 mod connection;
+mod daemon;
 mod down;
 mod fake;
+mod installed;
 mod rdp;
 mod reload;
+mod restart_daemon;
+mod service;
 mod ssh;
 mod ssh_config;
 mod status;

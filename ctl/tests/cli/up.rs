@@ -283,12 +283,14 @@ async fn a_daemon_that_stops_meanwhile_gives_code_3() {
     fake.script.leaves_after_up();
     fake.run(&["up", "prod-db"])
         .await
-        .is(3, "", "tunneld has stopped\n  tunneld &\n");
+        .is(3, "", "tunneld has stopped\n  tunnelctl daemon start\n");
 
     fake.script.refuses("up", Status::unavailable("draining"));
-    fake.run(&["up", "prod-db"])
-        .await
-        .is(3, "", "tunneld is stopping\n  because draining\n  tunneld &\n");
+    fake.run(&["up", "prod-db"]).await.is(
+        3,
+        "",
+        "tunneld is stopping\n  because draining\n  tunnelctl daemon start\n",
+    );
 }
 
 #[tokio::test]

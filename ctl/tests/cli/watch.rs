@@ -108,7 +108,7 @@ async fn the_present_comes_first_then_each_change_and_traffic_is_none() {
     watching
         .end()
         .await
-        .is(3, "", "tunneld has stopped\n  tunneld &\n");
+        .is(3, "", "tunneld has stopped\n  tunnelctl daemon start\n");
 }
 
 #[tokio::test]
@@ -172,7 +172,11 @@ async fn a_daemon_that_is_killed_gives_code_3() {
     fake.kill().await;
     let ran = watching.end().await;
     assert_eq!(ran.code, Some(3), "{ran:?}");
-    assert!(ran.stderr.ends_with("\n  tunneld &\n"), "{}", ran.stderr);
+    assert!(
+        ran.stderr.ends_with("\n  tunnelctl daemon start\n"),
+        "{}",
+        ran.stderr
+    );
 }
 
 #[tokio::test]

@@ -22,11 +22,13 @@ mod rdp;
 mod readme;
 mod remote;
 mod restart;
+mod service;
 mod slow_reader;
 mod ssh;
 mod sshd;
 mod stalls;
 mod target;
+mod user_manager;
 mod world;
 
 /// An account with the instance `bastion`, whose agent is of the given kind, and the database `prod-db`.

@@ -32,7 +32,7 @@ fn restart(world: &World) {
 }
 
 /// Something that goes on until this is dropped, also where the story fails.
-struct Until<'d>(&'d AtomicBool);
+pub(crate) struct Until<'d>(pub(crate) &'d AtomicBool);
 
 impl Drop for Until<'_> {
     fn drop(&mut self) {

@@ -16,7 +16,7 @@ use tunneld_emulator::{Config, Credentials, Emulator};
 /// How long anything may take that a test waits for: ten times what the slowest has been seen to need.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(60);
 /// Between two looks at something that is waited for.
-const LOOK: Duration = Duration::from_millis(10);
+pub(crate) const LOOK: Duration = Duration::from_millis(10);
 
 /// One user's machine.
 pub(crate) struct World {
