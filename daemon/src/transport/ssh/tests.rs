@@ -3,6 +3,7 @@
 use std::net::Ipv4Addr;
 use std::time::Duration;
 
+use futures_util::FutureExt;
 use tempfile::TempDir;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
@@ -605,6 +606,32 @@ async fn a_link_is_closed_although_a_reader_has_stopped() {
 }
 
 #[tokio::test]
+async fn a_client_that_leaves_a_connection_at_a_standstill_sets_it_free() {
+    let rig = Rig::new(Wish {
+        settings: pool_of(1),
+        ..Wish::default()
+    })
+    .await;
+    let link = rig.connect().await;
+    let (mut near, mut far) = rig.open(&link).await;
+    let mut working = JoinSet::new();
+    working.spawn(async move { while far.write_all(&[0; 1 << 16]).await.is_ok() {} });
+    near.read_exact(&mut [0; 1]).await.unwrap();
+    // The connection waits for the reader, and so takes nothing from the writer either.
+    eventually("nothing moves in either direction", || {
+        near.write(&[0]).now_or_never().is_none()
+    })
+    .await;
+    drop(near);
+    timeout(PATIENCE, working.join_next())
+        .await
+        .expect("the target learns of it");
+    let (mut near, far) = rig.open(&link).await;
+    working.spawn(echo(far));
+    ping(&mut near).await;
+}
+
+#[tokio::test]
 async fn what_a_client_said_last_arrives_before_its_link_is_closed() {
     let rig = Rig::new(Wish::default()).await;
     let link = rig.connect().await;
@@ -724,10 +751,7 @@ async fn what_is_cut_is_replaced_before_and_told_as_that() {
         failure.in_one_line()
     );
     ping(&mut new).await;
-    assert!(
-        futures_util::FutureExt::now_or_never(link.closed()).is_none(),
-        "the link goes on"
-    );
+    assert!(link.closed().now_or_never().is_none(), "the link goes on");
 }
 
 #[tokio::test]
