@@ -163,16 +163,19 @@ fn follow(
             Arc::clone(shared),
         )),
         Route::Ssh(route) => {
-            let server = Target::Instance {
-                instance: route.host.clone(),
-                port: SSH_PORT,
+            let below = {
+                let (over, spec, shared) = (route.over.clone(), spec.clone(), Arc::clone(shared));
+                move |instance| {
+                    let port = SSH_PORT;
+                    let server = Target::Instance { instance, port };
+                    follow(&over, &server, Carried::Ssh, &spec, &shared)
+                }
             };
-            let below = follow(&route.over, &server, Carried::Ssh, spec, shared);
             Arc::new(ssh::Ssh::new(
                 spec,
                 target.clone(),
                 route,
-                below,
+                Box::new(below),
                 Arc::clone(shared),
             ))
         }

@@ -78,7 +78,7 @@ impl Connections {
         let account = context.shared.aws.account(&context.account).await?;
         let places = context.directory.find(&account).await?;
         let server = &places.server;
-        let (below, stream) = match self.open_below().await {
+        let (below, stream) = match self.open_below(&server.instance).await {
             Ok(opened) => opened,
             Err(failure) => {
                 context.directory.forget();

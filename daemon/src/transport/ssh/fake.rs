@@ -14,6 +14,7 @@ use tokio::net::TcpStream;
 use tokio::sync::watch;
 use tokio::time::{Instant, sleep, timeout};
 
+use super::RouteTo;
 use crate::failure::{Failure, Reason, Remedy};
 use crate::transport::{Health, Link, LinkDetails, Stream, Transport};
 
@@ -184,6 +185,12 @@ impl Below {
             details: LinkDetails::default(),
         });
         Arc::new(Self { port, life, health })
+    }
+
+    /// Takes it to any server.
+    pub(super) fn whoever(self: &Arc<Self>) -> RouteTo {
+        let below = Arc::clone(self);
+        Box::new(move |_| Arc::clone(&below) as Arc<dyn Transport>)
     }
 }
 

@@ -32,7 +32,7 @@ use self::host::Directory;
 use self::members::Connections;
 use self::store::HostKeyStore;
 use super::{Link, Shared, Transport, keeper};
-use crate::config::{AccountSpec, SshRoute, SshSettings, Target, TunnelSpec};
+use crate::config::{AccountSpec, Instance, SshRoute, SshSettings, Target, TunnelSpec};
 use crate::connector::Environment;
 use crate::failure::Failure;
 
@@ -45,10 +45,12 @@ struct Context {
     account: AccountSpec,
     settings: SshSettings,
     receive_buffer: usize,
-    /// The route to the server's port.
-    below: Arc<dyn Transport>,
+    below: RouteTo,
     shared: Arc<Shared>,
 }
+
+/// Builds the route to the SSH server of an instance that was found.
+pub(super) type RouteTo = Box<dyn Fn(Instance) -> Arc<dyn Transport> + Send + Sync>;
 
 /// What of a person's SSH the daemon uses, and its own host keys.
 #[derive(Debug)]
@@ -74,16 +76,16 @@ impl SshFiles {
 }
 
 impl Ssh {
-    /// The route to a target through an SSH server, which is reached by `below`.
+    /// The route to a target through an SSH server, which is found here and reached by what `below` builds.
     pub(super) fn new(
         spec: &TunnelSpec,
         target: Target,
         route: &SshRoute,
-        below: Arc<dyn Transport>,
+        below: RouteTo,
         shared: Arc<Shared>,
     ) -> Self {
         Self(Arc::new(Context {
-            directory: Directory::new(route.host.clone(), route.user.clone(), target),
+            directory: Directory::new(route.clone(), target),
             account: spec.account.clone(),
             settings: spec.ssh.clone(),
             receive_buffer: spec.receive_buffer,

@@ -14,6 +14,7 @@ use tunneld_emulator::{Config as World, Emulator};
 
 use super::fake::{Below, PATIENCE, Sshd, eventually, private_key, user, write_key};
 use super::*;
+use crate::aws::{FoundInstance, Place};
 use crate::config::{Config, HostKeys, Identity, PoolSize, Route};
 use crate::failure::{Reason, Remedy, Scope};
 use crate::transport::{Budget, Stream, failure_of};
@@ -100,7 +101,7 @@ impl Rig {
             panic!("not the route that was written")
         };
         let below = Below::to(sshd.port, wish.life);
-        let transport = Ssh::new(&spec, spec.target.clone(), route, below, shared);
+        let transport = Ssh::new(&spec, spec.target.clone(), route, below.whoever(), shared);
         Self {
             sshd,
             target,
@@ -133,6 +134,30 @@ impl Rig {
         timeout(PATIENCE, async { tokio::join!(near, far) })
             .await
             .unwrap()
+    }
+}
+
+impl Rig {
+    /// The transport to a port where nobody listens, with another route below.
+    fn over(&self, below: RouteTo) -> Ssh {
+        let context = &self.transport.0;
+        let route = SshRoute {
+            user: user(),
+            host: Instance::Id(INSTANCE.to_owned()),
+            over: Route::Direct,
+        };
+        let target = Target::Host {
+            host: "127.0.0.1".to_owned(),
+            port: 1,
+        };
+        Ssh(Arc::new(Context {
+            directory: Directory::new(route, target),
+            account: context.account.clone(),
+            settings: context.settings.clone(),
+            receive_buffer: context.receive_buffer,
+            below,
+            shared: Arc::clone(&context.shared),
+        }))
     }
 }
 
@@ -758,22 +783,7 @@ async fn what_is_cut_is_replaced_before_and_told_as_that() {
 async fn a_link_is_as_impaired_as_the_one_below() {
     let rig = Rig::new(Wish::default()).await;
     let below = Below::to(rig.sshd.port, None);
-    let context = Arc::clone(&rig.transport.0);
-    let transport = Ssh(Arc::new(Context {
-        directory: Directory::new(
-            crate::config::Instance::Id(INSTANCE.to_owned()),
-            user(),
-            Target::Host {
-                host: "127.0.0.1".to_owned(),
-                port: 1,
-            },
-        ),
-        account: context.account.clone(),
-        settings: context.settings.clone(),
-        receive_buffer: context.receive_buffer,
-        below: Arc::clone(&below) as Arc<dyn Transport>,
-        shared: Arc::clone(&context.shared),
-    }));
+    let transport = rig.over(below.whoever());
     let link = timeout(PATIENCE, transport.connect()).await.unwrap().unwrap();
     let mut health = link.health();
     let cause = Arc::new(Failure::new(Reason::Unreachable, Remedy::Retry, "resuming"));
@@ -796,4 +806,33 @@ async fn a_link_is_as_impaired_as_the_one_below() {
         .await
         .unwrap()
         .unwrap();
+}
+
+#[tokio::test]
+async fn the_route_below_leads_to_the_server_that_was_found_and_to_no_other() {
+    let rig = Rig::new(Wish::default()).await;
+    let below = Below::to(rig.sshd.port, None);
+    let asked = Arc::new(std::sync::Mutex::new(Vec::new()));
+    let connections = {
+        let asked = Arc::clone(&asked);
+        let below = Arc::clone(&below);
+        let transport = rig.over(Box::new(move |instance| {
+            asked.lock().unwrap().push(instance.to_string());
+            Arc::clone(&below) as Arc<dyn Transport>
+        }));
+        Connections::new(transport.0)
+    };
+    let server = |id: &str| FoundInstance::Machine {
+        id: id.to_owned(),
+        name: Some("bastion".to_owned()),
+        private_address: None,
+        place: Place::default(),
+    };
+    let mut links = Vec::new();
+    for id in ["i-0a", "i-0a", "i-0b"] {
+        links.push(connections.open_below(&server(id)).await.unwrap().0);
+    }
+    assert_eq!(*asked.lock().unwrap(), ["i-0a", "i-0b"]);
+    assert!(Arc::ptr_eq(&links[0], &links[1]), "they share a link");
+    assert!(!Arc::ptr_eq(&links[1], &links[2]));
 }

@@ -43,6 +43,21 @@ impl Stage {
             ssh = {{ forwarding = "prohibited" }}
             ssm = {{ agent = "fast" }}
 
+            # The bastion's successor, whose agent has not come up yet, and the bastion.
+            [[instances]]
+            id = "i-0123456789abcdef3"
+            name = "twin"
+            private_address = "10.0.1.13"
+            ssh = {{ forwarding = "permitted" }}
+            ssm = {{ agent = "fast", online = false }}
+
+            [[instances]]
+            id = "i-0123456789abcdef2"
+            name = "twin"
+            private_address = "10.0.1.12"
+            ssh = {{ forwarding = "permitted" }}
+            ssm = {{ agent = "fast" }}
+
             [[endpoints]]
             id = "eice-0123456789abcdef0"
 
@@ -195,4 +210,12 @@ async fn a_server_behind_another_one_is_reached_through_it() {
         link.health().borrow().details.via,
         "`closed` (i-0123456789abcdef1)"
     );
+}
+
+#[tokio::test]
+async fn of_two_servers_with_one_name_the_keys_are_of_the_one_that_carries_the_bytes() {
+    let stage = Stage::new().await;
+    let link = well(stage.connect(r#"{ ssh = "ec2-user@twin", over = "ssm" }"#).await);
+    assert_eq!(link.health().borrow().details.via, "`twin` (i-0123456789abcdef2)");
+    stage.ask(&link).await;
 }
