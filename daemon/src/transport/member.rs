@@ -13,7 +13,7 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-use super::pool::{Member, Sharing};
+use super::pool::{Member, Need, Sharing};
 use super::{LinkDetails, Stream};
 use crate::config::PoolSize;
 use crate::failure::Failure;
@@ -47,6 +47,7 @@ pub(super) trait Kind: Send + Sync + 'static {
 
 /// What a member has to do with its keeper and its link.
 pub(super) struct Station<C> {
+    pub(super) need: Need,
     pub(super) reporter: Reporter,
     /// The way to itself, and what came by it.
     pub(super) commands: (mpsc::WeakUnboundedSender<C>, mpsc::UnboundedReceiver<C>),

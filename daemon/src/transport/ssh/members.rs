@@ -12,6 +12,7 @@ use crate::aws::FoundInstance;
 use crate::config::{Instance, PoolSize};
 use crate::failure::{Failure, Scope};
 use crate::transport::member::{Ask, Kind, Report, Station};
+use crate::transport::pool::Need;
 use crate::transport::{Link, Stream};
 
 /// What to call the streams of the link below in messages.
@@ -43,9 +44,14 @@ impl Connections {
     pub(super) async fn open_below(
         &self,
         server: &FoundInstance,
+        need: Need,
     ) -> Result<(Arc<dyn Link>, Box<dyn Stream>), Failure> {
         let link = self.link_below(server.id()).await?;
-        match link.open(CLIENT).await {
+        let opened = match need {
+            Need::Required => link.open(CLIENT).await,
+            Need::Spare => link.open_at_once(CLIENT).await,
+        };
+        match opened {
             Ok(stream) => Ok((link, stream)),
             Err(failure) if failure.scope() == Scope::Stream => Err(failure),
             Err(failure) => {
@@ -98,7 +104,7 @@ impl Kind for Connections {
     async fn run(self: Arc<Self>, station: Station<Ask>) {
         let established = tokio::select! {
             () = station.goodbye.cancelled() => return,
-            established = self.establish() => established,
+            established = self.establish(station.need) => established,
         };
         match established {
             Ok(connection) => connection.run(station).await,

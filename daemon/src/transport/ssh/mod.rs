@@ -27,11 +27,12 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use async_trait::async_trait;
+use tokio::sync::watch;
 
 use self::host::Directory;
 use self::members::Connections;
 use self::store::HostKeyStore;
-use super::{Link, Shared, Transport, keeper};
+use super::{Delays, Link, Shared, Transport, keeper};
 use crate::config::{AccountSpec, Instance, SshRoute, SshSettings, Target, TunnelSpec};
 use crate::connector::Environment;
 use crate::failure::Failure;
@@ -47,6 +48,8 @@ struct Context {
     receive_buffer: usize,
     below: RouteTo,
     shared: Arc<Shared>,
+    /// What the routes below wait for.
+    delays: Delays,
 }
 
 /// Builds the route to the SSH server of an instance that was found.
@@ -83,6 +86,7 @@ impl Ssh {
         route: &SshRoute,
         below: RouteTo,
         shared: Arc<Shared>,
+        delays: Delays,
     ) -> Self {
         Self(Arc::new(Context {
             directory: Directory::new(route.clone(), target),
@@ -91,6 +95,7 @@ impl Ssh {
             receive_buffer: spec.receive_buffer,
             below,
             shared,
+            delays,
         }))
     }
 }
@@ -99,6 +104,10 @@ impl Ssh {
 impl Transport for Ssh {
     async fn connect(&self) -> Result<Arc<dyn Link>, Failure> {
         keeper::connect(Arc::new(Connections::new(Arc::clone(&self.0)))).await
+    }
+
+    fn delays(&self) -> watch::Receiver<Vec<Arc<Failure>>> {
+        self.0.delays.watch()
     }
 }
 

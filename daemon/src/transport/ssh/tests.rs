@@ -17,6 +17,7 @@ use super::*;
 use crate::aws::{FoundInstance, Place};
 use crate::config::{Config, HostKeys, Identity, PoolSize, Route};
 use crate::failure::{Reason, Remedy, Scope};
+use crate::transport::pool::Need;
 use crate::transport::{Budget, Stream, failure_of};
 
 const INSTANCE: &str = "i-0123456789abcdef0";
@@ -101,7 +102,14 @@ impl Rig {
             panic!("not the route that was written")
         };
         let below = Below::to(sshd.port, wish.life);
-        let transport = Ssh::new(&spec, spec.target.clone(), route, below.whoever(), shared);
+        let transport = Ssh::new(
+            &spec,
+            spec.target.clone(),
+            route,
+            below.whoever(),
+            shared,
+            Delays::default(),
+        );
         Self {
             sshd,
             target,
@@ -157,6 +165,7 @@ impl Rig {
             receive_buffer: context.receive_buffer,
             below,
             shared: Arc::clone(&context.shared),
+            delays: Delays::default(),
         }))
     }
 }
@@ -830,7 +839,7 @@ async fn the_route_below_leads_to_the_server_that_was_found_and_to_no_other() {
     };
     let mut links = Vec::new();
     for id in ["i-0a", "i-0a", "i-0b"] {
-        links.push(connections.open_below(&server(id)).await.unwrap().0);
+        links.push(connections.open_below(&server(id), Need::Spare).await.unwrap().0);
     }
     assert_eq!(*asked.lock().unwrap(), ["i-0a", "i-0b"]);
     assert!(Arc::ptr_eq(&links[0], &links[1]), "they share a link");

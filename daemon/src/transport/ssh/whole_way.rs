@@ -7,11 +7,12 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpListener;
 use tokio::time::timeout;
 use tunneld_emulator::{Config as World, Emulator};
+use tunneld_wire::eice::CONNECTIONS;
 
 use super::fake::PATIENCE;
 use crate::config::Config;
 use crate::failure::{Failure, Reason, Remedy, Scope};
-use crate::transport::{Link, Shared, build};
+use crate::transport::{Link, Shared, Transport, build};
 
 const DATABASE: &str = "prod-db.cabcdefghijk.ap-northeast-1.rds.amazonaws.com";
 
@@ -83,17 +84,20 @@ impl Stage {
 
     /// Makes a link to the database by this route.
     async fn connect(&self, route: &str) -> Result<Arc<dyn Link>, Failure> {
-        let text = format!(
-            "[tunnels.db]\nlisten = 15432\ntarget = \"rds:prod-db\"\nhost_keys = \"strict\"\nroute = {route}\n"
-        );
+        timeout(PATIENCE, self.transport(&to_database(route)).connect())
+            .await
+            .unwrap()
+    }
+
+    /// The transport of a tunnel with these settings.
+    fn transport(&self, settings: &str) -> Arc<dyn Transport> {
+        let text = format!("[tunnels.db]\nlisten = 15432\n{settings}");
         let config = Config::parse("config.toml".as_ref(), &text);
         let spec = config
             .unwrap_or_else(|problems| panic!("{problems}"))
             .tunnels
             .remove(0);
-        timeout(PATIENCE, build(&spec, &self.shared).connect())
-            .await
-            .unwrap()
+        build(&spec, &self.shared)
     }
 
     /// Asks the database something over a link.
@@ -120,6 +124,10 @@ impl Stage {
             .unwrap();
         assert_eq!(answer, "select 42: yes");
     }
+}
+
+fn to_database(route: &str) -> String {
+    format!("target = \"rds:prod-db\"\nhost_keys = \"strict\"\nroute = {route}\n")
 }
 
 fn well(connected: Result<Arc<dyn Link>, Failure>) -> Arc<dyn Link> {
@@ -218,4 +226,35 @@ async fn of_two_servers_with_one_name_the_keys_are_of_the_one_that_carries_the_b
     let link = well(stage.connect(r#"{ ssh = "ec2-user@twin", over = "ssm" }"#).await);
     assert_eq!(link.health().borrow().details.via, "`twin` (i-0123456789abcdef2)");
     stage.ask(&link).await;
+}
+
+#[tokio::test]
+async fn a_spare_connection_leaves_the_last_places_of_an_endpoint_to_others() {
+    let stage = Stage::new().await;
+    let plain = "target = \"ec2:bastion:22\"\nroute = \"eice\"\n";
+    let plain = well(stage.transport(plain).connect().await);
+    let mut others = Vec::new();
+    for _ in 0..CONNECTIONS - 1 {
+        others.push(plain.open("127.0.0.1:9").await.unwrap());
+    }
+    let by_ssh = r#"{ ssh = "ec2-user@bastion", over = "eice" }"#;
+    let link = well(stage.connect(by_ssh).await);
+    // With a stream on it a spare one is wished for, and there is no place.
+    stage.ask(&link).await;
+    let next = plain.open("127.0.0.1:9");
+    others.pop();
+    let next = timeout(PATIENCE, next).await.expect("nobody was before it");
+    others.push(next.unwrap());
+
+    // Whoever needs a place waits, and says so.
+    let second = stage.transport(&to_database(by_ssh));
+    let mut delays = second.delays();
+    let free = async {
+        delays.wait_for(|waits| !waits.is_empty()).await.unwrap();
+        others.pop();
+    };
+    let (second, ()) = timeout(PATIENCE, async { tokio::join!(second.connect(), free) })
+        .await
+        .expect("it gets the place");
+    stage.ask(&well(second)).await;
 }
