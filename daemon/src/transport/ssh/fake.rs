@@ -9,6 +9,7 @@ use std::time::Duration;
 use async_trait::async_trait;
 use russh::keys::ssh_key::LineEnding;
 use russh::keys::{Algorithm, PrivateKey, PublicKey};
+use russh::server::{Auth, Handler, PublicKeyOffer, VerifiedPublicKey};
 use tempfile::TempDir;
 use tokio::net::TcpStream;
 use tokio::sync::watch;
@@ -149,6 +150,49 @@ fn spawn(folder: &Path) -> Child {
         .stderr(std::fs::File::create(folder.join("log")).unwrap())
         .spawn()
         .unwrap()
+}
+
+/// A server in this process that lets everybody in.
+pub(super) struct Welcoming(tokio::net::TcpListener);
+
+impl Welcoming {
+    /// Listens on a loopback port.
+    pub(super) async fn start() -> Self {
+        Self(
+            tokio::net::TcpListener::bind((Ipv4Addr::LOCALHOST, 0))
+                .await
+                .unwrap(),
+        )
+    }
+
+    pub(super) fn port(&self) -> u16 {
+        self.0.local_addr().unwrap().port()
+    }
+
+    /// Serves the next connection, and returns the server's hand on it.
+    pub(super) async fn accept(&self) -> russh::server::Handle {
+        let config = russh::server::Config {
+            keys: vec![private_key()],
+            ..russh::server::Config::default()
+        };
+        let (stream, _) = self.0.accept().await.unwrap();
+        let session = russh::server::run_stream(Arc::new(config), stream, LetIn).await;
+        session.unwrap().handle()
+    }
+}
+
+struct LetIn;
+
+impl Handler for LetIn {
+    type Error = russh::Error;
+
+    async fn auth_publickey_offered(&mut self, _: &str, _: PublicKeyOffer<'_>) -> Result<Auth, Self::Error> {
+        Ok(Auth::Accept)
+    }
+
+    async fn auth_publickey(&mut self, _: &str, _: VerifiedPublicKey<'_>) -> Result<Auth, Self::Error> {
+        Ok(Auth::Accept)
+    }
 }
 
 /// The processes that a process has started, and those that they have.

@@ -1,8 +1,11 @@
 //! What an SSH connection tells us while it is driven: the server's key, why it refused a stream, how it ended.
+//!
+//! A server that opens channels towards us is declined: there is nothing here that it could reach. The library would
+//! accept all of them, and keep a queue for each.
 
-use russh::client::{DisconnectReason, Handler, Session};
+use russh::client::{ChannelOpenHandle, DisconnectReason, Handler, Msg, Session};
 use russh::keys::PublicKeyOrCertificate;
-use russh::{ChannelId, ChannelOpenFailure};
+use russh::{Channel, ChannelId, ChannelOpenFailure};
 use tokio::sync::{mpsc, oneshot};
 
 use super::host_keys::Expectation;
@@ -63,6 +66,81 @@ impl Handler for Ears {
         Ok(())
     }
 
+    async fn server_channel_open_session(
+        &mut self,
+        _: Channel<Msg>,
+        reply: ChannelOpenHandle,
+        _: &mut Session,
+    ) -> Result<(), Trouble> {
+        decline(reply).await
+    }
+
+    async fn server_channel_open_direct_tcpip(
+        &mut self,
+        _: Channel<Msg>,
+        _: &str,
+        _: u32,
+        _: &str,
+        _: u32,
+        reply: ChannelOpenHandle,
+        _: &mut Session,
+    ) -> Result<(), Trouble> {
+        decline(reply).await
+    }
+
+    async fn server_channel_open_direct_streamlocal(
+        &mut self,
+        _: Channel<Msg>,
+        _: &str,
+        reply: ChannelOpenHandle,
+        _: &mut Session,
+    ) -> Result<(), Trouble> {
+        decline(reply).await
+    }
+
+    async fn server_channel_open_forwarded_tcpip(
+        &mut self,
+        _: Channel<Msg>,
+        _: &str,
+        _: u32,
+        _: &str,
+        _: u32,
+        reply: ChannelOpenHandle,
+        _: &mut Session,
+    ) -> Result<(), Trouble> {
+        decline(reply).await
+    }
+
+    async fn server_channel_open_forwarded_streamlocal(
+        &mut self,
+        _: Channel<Msg>,
+        _: &str,
+        reply: ChannelOpenHandle,
+        _: &mut Session,
+    ) -> Result<(), Trouble> {
+        decline(reply).await
+    }
+
+    async fn server_channel_open_x11(
+        &mut self,
+        _: Channel<Msg>,
+        _: &str,
+        _: u32,
+        reply: ChannelOpenHandle,
+        _: &mut Session,
+    ) -> Result<(), Trouble> {
+        decline(reply).await
+    }
+
+    async fn server_channel_open_agent_forward(
+        &mut self,
+        _: Channel<Msg>,
+        reply: ChannelOpenHandle,
+        _: &mut Session,
+    ) -> Result<(), Trouble> {
+        decline(reply).await
+    }
+
     async fn disconnected(&mut self, reason: DisconnectReason<Trouble>) -> Result<(), Trouble> {
         let ended = match reason {
             DisconnectReason::ReceivedDisconnect(said) => Ended::Said(printable(&said.message)),
@@ -74,6 +152,11 @@ impl Handler for Ears {
         }
         Ok(())
     }
+}
+
+async fn decline(reply: ChannelOpenHandle) -> Result<(), Trouble> {
+    reply.reject(ChannelOpenFailure::AdministrativelyProhibited).await;
+    Ok(())
 }
 
 /// Makes a server's text fit to be shown.

@@ -12,7 +12,7 @@ use tokio::time::timeout;
 use tokio_util::task::TaskTracker;
 use tunneld_emulator::{Config as World, Emulator};
 
-use super::fake::{Below, PATIENCE, Sshd, eventually, private_key, user, write_key};
+use super::fake::{Below, PATIENCE, Sshd, Welcoming, eventually, private_key, user, write_key};
 use super::*;
 use crate::aws::{FoundInstance, Place};
 use crate::config::{Config, HostKeys, Identity, PoolSize, Route};
@@ -844,4 +844,37 @@ async fn the_route_below_leads_to_the_server_that_was_found_and_to_no_other() {
     assert_eq!(*asked.lock().unwrap(), ["i-0a", "i-0b"]);
     assert!(Arc::ptr_eq(&links[0], &links[1]), "they share a link");
     assert!(!Arc::ptr_eq(&links[1], &links[2]));
+}
+
+#[tokio::test]
+async fn a_server_that_opens_channels_towards_us_is_declined() {
+    let rig = Rig::new(Wish::default()).await;
+    let server = Welcoming::start().await;
+    let transport = rig.over(Below::to(server.port(), None).whoever());
+    let (link, server) = timeout(PATIENCE, async {
+        tokio::join!(transport.connect(), server.accept())
+    })
+    .await
+    .unwrap();
+    let _link = link.unwrap_or_else(|failure| panic!("{}", failure.in_one_line()));
+    let opened = timeout(PATIENCE, async {
+        [
+            server.channel_open_session().await,
+            server.channel_open_direct_tcpip("a", 1, "b", 2).await,
+            server.channel_open_direct_streamlocal("a").await,
+            server.channel_open_forwarded_tcpip("a", 1, "b", 2).await,
+            server.channel_open_forwarded_streamlocal("a").await,
+            server.channel_open_x11("a", 1).await,
+            server.channel_open_agent().await,
+        ]
+    });
+    for (number, opened) in opened.await.unwrap().into_iter().enumerate() {
+        let declined = matches!(
+            opened,
+            Err(russh::Error::ChannelOpenFailure(
+                russh::ChannelOpenFailure::AdministrativelyProhibited
+            ))
+        );
+        assert!(declined, "{number}: {opened:?}");
+    }
 }
