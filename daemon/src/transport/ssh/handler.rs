@@ -47,7 +47,7 @@ impl Handler for Ears {
     type Error = Trouble;
 
     async fn check_server_key(&mut self, shown: &PublicKeyOrCertificate) -> Result<bool, Trouble> {
-        match self.expectation.check(shown) {
+        match self.expectation.check(shown).await {
             Ok(()) => Ok(true),
             Err(failure) => Err(Trouble::Refused(Box::new(failure))),
         }

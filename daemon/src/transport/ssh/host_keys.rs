@@ -16,6 +16,7 @@ use russh::Preferred;
 use russh::keys::{Algorithm, HashAlg, PublicKey, PublicKeyOrCertificate};
 use tracing::{info, warn};
 
+use super::aside;
 use super::host::Server;
 use super::sources::{KnownHosts, keys_on_console};
 use super::store::{HostKeyStore, Origin, Pin, Unusable};
@@ -65,12 +66,7 @@ impl Expectation {
         account: &Account,
     ) -> Result<Self, Failure> {
         let id = server.instance.id().to_owned();
-        let pins = store.pins(&id).map_err(|problem| unusable(server, problem))?;
-        let names = server.names();
-        let known = match known_hosts {
-            Some(path) => KnownHosts::read(path, &names).map_err(|error| unreadable(server, path, error))?,
-            None => KnownHosts::default(),
-        };
+        let (pins, known) = read(server, rule, store, known_hosts).await?;
         let from_store = |pins: Vec<Pin>, trusted| Expected::Known {
             place: Place::Store {
                 trusted,
@@ -128,7 +124,7 @@ impl Expectation {
     }
 
     /// Judges what a server has shown, and proven to hold.
-    pub(super) fn check(&self, shown: &PublicKeyOrCertificate) -> Result<(), Failure> {
+    pub(super) async fn check(&self, shown: &PublicKeyOrCertificate) -> Result<(), Failure> {
         let key = match shown {
             PublicKeyOrCertificate::PublicKey { key, .. } => key,
             PublicKeyOrCertificate::Certificate(_) => {
@@ -141,9 +137,9 @@ impl Expectation {
             return Err(self.refused(format!("its key {fingerprint} is revoked in known_hosts")));
         }
         match &self.expected {
-            Expected::Known { keys, place } => self.compare(key, keys, place),
+            Expected::Known { keys, place } => self.compare(key, keys, place).await,
             Expected::Anything => {
-                let learned = self.store.learn(&self.id, key, Origin::FirstUse);
+                let learned = self.learn(key, Origin::FirstUse).await?;
                 let faster = learned.map_err(|problem| {
                     self.refused(problem)
                         .hint("the state folder must be writable, to remember host keys")
@@ -154,7 +150,7 @@ impl Expectation {
                         lines: faster.iter().map(|pin| pin.line).collect(),
                     };
                     let keys: Vec<_> = faster.into_iter().map(|pin| pin.key).collect();
-                    return self.compare(key, &keys, &place);
+                    return self.compare(key, &keys, &place).await;
                 }
                 info!(
                     instance = self.id,
@@ -166,7 +162,7 @@ impl Expectation {
         }
     }
 
-    fn compare(&self, key: &PublicKey, expected: &[PublicKey], place: &Place) -> Result<(), Failure> {
+    async fn compare(&self, key: &PublicKey, expected: &[PublicKey], place: &Place) -> Result<(), Failure> {
         if expected.iter().any(|known| same(known, key)) {
             match place {
                 Place::Store {
@@ -175,7 +171,7 @@ impl Expectation {
                 } => self.tell_first_use(&fingerprint(key)),
                 Place::Console => {
                     // The console forgets; a store that cannot be written only means to ask it again.
-                    if let Err(problem) = self.store.learn(&self.id, key, Origin::Console) {
+                    if let Err(problem) = self.learn(key, Origin::Console).await? {
                         warn!(
                             instance = self.id,
                             %problem,
@@ -188,6 +184,11 @@ impl Expectation {
             return Ok(());
         }
         Err(self.changed(key, expected, place))
+    }
+
+    async fn learn(&self, key: &PublicKey, origin: Origin) -> Result<Result<Vec<Pin>, Unusable>, Failure> {
+        let (store, id, key) = (Arc::clone(&self.store), self.id.clone(), key.clone());
+        aside(move || store.learn(&id, &key, origin)).await
     }
 
     fn changed(&self, key: &PublicKey, expected: &[PublicKey], place: &Place) -> Failure {
@@ -241,6 +242,37 @@ impl Expectation {
         // Each connection shows one key.
         let _ = self.note.set(note);
     }
+}
+
+/// Reads what files say of a server. Keys that `known_hosts` has for it are of use for a strict rule alone; those that it
+/// revokes, for every one.
+async fn read(
+    server: &Server,
+    rule: HostKeys,
+    store: &Arc<HostKeyStore>,
+    known_hosts: Option<&PathBuf>,
+) -> Result<(Vec<Pin>, KnownHosts), Failure> {
+    let (id, store, path) = (
+        server.instance.id().to_owned(),
+        Arc::clone(store),
+        known_hosts.cloned(),
+    );
+    let names = match rule {
+        HostKeys::Strict => server.names(),
+        HostKeys::FirstUse => Vec::new(),
+    };
+    let (pins, known) = aside(move || {
+        let known = path.map_or_else(
+            || Ok(KnownHosts::default()),
+            |path| KnownHosts::read(&path, &names).map_err(|error| (path, error)),
+        );
+        (store.pins(&id), known)
+    })
+    .await?;
+    Ok((
+        pins.map_err(|problem| unusable(server, problem))?,
+        known.map_err(|(path, error)| unreadable(server, &path, error))?,
+    ))
 }
 
 async fn on_console(server: &Server, account: &Account) -> Result<Vec<PublicKey>, Failure> {

@@ -28,6 +28,7 @@ use std::sync::Arc;
 
 use async_trait::async_trait;
 use tokio::sync::watch;
+use tokio::task::spawn_blocking;
 
 use self::host::Directory;
 use self::members::Connections;
@@ -35,7 +36,7 @@ use self::store::HostKeyStore;
 use super::{Delays, Link, Shared, Transport, keeper};
 use crate::config::{AccountSpec, Instance, SshRoute, SshSettings, Target, TunnelSpec};
 use crate::connector::Environment;
-use crate::failure::Failure;
+use crate::failure::{Failure, Reason, Remedy};
 
 /// Follows the route `ssh` to one target.
 pub(super) struct Ssh(Arc<Context>);
@@ -109,6 +110,14 @@ impl Transport for Ssh {
     fn delays(&self) -> watch::Receiver<Vec<Arc<Failure>>> {
         self.0.delays.watch()
     }
+}
+
+/// Does what may have to wait for a file, or for who else locks it, beside the thread that everything else runs on.
+async fn aside<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> Result<T, Failure> {
+    // It fails only when the runtime ends.
+    spawn_blocking(work)
+        .await
+        .map_err(|_| Failure::new(Reason::Unreachable, Remedy::Retry, "the daemon is stopping"))
 }
 
 #[cfg(test)]

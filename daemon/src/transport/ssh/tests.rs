@@ -16,7 +16,7 @@ use super::fake::{Below, PATIENCE, Sshd, Welcoming, eventually, private_key, use
 use super::*;
 use crate::aws::{FoundInstance, Place};
 use crate::config::{Config, HostKeys, Identity, PoolSize, Route};
-use crate::failure::{Reason, Remedy, Scope};
+use crate::failure::Scope;
 use crate::transport::pool::Need;
 use crate::transport::{Budget, Stream, failure_of};
 
@@ -877,4 +877,59 @@ async fn a_server_that_opens_channels_towards_us_is_declined() {
         );
         assert!(declined, "{number}: {opened:?}");
     }
+}
+
+/// Serves a file once, in pieces: its reader gets to the end of it when the rest of the daemon goes on.
+async fn served(path: &Path, text: Vec<u8>, rig: &Rig) -> Result<Arc<dyn Link>, Failure> {
+    use std::io::Write;
+
+    let (told, reading) = tokio::sync::oneshot::channel();
+    let (go, gone_on) = std::sync::mpsc::channel();
+    let path = path.to_owned();
+    let serving = std::thread::spawn(move || {
+        let mut pipe = std::fs::OpenOptions::new().write(true).open(path).unwrap();
+        told.send(()).unwrap();
+        let goes_on = gone_on.recv_timeout(Duration::from_secs(5)).is_ok();
+        pipe.write_all(&text).unwrap();
+        goes_on
+    });
+    let others = async {
+        reading.await.unwrap();
+        // The one that waited for it may have lost its patience.
+        let _ = go.send(());
+    };
+    let (connected, ()) = tokio::join!(rig.try_connect(), others);
+    let goes_on = serving.join().unwrap();
+    assert!(goes_on, "a file held everything up");
+    connected
+}
+
+#[tokio::test]
+async fn a_file_that_is_slow_holds_up_nobody_else() {
+    let folder = tempfile::tempdir().unwrap();
+    let pipe = |name: &str| {
+        let path = folder.path().join(name);
+        let made = std::process::Command::new("mkfifo").arg(&path).status();
+        assert!(made.unwrap().success());
+        path
+    };
+    let known_hosts = pipe("known_hosts");
+    let rig = Rig::new(Wish {
+        known_hosts: Some(known_hosts.clone()),
+        ..Wish::default()
+    })
+    .await;
+    served(&known_hosts, Vec::new(), &rig).await.unwrap();
+
+    let identity = pipe("identity");
+    let rig = Rig::new(Wish {
+        settings: SshSettings {
+            identity: Identity::File(identity.clone()),
+            ..SshSettings::default()
+        },
+        ..Wish::default()
+    })
+    .await;
+    let key = std::fs::read(rig.sshd.user_key()).unwrap();
+    served(&identity, key, &rig).await.unwrap();
 }
