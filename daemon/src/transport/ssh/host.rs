@@ -27,19 +27,13 @@ pub(super) struct Server {
 }
 
 impl Server {
-    /// Returns what a person may know it by, the surest first.
+    /// Returns what a person may know it by, the surest first. Not by its private address: other networks have the same.
     pub(super) fn names(&self) -> Vec<String> {
         let id = self.instance.id().to_owned();
-        let FoundInstance::Machine {
-            name,
-            private_address,
-            place,
-            ..
-        } = &self.instance
-        else {
+        let FoundInstance::Machine { name, place, .. } = &self.instance else {
             return vec![id];
         };
-        let others = [name, &place.public_address, private_address, &place.ipv6_address];
+        let others = [name, &place.public_address, &place.ipv6_address];
         std::iter::once(id)
             .chain(others.into_iter().flatten().cloned())
             .collect()

@@ -9,8 +9,10 @@ use tokio::time::timeout;
 use tunneld_emulator::{Config as World, Emulator};
 use tunneld_wire::eice::CONNECTIONS;
 
-use super::fake::PATIENCE;
+use super::SshFiles;
+use super::fake::{PATIENCE, public_key};
 use crate::config::Config;
+use crate::connector::Environment;
 use crate::failure::{Failure, Reason, Remedy, Scope};
 use crate::transport::{Link, Shared, Transport, build};
 
@@ -20,7 +22,7 @@ struct Stage {
     shared: Arc<Shared>,
     database: TcpListener,
     emulator: Emulator,
-    _state: TempDir,
+    state: TempDir,
 }
 
 impl Stage {
@@ -73,12 +75,18 @@ impl Stage {
         );
         let emulator = Emulator::start(World::parse(&world).unwrap()).await.unwrap();
         let state = tempfile::tempdir().unwrap();
-        let shared = Arc::new(Shared::for_test(&emulator, state.path()));
+        let shared = Arc::new(Shared {
+            ssh: SshFiles {
+                known_hosts: Some(state.path().join("known_hosts")),
+                ..SshFiles::new(state.path(), &Environment::default())
+            },
+            ..Shared::for_test(&emulator, state.path())
+        });
         Self {
             shared,
             database,
             emulator,
-            _state: state,
+            state,
         }
     }
 
@@ -257,4 +265,26 @@ async fn a_spare_connection_leaves_the_last_places_of_an_endpoint_to_others() {
         .await
         .expect("it gets the place");
     stage.ask(&well(second)).await;
+}
+
+#[tokio::test]
+async fn strict_believes_the_console_where_known_hosts_may_mean_another_machine() {
+    let stage = Stage::new().await;
+    let route = r#"{ ssh = "ec2-user@bastion", over = "ssm" }"#;
+    let known_hosts = stage.state.path().join("known_hosts");
+    let other = public_key().to_openssh().unwrap();
+    for name in ["10.0.1.10", "bastion"] {
+        std::fs::write(&known_hosts, format!("{name} {other}\n")).unwrap();
+        well(stage.connect(route).await).close().await;
+        // Without what was learned of the console, which is asked again.
+        std::fs::remove_file(stage.state.path().join("host_keys")).unwrap();
+    }
+    std::fs::write(&known_hosts, format!("i-0123456789abcdef0 {other}\n")).unwrap();
+    let failure = stage.connect(route).await.err().unwrap();
+    assert_eq!(failure.reason(), Reason::Denied);
+    assert!(
+        failure.in_one_line().contains("under `i-0123456789abcdef0`"),
+        "{}",
+        failure.in_one_line()
+    );
 }
