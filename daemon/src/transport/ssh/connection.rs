@@ -340,11 +340,13 @@ impl Connection {
         }
     }
 
-    async fn say_goodbye(&self) {
+    async fn say_goodbye(&mut self) {
         let goodbye = self.handle.disconnect(Disconnect::ByApplication, "", "");
         let said = async {
             // A connection that is gone needs none.
             let _ = goodbye.await;
+            // Only then it has left: the library takes what it is told, and sends it later.
+            let _ = (&mut self.ended).await;
         };
         if timeout(GOODBYE, said).await.is_err() {
             debug!("the SSH server did not take a goodbye");

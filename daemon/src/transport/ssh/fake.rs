@@ -93,6 +93,11 @@ impl Sshd {
         key.unwrap().public_key().clone()
     }
 
+    /// Returns what it has logged.
+    pub(super) fn log(&self) -> String {
+        std::fs::read_to_string(self.folder.path().join("log")).unwrap()
+    }
+
     /// Ends it and every login on it, as a reboot does.
     pub(super) fn stop(&mut self) {
         // A login has a process, which has another one; both leave the server's group.

@@ -933,3 +933,17 @@ async fn a_file_that_is_slow_holds_up_nobody_else() {
     let key = std::fs::read(rig.sshd.user_key()).unwrap();
     served(&identity, key, &rig).await.unwrap();
 }
+
+#[tokio::test]
+async fn a_server_is_told_goodbye_each_time() {
+    const TIMES: usize = 8;
+    let rig = Rig::new(Wish::default()).await;
+    for _ in 0..TIMES {
+        let link = rig.connect().await;
+        // A server that is still about to begin may find the connection closed before it reads anything.
+        let _streams = rig.open(&link).await;
+        link.close().await;
+    }
+    let said = || rig.sshd.log().matches("Received disconnect from").count();
+    eventually("each goodbye is heard", || said() == TIMES).await;
+}
