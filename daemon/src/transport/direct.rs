@@ -6,9 +6,9 @@ use std::sync::Arc;
 use async_trait::async_trait;
 use tokio::sync::watch;
 
-use super::{Health, Link, LinkDetails, SSH_PORT, Stream, Transport};
+use super::{Health, Link, LinkDetails, Stream, Transport};
 use crate::aws::Aws;
-use crate::config::{AccountSpec, Target, TunnelSpec};
+use crate::config::{AccountSpec, SSH_PORT, Target, TunnelSpec};
 use crate::connector::{authority, connect_tcp};
 use crate::failure::{Failure, Reason, Remedy};
 

@@ -35,7 +35,7 @@ use tokio::time::Instant;
 use tokio_util::task::TaskTracker;
 
 use crate::aws::Aws;
-use crate::config::{Route, Target, TunnelSpec};
+use crate::config::{Route, SSH_PORT, Target, TunnelSpec};
 use crate::failure::{Failure, Reason, Remedy};
 
 pub use self::budget::{Budget, RECEIVE_BUDGET};
@@ -204,9 +204,6 @@ fn follow(
         }
     }
 }
-
-/// Where an SSH server listens.
-const SSH_PORT: u16 = 22;
 
 /// What all transports of a daemon share.
 pub struct Shared {

@@ -7,11 +7,12 @@ use russh::client::{ChannelOpenHandle, DisconnectReason, Handler, Msg, Session};
 use russh::keys::PublicKeyOrCertificate;
 use russh::{Channel, ChannelId, ChannelOpenFailure};
 use tokio::sync::{mpsc, oneshot};
+use tunneld_wire::text::in_one_line;
 
 use super::host_keys::Expectation;
 use crate::failure::Failure;
 
-/// The most of a server's text that is kept: it is shown to a person.
+/// The most characters of a server's text that are kept: it is shown to a person.
 const LONGEST_TEXT: usize = 300;
 
 /// The listener of one connection.
@@ -62,7 +63,7 @@ impl Handler for Ears {
         _: &mut Session,
     ) -> Result<(), Trouble> {
         // Who asked for the stream may have gone with its connection.
-        let _ = self.refusals.send(printable(description));
+        let _ = self.refusals.send(in_one_line(description, LONGEST_TEXT));
         Ok(())
     }
 
@@ -143,7 +144,9 @@ impl Handler for Ears {
 
     async fn disconnected(&mut self, reason: DisconnectReason<Trouble>) -> Result<(), Trouble> {
         let ended = match reason {
-            DisconnectReason::ReceivedDisconnect(said) => Ended::Said(printable(&said.message)),
+            DisconnectReason::ReceivedDisconnect(said) => {
+                Ended::Said(in_one_line(&said.message, LONGEST_TEXT))
+            }
             DisconnectReason::Error(trouble) => Ended::Broke(trouble),
         };
         if let Some(listener) = self.ended.take() {
@@ -157,11 +160,4 @@ impl Handler for Ears {
 async fn decline(reply: ChannelOpenHandle) -> Result<(), Trouble> {
     reply.reject(ChannelOpenFailure::AdministrativelyProhibited).await;
     Ok(())
-}
-
-/// Makes a server's text fit to be shown.
-fn printable(text: &str) -> String {
-    let text = text.trim().chars().take(LONGEST_TEXT);
-    text.map(|character| if character.is_control() { ' ' } else { character })
-        .collect()
 }

@@ -7,11 +7,10 @@ use std::path::Path;
 use russh::keys::PublicKey;
 use russh::keys::known_hosts::known_host_keys_path;
 
+use crate::config::SSH_PORT;
+
 /// The most of a `known_hosts` that is read: ten thousand hosts.
 const MOST_KNOWN_HOSTS: u64 = 8 << 20;
-
-/// The port whose hosts are written without it.
-const SSH_PORT: u16 = 22;
 
 /// Around the host keys that cloud-init prints on the console when it has made them.
 const BEGIN: &str = "-----BEGIN SSH HOST KEY KEYS-----";
