@@ -74,6 +74,11 @@ pub(crate) fn lasting() -> Result<PathBuf, Error> {
     Ok(private)
 }
 
+/// Whether EC2 Instance Connect can have it accept a key: it knows instances of EC2 alone, by their ids.
+pub(crate) fn knows_pushed_keys(instance: &str) -> bool {
+    instance.starts_with("i-")
+}
+
 /// Makes a key pair without a passphrase; ssh-keygen gives the private half the mode 0600.
 fn generate(private: &Path) -> Result<(), Error> {
     let output = Command::new("ssh-keygen")
