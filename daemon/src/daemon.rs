@@ -9,11 +9,14 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use futures_util::future::join_all;
+use tokio::sync::watch;
 use tokio_util::task::TaskTracker;
 use tracing::info;
 
 use crate::aws::{Aws, FoundInstance};
-use crate::config::{Config, Defaults, Instance, Problems, Target, TunnelName, TunnelSpec, Wanted, Written};
+use crate::config::{
+    Config, DaemonSettings, Defaults, Instance, Problems, Target, TunnelName, TunnelSpec, Wanted, Written,
+};
 use crate::failure::{Failure, Reason, Remedy};
 use crate::near::near;
 use crate::status::{Board, Changes, Status};
@@ -39,6 +42,8 @@ pub(crate) struct Daemon {
     aws: Arc<Aws>,
     /// What a tunnel has that does not say otherwise.
     defaults: Mutex<Arc<Defaults>>,
+    /// What the daemon does beside its tunnels.
+    settings: watch::Sender<DaemonSettings>,
     /// Connections without a tunnel.
     visits: Arc<Visits>,
 }
@@ -112,6 +117,7 @@ impl Daemon {
             transports,
             aws,
             defaults: Mutex::new(config.defaults),
+            settings: watch::Sender::new(config.daemon),
             board: Arc::new(Board::new()),
             handles: Mutex::default(),
             changing: tokio::sync::Mutex::default(),
@@ -158,6 +164,13 @@ impl Daemon {
         self.board.subscribe()
     }
 
+    /// Follows what the daemon does beside its tunnels. Each reload tells of it, also when it is as before, so that
+    /// what could not be done is tried again.
+    #[expect(dead_code, reason = "read once metrics are served")]
+    pub(crate) fn settings(&self) -> watch::Receiver<DaemonSettings> {
+        self.settings.subscribe()
+    }
+
     /// Reads the configuration again. With problems in it nothing changes.
     pub(crate) async fn reload(&self) -> Result<Reloaded, Error> {
         let path = self.path.clone();
@@ -168,6 +181,7 @@ impl Daemon {
             return Err(Error::Stopping);
         }
         *self.defaults.lock().unwrap_or_else(PoisonError::into_inner) = config.defaults;
+        self.settings.send_replace(config.daemon);
         Ok(self.adopt(config.tunnels).await)
     }
 

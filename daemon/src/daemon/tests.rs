@@ -33,6 +33,7 @@ impl Rig {
         let daemon = Daemon::start(
             Config {
                 path: path.clone(),
+                daemon: DaemonSettings::default(),
                 tunnels: specs,
                 defaults: Arc::default(),
             },

@@ -16,7 +16,7 @@ use tunneld_proto::v1::{
 };
 
 use super::*;
-use crate::config::{Config, TunnelSpec};
+use crate::config::{Config, DaemonSettings, TunnelSpec};
 use crate::tunnel::fake::{self, Attempts};
 
 /// A served daemon with one tunnel, and a client.
@@ -48,6 +48,7 @@ impl Rig {
         };
         let config = Config {
             path: folder.path().join("config.toml"),
+            daemon: DaemonSettings::default(),
             tunnels: vec![spec],
             defaults: Arc::default(),
         };
