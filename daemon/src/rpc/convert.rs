@@ -123,6 +123,8 @@ fn transition(transition: &Transition) -> v1::Transition {
         at: Some(transition.at.into()),
         state: transition.state.to_owned(),
         reason: transition.reason.clone(),
+        number: transition.number,
+        connections_lost: transition.connections_lost,
     }
 }
 

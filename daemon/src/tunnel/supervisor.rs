@@ -309,13 +309,13 @@ impl Supervisor {
         self.handle(Event::Demand(Demand::Wait));
     }
 
-    /// Shows the machine's state to connections, in the log and to the board.
+    /// Shows the machine's state to connections, to the board and in the log.
     fn publish(&self) {
         let (state, now) = (self.lifecycle.state(), Instant::now());
         self.slot
             .send_replace(shown::slot(state, self.period.linked.as_ref()));
-        shown::log(state, now);
-        self.entry.publish(shown::status(state, now));
+        let reason = self.entry.publish(shown::status(state, now));
+        shown::log(state, &reason, now);
     }
 
     /// Ends everything, in this order: listener, held connections, streams (after `grace`), links, board.
