@@ -39,6 +39,7 @@ use tracing::{info, warn};
 use crate::aws::Aws;
 use crate::config::Config;
 use crate::daemon::Daemon;
+use crate::logging::RecentLines;
 use crate::rpc::{ControlSocket, ServeError};
 use crate::transport::{Ledger, Orphan, Shared, SshFiles};
 
@@ -56,6 +57,8 @@ const LAST_NEWS: Duration = Duration::from_secs(1);
 pub struct Options {
     /// The tunnels.
     pub config: Config,
+    /// What the program has logged.
+    pub log: RecentLines,
     /// Where clients ask. Bound before any tunnel is, so that a second daemon disturbs nothing.
     pub socket: ControlSocket,
     /// The way to AWS.
@@ -78,6 +81,7 @@ pub struct Options {
 pub async fn run(options: Options) -> Result<(), ServeError> {
     let Options {
         config,
+        log,
         socket,
         aws,
         ledger: (ledger, orphans),
@@ -105,6 +109,7 @@ pub async fn run(options: Options) -> Result<(), ServeError> {
     serving.spawn(rpc::serve(
         socket,
         Arc::clone(&daemon),
+        log,
         stop.clone(),
         ended.clone(),
     ));

@@ -15,6 +15,7 @@ use tunneld::aws::Aws;
 use tunneld::config::{Config, Problems, default_path};
 use tunneld::connector::Environment;
 use tunneld::failure::Failure;
+use tunneld::logging::RecentLines;
 use tunneld::rpc::{BindError, ControlSocket};
 use tunneld::signals::Signals;
 use tunneld::transport::{Ledger, SshFiles};
@@ -85,10 +86,13 @@ fn file(explicit: Option<PathBuf>) -> Result<PathBuf> {
 
 fn start(config: &Path, arguments: &Arguments) -> Result<ExitCode> {
     let from_environment = std::env::var("RUST_LOG").ok();
-    if let Err(error) = logging::init(arguments.log.as_deref(), from_environment.as_deref()) {
-        complain(format_args!("tunneld: {:#}", anyhow::Error::new(error)));
-        return Ok(ExitCode::from(USAGE));
-    }
+    let log = match logging::init(arguments.log.as_deref(), from_environment.as_deref()) {
+        Ok(log) => log,
+        Err(error) => {
+            complain(format_args!("tunneld: {:#}", anyhow::Error::new(error)));
+            return Ok(ExitCode::from(USAGE));
+        }
+    };
     let config = match Config::load(config) {
         Ok(config) => config,
         Err(problems) => {
@@ -105,12 +109,18 @@ fn start(config: &Path, arguments: &Arguments) -> Result<ExitCode> {
         .context("cannot start the runtime")?;
     runtime.block_on(run(
         config,
+        log,
         arguments.socket.as_deref(),
         arguments.state.as_deref(),
     ))
 }
 
-async fn run(config: Config, socket: Option<&Path>, state: Option<&Path>) -> Result<ExitCode> {
+async fn run(
+    config: Config,
+    log: RecentLines,
+    socket: Option<&Path>,
+    state: Option<&Path>,
+) -> Result<ExitCode> {
     // First of all, so that a signal during the start is not lost.
     let signals = Signals::install().context("cannot handle signals")?;
     let socket = ControlSocket::bind(&rpc::default_path(socket)?)?;
@@ -124,6 +134,7 @@ async fn run(config: Config, socket: Option<&Path>, state: Option<&Path>) -> Res
     let (reload_sender, reload) = mpsc::channel(1);
     let options = Options {
         config,
+        log,
         socket,
         aws,
         ledger,

@@ -4,6 +4,7 @@
 //! service stand gRPC health and reflection, so that any gRPC client can look around.
 
 mod convert;
+mod logs;
 mod pipe;
 mod routes;
 mod service;
@@ -19,6 +20,7 @@ use tracing::debug;
 use tunneld_proto::v1::{self, tunnels_server::TunnelsServer};
 
 use crate::daemon::Daemon;
+use crate::logging::RecentLines;
 use crate::rpc::routes::Routes;
 use crate::rpc::service::Service;
 
@@ -44,6 +46,7 @@ pub enum ServeError {
 pub(crate) async fn serve(
     socket: ControlSocket,
     daemon: Arc<Daemon>,
+    log: RecentLines,
     stop: CancellationToken,
     ended: CancellationToken,
 ) -> Result<(), ServeError> {
@@ -55,7 +58,7 @@ pub(crate) async fn serve(
             .register_encoded_file_descriptor_set(tonic_health::pb::FILE_DESCRIPTOR_SET)
     };
     let routes = Routes::default()
-        .with(TunnelsServer::new(Service::new(daemon, stop, ended.clone())))
+        .with(TunnelsServer::new(Service::new(daemon, log, stop, ended.clone())))
         .with(health)
         .with(reflection().build_v1()?)
         .with(reflection().build_v1alpha()?);

@@ -14,8 +14,10 @@ use tunneld_proto::v1;
 
 use crate::config::TunnelName;
 use crate::daemon::{Daemon, Error};
+use crate::logging::RecentLines;
 use crate::meter::Traffic;
 use crate::rpc::convert;
+use crate::rpc::logs::Lines;
 use crate::rpc::pipe::{self, Pipe};
 use crate::status::{Changes, Snapshot, Status, wall_clock};
 
@@ -29,16 +31,24 @@ const SSH: u32 = 22;
 #[derive(Clone)]
 pub(crate) struct Service {
     daemon: Arc<Daemon>,
+    log: RecentLines,
     started: SystemTime,
     stop: CancellationToken,
     ended: CancellationToken,
 }
 
 impl Service {
-    /// The service of a daemon that starts now. `Shutdown` cancels `stop`; watchers are let go when `ended` is.
-    pub(crate) fn new(daemon: Arc<Daemon>, stop: CancellationToken, ended: CancellationToken) -> Self {
+    /// The service of a daemon that starts now. `Shutdown` cancels `stop`; who watches or follows is let go when `ended`
+    /// is.
+    pub(crate) fn new(
+        daemon: Arc<Daemon>,
+        log: RecentLines,
+        stop: CancellationToken,
+        ended: CancellationToken,
+    ) -> Self {
         Self {
             daemon,
+            log,
             started: wall_clock(),
             stop,
             ended,
@@ -98,6 +108,25 @@ impl v1::tunnels_server::Tunnels for Service {
             Err(Error::Problems(problems)) => Ok(Response::new(convert::problems(path, &problems))),
             Err(error @ (Error::Unknown(_) | Error::Reloaded(_) | Error::Stopping)) => Err(refused(error)),
         }
+    }
+
+    type LogsStream = BoxStream<'static, Result<v1::LogsResponse, RpcStatus>>;
+
+    async fn logs(&self, request: Request<v1::LogsRequest>) -> Result<Response<Self::LogsStream>, RpcStatus> {
+        let v1::LogsRequest { names, follow, lines } = request.into_inner();
+        self.daemon.list(&names).map_err(refused)?;
+        let most = lines.map(|lines| usize::try_from(lines).unwrap_or(usize::MAX));
+        let reader = self.log.read(names, most);
+        let ended = self.ended.clone();
+        let lines = if follow {
+            Lines::followed(reader, ended)
+        } else {
+            Lines::so_far(reader)
+        };
+        let responses = stream::unfold(lines, async |mut lines| {
+            Some((Ok(convert::log_lines(&lines.next().await?)), lines))
+        });
+        Ok(Response::new(Box::pin(responses)))
     }
 
     async fn version(

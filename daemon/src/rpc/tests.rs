@@ -17,6 +17,7 @@ use tunneld_proto::v1::{
 
 use super::*;
 use crate::config::{Config, DaemonSettings, TunnelSpec};
+use crate::logging::RecentLines;
 use crate::tunnel::fake::{self, Attempts};
 
 /// A served daemon with one tunnel, and a client.
@@ -56,7 +57,13 @@ impl Rig {
         let daemon = Daemon::start(config, fake::aws(), transports).await;
         let (stop, ended) = (CancellationToken::new(), CancellationToken::new());
         let mut serving = JoinSet::new();
-        serving.spawn(serve(socket, Arc::clone(&daemon), stop.clone(), ended.clone()));
+        serving.spawn(serve(
+            socket,
+            Arc::clone(&daemon),
+            RecentLines::default(),
+            stop.clone(),
+            ended.clone(),
+        ));
         let channel = tunneld_proto::connect(&path).await.unwrap();
         let client = TunnelsClient::new(channel.clone());
         Self {

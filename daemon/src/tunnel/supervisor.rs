@@ -23,7 +23,7 @@ use std::time::Duration;
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep_until};
-use tracing::{Instrument, info, info_span};
+use tracing::{Instrument, error_span, info};
 
 use crate::config::TunnelSpec;
 use crate::failure::Failure;
@@ -120,7 +120,8 @@ impl Supervisor {
 
     /// Runs until told to finish, or until nobody holds a handle any more.
     pub(crate) async fn run(self) {
-        let span = info_span!("tunnel", name = %self.spec.name);
+        // At the level of errors, so that every line that is logged at all says whose it is.
+        let span = error_span!("tunnel", name = %self.spec.name);
         self.supervise().instrument(span).await;
     }
 
@@ -295,7 +296,7 @@ impl Supervisor {
 
     fn serve(&mut self, client: Client) {
         self.period.accepted += 1;
-        let span = info_span!("connection", number = self.period.accepted, peer = %client.peer());
+        let span = error_span!("connection", number = self.period.accepted, peer = %client.peer());
         let proxy = Proxy {
             client,
             slot: self.slot.subscribe(),
