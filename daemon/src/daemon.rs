@@ -19,7 +19,7 @@ use crate::config::{
 };
 use crate::failure::{Failure, Reason, Remedy};
 use crate::near::near;
-use crate::status::{Board, Changes, Status};
+use crate::status::{Board, Changes, Snapshot, Status};
 use crate::transport::Transports;
 use crate::tunnel::{Finished, Handle, Wish};
 use crate::visit::{self, Visit, Visits};
@@ -159,6 +159,11 @@ impl Daemon {
         all_or_unknown(names, &known, find)
     }
 
+    /// Returns how all tunnels are.
+    pub(crate) fn snapshot(&self) -> Snapshot {
+        self.board.snapshot()
+    }
+
     /// Follows how the tunnels are.
     pub(crate) fn watch(&self) -> Changes {
         self.board.subscribe()
@@ -166,7 +171,6 @@ impl Daemon {
 
     /// Follows what the daemon does beside its tunnels. Each reload tells of it, also when it is as before, so that
     /// what could not be done is tried again.
-    #[expect(dead_code, reason = "read once metrics are served")]
     pub(crate) fn settings(&self) -> watch::Receiver<DaemonSettings> {
         self.settings.subscribe()
     }

@@ -4,7 +4,7 @@
 //!                       ┌──► visit ──┐
 //!   main ─► rpc ─► daemon ─► tunnel ─► transport ─► aws
 //!             │       │          │
-//!             └───────┴─ status ◄┘   (written by tunnel, read by rpc)
+//!             └───────┴─ status ◄┘   (written by tunnel, read by rpc and metrics)
 //! ```
 //!
 //! Arrows point one way only; `config` and `failure` are for all. [`run`] is the whole program, callable from a test.
@@ -17,6 +17,7 @@ pub mod failure;
 pub mod limits;
 pub mod logging;
 mod meter;
+mod metrics;
 mod near;
 pub mod rpc;
 pub mod signals;
@@ -103,7 +104,12 @@ pub async fn run(options: Options) -> Result<(), ServeError> {
             .run_until_cancelled_owned(transport::end_orphans(Arc::clone(&shared), orphans)),
     );
     let aws = Arc::clone(&shared.aws);
+    let calls = aws.calls().clone();
     let daemon = Daemon::start(config, aws, Arc::new(move |spec| transport::build(spec, &shared))).await;
+    tasks.spawn(
+        stop.clone()
+            .run_until_cancelled_owned(metrics::run(Arc::clone(&daemon), calls)),
+    );
     let ended = CancellationToken::new();
     let mut serving = JoinSet::new();
     serving.spawn(rpc::serve(

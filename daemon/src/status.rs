@@ -281,6 +281,9 @@ impl Status {
     }
 }
 
+/// The names of all states.
+pub(crate) const STATES: [&str; 6] = ["down", "idle", "connecting", "up", "waiting", "blocked"];
+
 impl State {
     /// Returns the state's name, as everywhere: in the proto, the CLI and the log.
     pub(crate) fn name(&self) -> &'static str {
