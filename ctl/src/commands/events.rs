@@ -20,27 +20,33 @@ use crate::select::Selection;
 /// Prints a line, or an object, for each transition: first those that are remembered, in the order of their times.
 pub(super) async fn run(told: &Events, client: &mut Client, output: &Output) -> Result<Exit, Error> {
     let selection = Selection::of(&told.names)?;
-    let printing = async {
-        let mut changes = client.watch().await?;
-        selection.pick(&changes.present)?;
-        let present = WatchResponse {
-            tunnels: std::mem::take(&mut changes.present),
-            removed: Vec::new(),
-        };
-        let mut journal = Journal {
-            selection: &selection,
-            output,
-            told: HashMap::new(),
-        };
-        journal.record(present)?;
-        if told.no_follow {
-            return Ok(Exit::Ok);
-        }
-        loop {
-            journal.record(changes.next().await?)?;
-        }
+    until_left(output, print(told, &selection, client, output)).await
+}
+
+async fn print(
+    told: &Events,
+    selection: &Selection,
+    client: &mut Client,
+    output: &Output,
+) -> Result<Exit, Error> {
+    let mut changes = client.watch().await?;
+    selection.pick(&changes.present)?;
+    let present = WatchResponse {
+        tunnels: std::mem::take(&mut changes.present),
+        removed: Vec::new(),
     };
-    until_left(output, printing).await
+    let mut journal = Journal {
+        selection,
+        output,
+        told: HashMap::new(),
+    };
+    journal.record(present)?;
+    if told.no_follow {
+        return Ok(Exit::Ok);
+    }
+    loop {
+        journal.record(changes.next().await?)?;
+    }
 }
 
 struct Journal<'a> {

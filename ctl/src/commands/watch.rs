@@ -19,24 +19,25 @@ use crate::tunnel;
 /// A glob also catches tunnels that a reload adds. Ends quietly on an interrupt, and when the reader leaves.
 pub(super) async fn run(names: &[String], client: &mut Client, output: &Output) -> Result<Exit, Error> {
     let selection = Selection::of(names)?;
-    let watching = async {
-        let mut changes = client.watch().await?;
-        selection.pick(&changes.present)?;
-        let present = WatchResponse {
-            tunnels: std::mem::take(&mut changes.present),
-            removed: Vec::new(),
-        };
-        let mut journal = Journal {
-            selection: &selection,
-            output,
-            seen: HashMap::new(),
-        };
-        journal.record(present)?;
-        loop {
-            journal.record(changes.next().await?)?;
-        }
+    until_left(output, follow(&selection, client, output)).await
+}
+
+async fn follow(selection: &Selection, client: &mut Client, output: &Output) -> Result<Exit, Error> {
+    let mut changes = client.watch().await?;
+    selection.pick(&changes.present)?;
+    let present = WatchResponse {
+        tunnels: std::mem::take(&mut changes.present),
+        removed: Vec::new(),
     };
-    until_left(output, watching).await
+    let mut journal = Journal {
+        selection,
+        output,
+        seen: HashMap::new(),
+    };
+    journal.record(present)?;
+    loop {
+        journal.record(changes.next().await?)?;
+    }
 }
 
 struct Journal<'a> {

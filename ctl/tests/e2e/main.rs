@@ -21,6 +21,7 @@ mod postgres;
 mod rdp;
 mod readme;
 mod remote;
+mod seeing;
 mod slow_reader;
 mod ssh;
 mod sshd;

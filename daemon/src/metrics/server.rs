@@ -4,14 +4,17 @@
 //! in. On a Unix socket their owner alone can.
 
 use std::convert::Infallible;
+use std::future::ready;
 use std::io;
 use std::net::{IpAddr, SocketAddr, TcpListener};
 use std::time::Duration;
 
 use futures_util::future::{BoxFuture, select_all};
 use http::header::{ALLOW, CONTENT_TYPE, HOST, HeaderValue};
+use http::request::Parts;
 use http::uri::Authority;
 use http::{HeaderMap, Method, Request, Response, StatusCode};
+use hyper::body::Incoming;
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper_util::rt::TokioIo;
@@ -139,15 +142,10 @@ impl Socket {
 
 /// Answers one request of a client.
 async fn answer(client: Box<dyn Bytes>, door: Door, source: Source) {
-    let service = service_fn(async |request: Request<_>| {
+    let service = service_fn(|request: Request<Incoming>| {
         let (request, _) = request.into_parts();
-        Ok::<_, Infallible>(respond(
-            &request.method,
-            request.uri.path(),
-            &request.headers,
-            door,
-            &source,
-        ))
+        let response = respond(&request, door, &source);
+        ready(Ok::<_, Infallible>(response))
     });
     let connection = http1::Builder::new()
         .keep_alive(false)
@@ -161,25 +159,19 @@ async fn answer(client: Box<dyn Bytes>, door: Door, source: Source) {
     }
 }
 
-fn respond(
-    method: &Method,
-    path: &str,
-    headers: &HeaderMap,
-    door: Door,
-    source: &Source,
-) -> Response<String> {
+fn respond(request: &Parts, door: Door, source: &Source) -> Response<String> {
     if let Door::Tcp = door
-        && !is_local(headers)
+        && !is_local(&request.headers)
     {
         return refusal(
             StatusCode::FORBIDDEN,
             "metrics are for this machine: ask by 127.0.0.1\n",
         );
     }
-    if path != PATH {
+    if request.uri.path() != PATH {
         return refusal(StatusCode::NOT_FOUND, "metrics are at /metrics\n");
     }
-    if method != Method::GET {
+    if request.method != Method::GET {
         let mut refusal = refusal(StatusCode::METHOD_NOT_ALLOWED, "metrics are for GET\n");
         refusal
             .headers_mut()
