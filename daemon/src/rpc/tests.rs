@@ -9,10 +9,12 @@ use tonic::transport::Channel;
 use tonic::{Code, Request};
 use tonic_health::pb::health_client::HealthClient;
 use tonic_health::pb::{HealthCheckRequest, health_check_response::ServingStatus};
+use tracing::{error_span, info};
+use tracing_subscriber::layer::SubscriberExt;
 use tunneld_proto::v1::tunnels_client::TunnelsClient;
 use tunneld_proto::v1::{
-    DownRequest, ListRequest, ReloadRequest, ShutdownRequest, UpRequest, VersionRequest, WatchRequest,
-    open_request, open_response, tunnel,
+    DownRequest, ListRequest, LogsRequest, ReloadRequest, ShutdownRequest, UpRequest, VersionRequest,
+    WatchRequest, open_request, open_response, tunnel,
 };
 
 use super::*;
@@ -25,6 +27,7 @@ struct Rig {
     client: TunnelsClient<Channel>,
     channel: Channel,
     daemon: Arc<Daemon>,
+    log: RecentLines,
     attempts: Attempts,
     stop: CancellationToken,
     ended: CancellationToken,
@@ -56,11 +59,12 @@ impl Rig {
         let transports = Arc::new(move |_: &TunnelSpec| Arc::clone(&transport) as _);
         let daemon = Daemon::start(config, fake::aws(), transports).await;
         let (stop, ended) = (CancellationToken::new(), CancellationToken::new());
+        let log = RecentLines::default();
         let mut serving = JoinSet::new();
         serving.spawn(serve(
             socket,
             Arc::clone(&daemon),
-            RecentLines::default(),
+            log.clone(),
             stop.clone(),
             ended.clone(),
         ));
@@ -70,6 +74,7 @@ impl Rig {
             client,
             channel,
             daemon,
+            log,
             attempts,
             stop,
             ended,
@@ -99,7 +104,7 @@ fn up() -> UpRequest {
     }
 }
 
-async fn next(stream: &mut tonic::Streaming<v1::WatchResponse>) -> v1::WatchResponse {
+async fn next<T>(stream: &mut tonic::Streaming<T>) -> T {
     tokio::time::timeout(Duration::from_secs(60), stream.message())
         .await
         .unwrap()
@@ -462,4 +467,50 @@ async fn a_client_that_does_not_read_holds_the_target_back() {
         assert!(sent < 64 << 20, "nobody reads, and all of it goes somewhere");
     }
     drop(responses);
+}
+
+#[tokio::test]
+async fn the_log_ends_after_its_latest_lines_unless_it_is_followed() {
+    let mut rig = Rig::new().await;
+    let subscriber = tracing_subscriber::registry().with(rig.log.clone());
+    let _logging = tracing::subscriber::set_default(subscriber);
+    let says =
+        |words: &str| error_span!("tunnel", name = %"db").in_scope(|| info!(target: "tunneld", "{words}"));
+    says("first");
+    says("second");
+    let request = LogsRequest {
+        names: db(),
+        follow: false,
+        lines: Some(1),
+    };
+    let mut so_far = rig.client.logs(request.clone()).await.unwrap().into_inner();
+    let last = &next(&mut so_far).await.lines[0];
+    assert_eq!(
+        (last.message.as_str(), last.tunnel.as_str(), last.level()),
+        ("second", "db", v1::LogLevel::Info)
+    );
+    assert!(so_far.message().await.unwrap().is_none());
+
+    let request = LogsRequest {
+        follow: true,
+        ..request
+    };
+    let mut followed = rig.client.logs(request).await.unwrap().into_inner();
+    assert_eq!(next(&mut followed).await.lines[0].message, "second");
+    says("third");
+    assert_eq!(next(&mut followed).await.lines[0].message, "third");
+    rig.ended.cancel();
+    assert!(followed.message().await.unwrap().is_none());
+}
+
+#[tokio::test]
+async fn the_log_of_a_tunnel_that_there_is_not_is_refused_with_near_names() {
+    let mut rig = Rig::new().await;
+    let request = LogsRequest {
+        names: vec!["bd".to_owned()],
+        follow: true,
+        lines: None,
+    };
+    let refused = rig.client.logs(request).await.unwrap_err();
+    assert_eq!(refused.code(), Code::NotFound);
 }
