@@ -34,10 +34,10 @@ const LONGEST: usize = 8 << 10;
 const BATCH: usize = 256 << 10;
 
 /// The span that everything about a tunnel happens in, and its field with the tunnel's name.
-pub(crate) const TUNNEL: (&str, &str) = ("tunnel", "name");
+const TUNNEL: (&str, &str) = ("tunnel", "name");
 
 /// The span that everything about a connection happens in, and its field with the connection's number.
-pub(crate) const CONNECTION: (&str, &str) = ("connection", "number");
+const CONNECTION: (&str, &str) = ("connection", "number");
 
 /// The latest lines of the log. Cheap to clone.
 #[derive(Debug, Clone, Default)]
