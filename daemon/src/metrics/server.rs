@@ -9,7 +9,7 @@ use std::io;
 use std::net::{IpAddr, SocketAddr, TcpListener};
 use std::time::Duration;
 
-use futures_util::future::{BoxFuture, select_all};
+use futures_util::future::select_all;
 use http::header::{ALLOW, CONTENT_TYPE, HOST, HeaderValue};
 use http::request::Parts;
 use http::uri::Authority;
@@ -99,10 +99,7 @@ impl Server {
             while self.clients.len() >= MOST_CLIENTS {
                 self.clients.join_next().await;
             }
-            let accepting = self
-                .sockets
-                .iter()
-                .map(|socket| -> BoxFuture<'_, _> { Box::pin(socket.accept()) });
+            let accepting = self.sockets.iter().map(|socket| Box::pin(socket.accept()));
             let accepted = tokio::select! {
                 (accepted, _, _) = select_all(accepting) => accepted,
                 Some(_) = self.clients.join_next() => continue,

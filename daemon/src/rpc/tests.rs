@@ -9,7 +9,9 @@ use tonic::transport::Channel;
 use tonic::{Code, Request};
 use tonic_health::pb::health_client::HealthClient;
 use tonic_health::pb::{HealthCheckRequest, health_check_response::ServingStatus};
+use tracing::level_filters::LevelFilter;
 use tracing::{error_span, info};
+use tracing_subscriber::Layer;
 use tracing_subscriber::layer::SubscriberExt;
 use tunneld_proto::v1::tunnels_client::TunnelsClient;
 use tunneld_proto::v1::{
@@ -472,7 +474,7 @@ async fn a_client_that_does_not_read_holds_the_target_back() {
 #[tokio::test]
 async fn the_log_ends_after_its_latest_lines_unless_it_is_followed() {
     let mut rig = Rig::new().await;
-    let subscriber = tracing_subscriber::registry().with(rig.log.clone());
+    let subscriber = tracing_subscriber::registry().with(rig.log.clone().with_filter(LevelFilter::INFO));
     let _logging = tracing::subscriber::set_default(subscriber);
     let says =
         |words: &str| error_span!("tunnel", name = %"db").in_scope(|| info!(target: "tunneld", "{words}"));
