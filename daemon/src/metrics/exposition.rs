@@ -289,15 +289,15 @@ mod tests {
             (r#"tunneld_tunnel_resume_seconds_count{tunnel="db"}"#, 1.0),
             (r#"tunneld_tunnel_resume_seconds_sum{tunnel="db"}"#, 0.3),
             (
-                r#"tunneld_tunnel_resume_seconds_bucket{le="0.25",tunnel="db"}"#,
+                r#"tunneld_tunnel_resume_seconds_bucket{tunnel="db",le="0.25"}"#,
                 0.0,
             ),
             (
-                r#"tunneld_tunnel_resume_seconds_bucket{le="0.5",tunnel="db"}"#,
+                r#"tunneld_tunnel_resume_seconds_bucket{tunnel="db",le="0.5"}"#,
                 1.0,
             ),
             (
-                r#"tunneld_tunnel_resume_seconds_bucket{le="+Inf",tunnel="db"}"#,
+                r#"tunneld_tunnel_resume_seconds_bucket{tunnel="db",le="+Inf"}"#,
                 1.0,
             ),
             ("process_start_time_seconds", 1.5),
