@@ -120,20 +120,22 @@ fn an_outage_is_told_with_its_cause_its_end_and_what_it_cost() {
     echoes(&socket, "after");
     follower.prints("\"reason\":\"resumed, no connection lost\"");
     let told = states(&follower.printed());
-    let end = &told[told.len() - 3..];
-    assert_eq!(
-        end,
-        [
-            ("up".to_owned(), Value::Null),
-            ("waiting".to_owned(), Value::Null),
-            ("up".to_owned(), 0.into())
-        ],
-        "{told:?}"
-    );
+    // What is wrong with a link while it is away may change.
+    let mut passed = told.clone();
+    passed.dedup();
+    let expected = [
+        ("connecting", Value::Null),
+        ("up", Value::Null),
+        ("waiting", Value::Null),
+        ("up", 0.into()),
+    ];
+    assert_eq!(passed, expected.map(|(state, lost)| (state.to_owned(), lost)));
     let shown = world.ok(&["status", "prod-db"]);
-    let history: Vec<_> = shown.lines().rev().take(2).collect();
-    assert!(history[0].ends_with(" resumed, no connection lost"), "{shown}");
-    assert!(history[1].contains(" lost: "), "{shown}");
+    assert!(
+        shown.trim_end().ends_with(" resumed, no connection lost"),
+        "{shown}"
+    );
+    assert!(shown.contains(" lost: "), "{shown}");
     assert_eq!(
         world.said("up: resumed, no connection lost"),
         1,
