@@ -28,6 +28,9 @@ With several names the highest code wins.
 With --json the answer is one JSON object per line. Within `schema` 1 fields are only ever added.
   status   {\"schema\":1,\"tunnels\":[TUNNEL…]}
   up, down, restart, watch: a TUNNEL with \"schema\":1, for each that settled or changed
+  events   {\"schema\":1,\"at\",\"name\",\"state\",\"reason\",\"connections_lost\"} for each transition
+  logs     {\"schema\":1,\"at\",\"level\",\"tunnel\",\"connection\",\"message\",\"source\"} for each line,
+           and {\"schema\":1,\"missed\"} where so many came faster than they were read
   reload   {\"schema\":1,\"path\",\"added\",\"changed\",\"removed\",
             \"problems\":[{\"path\",\"line\",\"message\",\"hint\"}]}
   version  {\"schema\":1,\"tunnelctl\",
@@ -42,9 +45,9 @@ With --json the answer is one JSON object per line. Within `schema` 1 fields are
             \"bytes_in\",\"bytes_out\",\"held\",\"links_lost\",\"connections_expired\"},
             \"last_error\":{\"at\",\"reason\",\"chain\",\"hints\"},
             \"link\":{\"via\",\"sessions\",\"agent_version\",\"notes\":[…]},
-            \"history\":[{\"at\",\"state\",\"reason\"}]}
+            \"history\":[{\"at\",\"state\",\"reason\",\"connections_lost\"}]}
 What is unknown is null; times are RFC 3339 in UTC. `state` is one of down, idle, connecting, up,
-waiting and blocked; of a tunnel that a reload removed, `watch` says removed and the name alone.";
+waiting and blocked; of a tunnel that a reload removed, `watch` and `events` say removed and little else.";
 
 /// Bring tunnels to AWS up and down, and see how they are
 #[derive(Debug, Parser)]
@@ -102,6 +105,20 @@ pub(crate) enum Command {
         #[arg(value_name = "NAME", add = ArgValueCompleter::new(completions::names))]
         names: Vec<String>,
     },
+
+    /// Print every change of the tunnels' states and why, those that were and those that come
+    ///
+    /// Begins with the latest changes of each tunnel, which the daemon remembers, and goes on until interrupted. Where
+    /// `watch` shows how tunnels are, this shows what they went through: no state is skipped.
+    #[command(after_help = "Example:\n  tunnelctl events prod-db --no-follow")]
+    Events(Events),
+
+    /// Print the latest lines of the daemon's log, of some tunnels or all
+    ///
+    /// The daemon keeps the latest lines in memory; its standard error, or the journal, has all of them. What is logged
+    /// is chosen when the daemon starts, by --log or RUST_LOG.
+    #[command(after_help = "Example:\n  tunnelctl logs prod-db -f")]
+    Logs(Logs),
 
     /// Log in to an instance, or run a command there, by the system's ssh
     ///
@@ -180,6 +197,34 @@ pub(crate) enum Command {
         #[arg(value_parser = PossibleValuesParser::new(completions::shells()))]
         shell: String,
     },
+}
+
+/// Whose transitions to print.
+#[derive(Debug, Args)]
+pub(crate) struct Events {
+    /// Tunnels, as names or globs; without any, all of them
+    #[arg(value_name = "NAME", add = ArgValueCompleter::new(completions::names))]
+    pub(crate) names: Vec<String>,
+
+    /// End after the transitions that were
+    #[arg(long)]
+    pub(crate) no_follow: bool,
+}
+
+/// Which lines of the log to print.
+#[derive(Debug, Args)]
+pub(crate) struct Logs {
+    /// Tunnels, as names or globs; without any, every line, also those of the daemon itself
+    #[arg(value_name = "NAME", add = ArgValueCompleter::new(completions::names))]
+    pub(crate) names: Vec<String>,
+
+    /// Go on with the lines that come, until interrupted
+    #[arg(short, long)]
+    pub(crate) follow: bool,
+
+    /// Begin with so many of the latest lines
+    #[arg(short = 'n', long, value_name = "LINES", default_value_t = 100)]
+    pub(crate) lines: u32,
 }
 
 /// The tunnels a command acts on.

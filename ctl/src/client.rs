@@ -13,9 +13,9 @@ use tonic::{Code, Response, Status, Streaming};
 use tunneld_proto::socket;
 use tunneld_proto::v1::tunnels_client::TunnelsClient;
 use tunneld_proto::v1::{
-    DownRequest, ListRequest, OpenRequest, OpenResponse, PushKeyRequest, ReloadRequest, ReloadResponse,
-    ResolveRequest, Resolved, RestartRequest, ShutdownRequest, Tunnel, UpRequest, VersionRequest,
-    VersionResponse, WatchRequest, WatchResponse, resolve_response,
+    DownRequest, ListRequest, LogsRequest, LogsResponse, OpenRequest, OpenResponse, PushKeyRequest,
+    ReloadRequest, ReloadResponse, ResolveRequest, Resolved, RestartRequest, ShutdownRequest, Tunnel,
+    UpRequest, VersionRequest, VersionResponse, WatchRequest, WatchResponse, resolve_response,
 };
 
 use crate::error::{Error, Exit};
@@ -170,6 +170,11 @@ impl Client {
         answer(ANSWER_LIMIT, self.rpc.open(ReceiverStream::new(requests))).await
     }
 
+    /// Asks for lines of the daemon's log.
+    pub(crate) async fn logs(&mut self, request: LogsRequest) -> Result<Lines, Error> {
+        answer(ANSWER_LIMIT, self.rpc.logs(request)).await.map(Lines)
+    }
+
     /// Subscribes to every tunnel.
     pub(crate) async fn watch(&mut self) -> Result<Changes, Error> {
         let mut stream = answer(ANSWER_LIMIT, self.rpc.watch(WatchRequest::default())).await?;
@@ -194,6 +199,20 @@ impl Changes {
     /// Waits for the next change; the daemon's end is an error.
     pub(crate) async fn next(&mut self) -> Result<WatchResponse, Error> {
         next(&mut self.stream).await
+    }
+}
+
+/// Lines of the daemon's log.
+pub(crate) struct Lines(Streaming<LogsResponse>);
+
+impl Lines {
+    /// Waits for the next ones; `None` after the last.
+    pub(crate) async fn next(&mut self) -> Result<Option<LogsResponse>, Error> {
+        let mut response = self.0.message().await.map_err(refused)?;
+        if let Some(response) = &mut response {
+            response.lines.iter_mut().for_each(tunnel::disarm_log_line);
+        }
+        Ok(response)
     }
 }
 
@@ -231,7 +250,7 @@ async fn answer<T>(
 
 async fn next(stream: &mut Streaming<WatchResponse>) -> Result<WatchResponse, Error> {
     let Some(mut response) = stream.message().await.map_err(refused)? else {
-        return Err(Error::new(Exit::NoDaemon, "tunneld has stopped").hint(start_command()));
+        return Err(stopped());
     };
     response.tunnels.iter_mut().for_each(tunnel::disarm);
     Ok(response)
@@ -240,6 +259,11 @@ async fn next(stream: &mut Streaming<WatchResponse>) -> Result<WatchResponse, Er
 fn disarmed(mut tunnels: Vec<Tunnel>) -> Vec<Tunnel> {
     tunnels.iter_mut().for_each(tunnel::disarm);
     tunnels
+}
+
+/// The daemon has ended what would go on for ever.
+pub(crate) fn stopped() -> Error {
+    Error::new(Exit::NoDaemon, "tunneld has stopped").hint(start_command())
 }
 
 pub(crate) fn silent(limit: Duration) -> Error {

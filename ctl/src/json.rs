@@ -10,6 +10,7 @@ use serde::Serialize;
 use tunneld_proto::v1::{self, Reason, VersionResponse};
 
 use crate::client::VERSION;
+use crate::render::level_name;
 use crate::render::words::rfc3339;
 use crate::tunnel;
 
@@ -109,6 +110,34 @@ struct Transition<'a> {
     at: Option<String>,
     state: &'a str,
     reason: Option<&'a str>,
+    connections_lost: Option<u64>,
+}
+
+/// A transition of a tunnel, of `events`.
+#[derive(Serialize)]
+pub(crate) struct Event<'a> {
+    at: Option<String>,
+    name: &'a str,
+    state: &'a str,
+    reason: Option<&'a str>,
+    connections_lost: Option<u64>,
+}
+
+/// A line of the daemon's log, of `logs`.
+#[derive(Serialize)]
+pub(crate) struct LogLine<'a> {
+    at: Option<String>,
+    level: &'static str,
+    tunnel: Option<&'a str>,
+    connection: Option<u64>,
+    message: &'a str,
+    source: &'a str,
+}
+
+/// Lines that came too fast to be read.
+#[derive(Serialize)]
+pub(crate) struct Missed {
+    pub(crate) missed: u64,
 }
 
 /// An instance and the way to it, of `ssh --verbose`.
@@ -230,6 +259,7 @@ impl<'a> From<&'a v1::Tunnel> for Tunnel<'a> {
                     at: transition.at.as_ref().and_then(rfc3339),
                     state: &transition.state,
                     reason: known(&transition.reason),
+                    connections_lost: transition.connections_lost,
                 })
                 .collect(),
         }
@@ -242,6 +272,43 @@ impl<'a> Removed<'a> {
         Self {
             name,
             state: "removed",
+        }
+    }
+}
+
+impl<'a> Event<'a> {
+    /// What happened to the tunnel of that name.
+    pub(crate) fn of(name: &'a str, transition: &'a v1::Transition) -> Self {
+        Self {
+            at: transition.at.as_ref().and_then(rfc3339),
+            name,
+            state: &transition.state,
+            reason: known(&transition.reason),
+            connections_lost: transition.connections_lost,
+        }
+    }
+
+    /// The tunnel of that name is gone.
+    pub(crate) fn removed(name: &'a str, at: String) -> Self {
+        Self {
+            at: Some(at),
+            name,
+            state: "removed",
+            reason: None,
+            connections_lost: None,
+        }
+    }
+}
+
+impl<'a> From<&'a v1::LogLine> for LogLine<'a> {
+    fn from(line: &'a v1::LogLine) -> Self {
+        Self {
+            at: line.at.as_ref().and_then(rfc3339),
+            level: level_name(line.level()),
+            tunnel: known(&line.tunnel),
+            connection: Some(line.connection).filter(|number| *number != 0),
+            message: &line.message,
+            source: &line.source,
         }
     }
 }

@@ -1,7 +1,7 @@
 //! What this client reads out of the daemon's `Tunnel` message.
 
 use tunneld_proto::v1::tunnel::State;
-use tunneld_proto::v1::{Failure, Resolved, Tunnel, Waiting};
+use tunneld_proto::v1::{Failure, LogLine, Resolved, Tunnel, Waiting};
 
 /// Returns the state's name, as in the glossary.
 pub(crate) fn state_name(tunnel: &Tunnel) -> &'static str {
@@ -101,6 +101,19 @@ pub(crate) fn disarm_resolved(resolved: &mut Resolved) {
         .chain(passed_over)
         .chain(addresses)
         .for_each(disarm_line);
+}
+
+/// The same for a line of the log.
+pub(crate) fn disarm_log_line(line: &mut LogLine) {
+    let LogLine {
+        tunnel,
+        message,
+        source,
+        at: _,
+        level: _,
+        connection: _,
+    } = line;
+    [tunnel, message, source].into_iter().for_each(disarm_line);
 }
 
 fn disarm_line(text: &mut String) {

@@ -14,16 +14,19 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use futures_util::future::join_all;
+use tokio::sync::watch;
 use tokio_util::task::TaskTracker;
 use tracing::info;
 
 pub(crate) use self::error::Error;
 use self::error::all_or_unknown;
 use crate::aws::{Aws, FoundInstance};
-use crate::config::{Config, Defaults, Instance, Problems, Target, TunnelName, TunnelSpec, Wanted, Written};
+use crate::config::{
+    Config, DaemonSettings, Defaults, Instance, Problems, Target, TunnelName, TunnelSpec, Wanted, Written,
+};
 use crate::failure::{Failure, Reason, Remedy};
 use crate::heritage::Heritage;
-use crate::status::{Board, Changes, Status};
+use crate::status::{Board, Changes, Snapshot, Status};
 use crate::transport::Transports;
 use crate::tunnel::{Afterwards, Finished, Handle, Wish};
 use crate::visit::{self, Visit, Visits};
@@ -47,6 +50,8 @@ pub(crate) struct Daemon {
     aws: Arc<Aws>,
     /// What a tunnel has that does not say otherwise.
     defaults: Mutex<Arc<Defaults>>,
+    /// What the daemon does beside its tunnels.
+    settings: watch::Sender<DaemonSettings>,
     /// Connections without a tunnel.
     visits: Arc<Visits>,
     heritage: Arc<Heritage>,
@@ -65,6 +70,19 @@ pub(crate) struct Means {
     pub(crate) heritage: Arc<Heritage>,
     /// What a person typed last.
     pub(crate) wishes: Wishes,
+}
+
+#[cfg(test)]
+impl Means {
+    /// Without AWS, and nothing that was there before.
+    pub(crate) fn for_test(transports: Transports) -> Self {
+        Self {
+            aws: crate::tunnel::fake::aws(),
+            transports,
+            heritage: Arc::default(),
+            wishes: Wishes::default(),
+        }
+    }
 }
 
 /// An instance, and the way to it.
@@ -92,17 +110,29 @@ pub(crate) struct Reloaded {
 impl Daemon {
     /// Starts a supervisor for each tunnel. Returns when those that are wanted are bound or blocked.
     pub(crate) async fn start(config: Config, means: Means) -> Arc<Self> {
-        let daemon = Self::new(config.path, config.defaults, None, means);
+        let daemon = Self::new(config.path, config.defaults, config.daemon, None, means);
         daemon.adopt(config.tunnels).await;
         daemon
     }
 
     /// A daemon without tunnels, because the configuration file has problems.
     pub(crate) fn without_tunnels(path: PathBuf, problems: Problems, means: Means) -> Arc<Self> {
-        Self::new(path, Arc::default(), Some(problems), means)
+        Self::new(
+            path,
+            Arc::default(),
+            DaemonSettings::default(),
+            Some(problems),
+            means,
+        )
     }
 
-    fn new(path: PathBuf, defaults: Arc<Defaults>, problems: Option<Problems>, means: Means) -> Arc<Self> {
+    fn new(
+        path: PathBuf,
+        defaults: Arc<Defaults>,
+        settings: DaemonSettings,
+        problems: Option<Problems>,
+        means: Means,
+    ) -> Arc<Self> {
         let Means {
             aws,
             transports,
@@ -115,6 +145,7 @@ impl Daemon {
             transports,
             aws,
             defaults: Mutex::new(defaults),
+            settings: watch::Sender::new(settings),
             board: Arc::new(Board::new()),
             handles: Mutex::default(),
             changing: tokio::sync::Mutex::default(),
@@ -169,9 +200,20 @@ impl Daemon {
         all_or_unknown(names, &known, find)
     }
 
+    /// Returns how all tunnels are.
+    pub(crate) fn snapshot(&self) -> Snapshot {
+        self.board.snapshot()
+    }
+
     /// Follows how the tunnels are.
     pub(crate) fn watch(&self) -> Changes {
         self.board.subscribe()
+    }
+
+    /// Follows what the daemon does beside its tunnels. Each reload tells of it, also when it is as before, so that
+    /// what could not be done is tried again.
+    pub(crate) fn settings(&self) -> watch::Receiver<DaemonSettings> {
+        self.settings.subscribe()
     }
 
     /// Reads the configuration again. With problems in it nothing changes.
@@ -187,6 +229,7 @@ impl Daemon {
         }
         *self.problems.lock().unwrap_or_else(PoisonError::into_inner) = None;
         *self.defaults.lock().unwrap_or_else(PoisonError::into_inner) = config.defaults;
+        self.settings.send_replace(config.daemon);
         Ok(self.adopt(config.tunnels).await)
     }
 

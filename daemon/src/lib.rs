@@ -4,7 +4,7 @@
 //!                       ┌──► visit ──┐
 //!   main ─► rpc ─► daemon ─► tunnel ─► transport ─► aws
 //!             │       │          │
-//!             └───────┴─ status ◄┘   (written by tunnel, read by rpc)
+//!             └───────┴─ status ◄┘   (written by tunnel, read by rpc and metrics)
 //! ```
 //!
 //! Arrows point one way only; `config` and `failure` are for all. [`run`] is the whole program, callable from a test.
@@ -18,6 +18,7 @@ pub mod heritage;
 pub mod limits;
 pub mod logging;
 mod meter;
+mod metrics;
 mod near;
 mod private_file;
 pub mod restart;
@@ -47,6 +48,7 @@ use crate::aws::Aws;
 use crate::config::{Config, Problems};
 use crate::daemon::{Daemon, Means};
 use crate::heritage::{Heritage, Legacy};
+use crate::logging::RecentLines;
 use crate::rpc::{Asks, ControlSocket, ServeError, Service};
 use crate::service_manager::ServiceManager;
 use crate::transport::{Ledger, Orphan, Shared, SshFiles};
@@ -70,6 +72,8 @@ pub struct Options {
     pub path: PathBuf,
     /// The tunnels; with problems there are none until the file has none.
     pub config: Result<Config, Problems>,
+    /// What the program has logged.
+    pub log: RecentLines,
     /// Where clients ask. Bound before any tunnel is, so that a second daemon disturbs nothing.
     pub socket: ControlSocket,
     /// Sockets that were there before.
@@ -108,6 +112,7 @@ pub async fn run(options: Options) -> Result<Ending, ServeError> {
     let Options {
         path,
         config,
+        log,
         socket,
         heritage,
         manager,
@@ -133,6 +138,7 @@ pub async fn run(options: Options) -> Result<Ending, ServeError> {
             .clone()
             .run_until_cancelled_owned(transport::end_orphans(Arc::clone(&shared), orphans)),
     );
+    let calls = aws.calls().clone();
     let means = Means {
         aws,
         transports: Arc::new(move |spec| transport::build(spec, &shared)),
@@ -152,10 +158,16 @@ pub async fn run(options: Options) -> Result<Ending, ServeError> {
             daemon
         }
     };
+    tasks.spawn(
+        closing
+            .clone()
+            .run_until_cancelled_owned(metrics::run(Arc::clone(&daemon), calls)),
+    );
     let ended = CancellationToken::new();
     let socket = Arc::new(socket);
     let service = Service::new(
         Arc::clone(&daemon),
+        log,
         manager.as_ref().map_or("", |manager| manager.name()),
         Asks {
             stop: stop.clone(),

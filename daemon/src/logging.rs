@@ -1,4 +1,9 @@
-//! Logging: `tracing` to stderr, fit for a terminal and for the journal.
+//! Logging: `tracing` to stderr, fit for a terminal and for the journal, and to a memory of the latest lines.
+//!
+//! ```text
+//!   event ──► filter ──┬──► stderr
+//!                      └──► RecentLines ──► RPC `Logs`
+//! ```
 //!
 //! What is logged is chosen by `--log`, else by `RUST_LOG`, else it is `info`. Two rules stand above that:
 //!
@@ -6,6 +11,8 @@
 //!   more of it.
 //! - The targets in `SECRETIVE` never log below `info`, whatever was asked for: there they show signatures, tokens
 //!   or payload.
+
+mod recent;
 
 use std::io::IsTerminal;
 use std::os::unix::fs::MetadataExt;
@@ -16,6 +23,9 @@ use tracing_subscriber::EnvFilter;
 use tracing_subscriber::filter::{FilterExt, ParseError, filter_fn};
 use tracing_subscriber::layer::{Layer, SubscriberExt};
 use tracing_subscriber::util::{SubscriberInitExt, TryInitError};
+
+pub use self::recent::RecentLines;
+pub(crate) use self::recent::{Batch, Line, Reader};
 
 /// Libraries that have much to say to their own developers; a target is every one that begins so.
 const CHATTY: [&str; 10] = [
@@ -55,12 +65,13 @@ pub enum LoggingError {
     Init(#[from] TryInitError),
 }
 
-/// Sets up logging for the process. `level` is what the command line said, `from_environment` what `RUST_LOG` says.
+/// Sets up logging for the process, and returns what will hold its latest lines. `level` is what the command line said,
+/// `from_environment` what `RUST_LOG` says.
 ///
 /// # Errors
 ///
 /// What was asked for cannot be understood, or logging is set up already.
-pub fn init(level: Option<&str>, from_environment: Option<&str>) -> Result<(), LoggingError> {
+pub fn init(level: Option<&str>, from_environment: Option<&str>) -> Result<RecentLines, LoggingError> {
     // With its own hint missing, every record of every library would be built to be thrown away.
     let harmless = filter_fn(is_harmless).with_max_level_hint(LevelFilter::TRACE);
     let filter = filter(level, from_environment)?.and(harmless);
@@ -75,9 +86,11 @@ pub fn init(level: Option<&str>, from_environment: Option<&str>) -> Result<(), L
     } else {
         lines.boxed()
     };
-    Ok(tracing_subscriber::registry()
-        .with(lines.with_filter(filter))
-        .try_init()?)
+    let recent = RecentLines::default();
+    tracing_subscriber::registry()
+        .with(lines.and_then(recent.clone()).with_filter(filter))
+        .try_init()?;
+    Ok(recent)
 }
 
 fn filter(level: Option<&str>, from_environment: Option<&str>) -> Result<EnvFilter, LoggingError> {

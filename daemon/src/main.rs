@@ -19,6 +19,7 @@ use tunneld::config::{Config, Problems, default_path};
 use tunneld::connector::Environment;
 use tunneld::failure::Failure;
 use tunneld::heritage::{Heritage, Inherited};
+use tunneld::logging::RecentLines;
 use tunneld::restart::Program;
 use tunneld::rpc::{BindError, ControlSocket};
 use tunneld::service_manager::ServiceManager;
@@ -108,10 +109,13 @@ fn start(arguments: &Arguments) -> Result<ExitCode> {
         return Ok(ExitCode::from(USAGE));
     }
     let from_environment = std::env::var("RUST_LOG").ok();
-    if let Err(error) = logging::init(arguments.log.as_deref(), from_environment.as_deref()) {
-        complain(format_args!("tunneld: {:#}", anyhow::Error::new(error)));
-        return Ok(ExitCode::from(USAGE));
-    }
+    let log = match logging::init(arguments.log.as_deref(), from_environment.as_deref()) {
+        Ok(log) => log,
+        Err(error) => {
+            complain(format_args!("tunneld: {:#}", anyhow::Error::new(error)));
+            return Ok(ExitCode::from(USAGE));
+        }
+    };
     let environment = Environment::from_process();
     let manager = ServiceManager::find(&environment).map(Arc::new);
     let by_hand = manager.is_none() && inherited.is_empty();
@@ -135,7 +139,7 @@ fn start(arguments: &Arguments) -> Result<ExitCode> {
         heritage: Arc::new(Heritage::new(inherited, manager.clone())),
         manager,
     };
-    match runtime.block_on(run(path, config, origin, arguments))? {
+    match runtime.block_on(run(path, config, log, origin, arguments))? {
         Ending::Stopped => Ok(ExitCode::SUCCESS),
         Ending::Restart(legacy) => {
             runtime.shutdown_timeout(LAST_THREADS);
@@ -156,6 +160,7 @@ struct Origin {
 async fn run(
     path: PathBuf,
     config: Result<Config, Problems>,
+    log: RecentLines,
     origin: Origin,
     arguments: &Arguments,
 ) -> Result<Ending> {
@@ -177,6 +182,7 @@ async fn run(
     let options = Options {
         path,
         config,
+        log,
         socket,
         heritage,
         manager,

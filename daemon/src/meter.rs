@@ -2,10 +2,18 @@
 //!
 //! How many connections there are can also be followed, because an on-demand tunnel lives by it.
 
-use std::sync::Arc;
+mod losses;
+mod resumes;
+
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
 use tokio::sync::watch;
+use tokio::time::Instant;
+
+use self::losses::Losses;
+pub(crate) use self::resumes::Resumes;
 
 /// The most connections that wait for a link at a time, for one tunnel: more than any pool opens, and few enough that
 /// what they sent ahead fits in a few MiB.
@@ -21,6 +29,8 @@ pub(crate) struct Meter {
     bytes_in: AtomicU64,
     bytes_out: AtomicU64,
     links_lost: AtomicU64,
+    losses: Mutex<Losses>,
+    resumes: Mutex<Resumes>,
 }
 
 /// The connections that there are.
@@ -101,6 +111,31 @@ impl Meter {
         self.connections_expired.fetch_add(1, Ordering::Relaxed);
     }
 
+    /// Counts a connection that was lost with the way to its target.
+    pub(crate) fn connection_lost(&self) {
+        locked(&self.losses).note(Instant::now());
+    }
+
+    /// Returns how many connections were lost with the way to their target.
+    pub(crate) fn lost(&self) -> u64 {
+        locked(&self.losses).total()
+    }
+
+    /// Returns how many had been lost before those that belong to what happens now.
+    pub(crate) fn lost_before(&self, now: Instant) -> u64 {
+        locked(&self.losses).before(now)
+    }
+
+    /// Counts a link that was resumed.
+    pub(crate) fn resumed(&self, took: Duration) {
+        locked(&self.resumes).note(took);
+    }
+
+    /// Returns how long links took to be resumed.
+    pub(crate) fn resumes(&self) -> Resumes {
+        locked(&self.resumes).clone()
+    }
+
     /// Counts bytes that the target sent.
     pub(crate) fn received(&self, bytes: u64) {
         self.bytes_in.fetch_add(bytes, Ordering::Relaxed);
@@ -115,6 +150,10 @@ impl Meter {
     pub(crate) fn link_lost(&self) {
         self.links_lost.fetch_add(1, Ordering::Relaxed);
     }
+}
+
+fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 /// A connection, counted as open.

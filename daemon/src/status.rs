@@ -12,19 +12,18 @@
 //!
 //! Times here are wall-clock times, for people; nothing is decided by them.
 
-use std::collections::VecDeque;
+mod history;
+
 use std::sync::Arc;
 use std::time::SystemTime;
 
 use tokio::sync::watch;
 
+pub(crate) use self::history::{History, Transition};
 use crate::config::{TunnelName, TunnelSpec};
 use crate::failure::Failure;
 use crate::meter::Meter;
 use crate::transport::LinkDetails;
-
-/// How many transitions are remembered for each tunnel: a bad night's worth, in a few KiB.
-const HISTORY: usize = 32;
 
 /// A tunnel and how it is.
 #[derive(Debug, Clone)]
@@ -45,8 +44,8 @@ pub(crate) struct Status {
     pub(crate) last_error: Option<LastError>,
     /// What is known of the link; `None` without one.
     pub(crate) link: Option<LinkDetails>,
-    /// The latest transitions, oldest first.
-    pub(crate) history: VecDeque<Transition>,
+    /// The latest transitions.
+    pub(crate) history: History,
     /// Its counters.
     pub(crate) meter: Arc<Meter>,
     /// Grows with every change.
@@ -95,17 +94,6 @@ pub(crate) struct LastError {
     pub(crate) failure: Arc<Failure>,
     /// When.
     pub(crate) at: SystemTime,
-}
-
-/// A change of state that was.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) struct Transition {
-    /// When.
-    pub(crate) at: SystemTime,
-    /// The state's name.
-    pub(crate) state: &'static str,
-    /// Why; empty for a change that was asked for.
-    pub(crate) reason: String,
 }
 
 /// Every tunnel, in the configuration's order, at one moment. Cheap to clone.
@@ -227,9 +215,20 @@ impl Entry {
         &self.meter
     }
 
-    /// Shows a state, its cause as the latest failure, and remembers the transition.
-    pub(crate) fn publish(&self, state: State) {
-        self.update(|status| status.enter(state, wall_clock()));
+    /// Shows a state, its cause as the latest failure, and remembers the transition. Returns its reason in words.
+    pub(crate) fn publish(&self, state: State) -> String {
+        let mut reason = String::new();
+        self.update(|status| reason = status.enter(state, wall_clock()));
+        reason
+    }
+
+    /// Remembers what happened to a tunnel that stays in its state.
+    #[cfg_attr(
+        not(test),
+        expect(dead_code, reason = "said once sleep and changes of network are noticed")
+    )]
+    pub(crate) fn note(&self, words: &str) {
+        self.update(|status| status.history.note(&status.state, words.to_owned(), wall_clock()));
     }
 
     /// Shows a failure that changes no state as the latest one.
@@ -266,42 +265,24 @@ impl Entry {
 }
 
 impl Status {
-    fn enter(&mut self, state: State, now: SystemTime) {
+    fn enter(&mut self, state: State, now: SystemTime) -> String {
         if let Some(cause) = state.cause() {
             self.last_error = Some(LastError {
                 failure: Arc::clone(cause),
                 at: now,
             });
         }
-        let resumed = matches!(
-            (&self.state, &state),
-            (State::Waiting { until: None, .. }, State::Up)
-        );
-        let transition = Transition {
-            at: now,
-            state: state.name(),
-            reason: match state.cause() {
-                Some(cause) => cause.in_one_line(),
-                None if resumed => "resumed".to_owned(),
-                None => String::new(),
-            },
-        };
+        let reason = self.history.pass(&self.state, &state, &self.meter, now);
         if state.name() != self.state.name() {
             self.since = now;
         }
-        // A tunnel that retries for hours goes round between two states for the same reason. That is one piece of
-        // news; repeating it would push the interesting past out of the ring.
-        let again = matches!(state, State::Connecting { attempt } if attempt > 1);
-        let news = |last: &Transition| (last.state, &last.reason) != (transition.state, &transition.reason);
-        if !again && self.history.back().is_none_or(news) {
-            if self.history.len() == HISTORY {
-                self.history.pop_front();
-            }
-            self.history.push_back(transition);
-        }
         self.state = state;
+        reason
     }
 }
+
+/// The names of all states.
+pub(crate) const STATES: [&str; 6] = ["down", "idle", "connecting", "up", "waiting", "blocked"];
 
 impl State {
     /// Returns the state's name, as everywhere: in the proto, the CLI and the log.
@@ -336,6 +317,9 @@ pub(crate) fn wall_clock() -> SystemTime {
 
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
+    use super::history::HISTORY;
     use super::*;
     use crate::failure::{Reason, Remedy};
     use crate::tunnel::fake;
@@ -435,20 +419,74 @@ mod tests {
         }
         assert_eq!(history(&board).len(), HISTORY);
         assert_eq!(history(&board)[0].1, "cause 8");
+        let snapshot = board.snapshot();
+        let oldest = snapshot[0].history.iter().next().unwrap();
+        assert_eq!(oldest.number, 9, "the forgotten ones count");
     }
 
-    #[test]
-    fn a_resumed_link_is_remembered_as_resumed() {
-        let board = Arc::new(Board::new());
-        let entry = board.enter(&fake::spec("db"));
-        entry.publish(State::Up);
-        entry.publish(State::Waiting {
+    /// A link that is being resumed.
+    fn resuming() -> State {
+        State::Waiting {
             attempt: 1,
             until: None,
             cause: failure("websocket closed"),
-        });
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_resumed_link_says_so_and_what_the_outage_cost() {
+        let board = Arc::new(Board::new());
+        let entry = board.enter(&fake::spec("db"));
+        assert_eq!(
+            entry.publish(State::Up),
+            "",
+            "the first time is what was asked for"
+        );
+        entry.publish(resuming());
+        tokio::time::advance(Duration::from_millis(300)).await;
+        assert_eq!(entry.publish(State::Up), "resumed, no connection lost");
+        entry.publish(resuming());
+        entry.meter().connection_lost();
+        assert_eq!(entry.publish(State::Up), "resumed, 1 connection lost");
+        let lost: Vec<_> = board.snapshot()[0]
+            .history
+            .iter()
+            .map(|past| (past.number, past.connections_lost))
+            .collect();
+        assert_eq!(
+            lost,
+            [(1, None), (2, None), (3, Some(0)), (4, None), (5, Some(1))]
+        );
+        let resumes = entry.meter().resumes();
+        assert_eq!((resumes.count(), resumes.took()), (2, Duration::from_millis(300)));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_link_made_anew_says_what_was_lost_with_the_one_before_it() {
+        let board = Arc::new(Board::new());
+        let entry = board.enter(&fake::spec("db"));
         entry.publish(State::Up);
-        assert_eq!(history(&board).last().unwrap(), &("up", "resumed".to_owned()));
+        entry.meter().connection_lost();
+        tokio::time::advance(Duration::from_secs(3600)).await;
+        // Connections may hear of the end before the supervisor does.
+        entry.meter().connection_lost();
+        entry.publish(waiting(1, "the session has ended"));
+        entry.meter().connection_lost();
+        entry.publish(State::Connecting { attempt: 1 });
+        assert_eq!(entry.publish(State::Up), "connected again, 2 connections lost");
+        assert_eq!(entry.meter().resumes().count(), 0);
+        entry.publish(State::Down);
+        assert_eq!(entry.publish(State::Up), "", "it was asked for");
+    }
+
+    #[test]
+    fn a_note_is_remembered_beside_the_state_it_leaves_alone() {
+        let board = Arc::new(Board::new());
+        let entry = board.enter(&fake::spec("db"));
+        entry.publish(State::Up);
+        entry.note("woke from sleep");
+        let expected = [("up", String::new()), ("up", "woke from sleep".to_owned())];
+        assert_eq!(history(&board), expected);
     }
 
     #[test]

@@ -4,6 +4,9 @@ mod check;
 pub(crate) mod completions;
 mod daemon;
 mod down;
+mod events;
+mod leaving;
+mod logs;
 mod rdp;
 mod reload;
 mod restart;
@@ -41,6 +44,8 @@ pub(crate) async fn run(cli: &Cli, output: &Output) -> Result<ExitCode, Error> {
         Command::Restart(start) => restart::run(start, &mut connect.await?, output).await,
         Command::Status { names } => status::run(names, &mut connect.await?, output).await,
         Command::Watch { names } => watch::run(names, &mut connect.await?, output).await,
+        Command::Logs(told) => logs::run(told, &mut connect.await?, output).await,
+        Command::Events(told) => events::run(told, &mut connect.await?, output).await,
         Command::Check { config } => check::run(config.as_deref(), connect.await, output).await,
         Command::Reload => reload::run(&mut connect.await?, output).await,
         Command::RestartDaemon(told) => restart_daemon::run(told, cli.socket.as_deref(), output).await,

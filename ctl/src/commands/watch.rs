@@ -2,9 +2,9 @@
 
 use std::collections::HashMap;
 
-use tokio::signal::unix::{SignalKind, signal};
 use tunneld_proto::v1::{Tunnel, WatchResponse};
 
+use super::leaving::until_left;
 use crate::client::Client;
 use crate::error::{Error, Exit};
 use crate::json::{self, Versioned};
@@ -19,8 +19,10 @@ use crate::tunnel;
 /// A glob also catches tunnels that a reload adds. Ends quietly on an interrupt, and when the reader leaves.
 pub(super) async fn run(names: &[String], client: &mut Client, output: &Output) -> Result<Exit, Error> {
     let selection = Selection::of(names)?;
-    let mut interrupts = signal(SignalKind::interrupt())
-        .map_err(|error| Error::failed("cannot listen for interrupts").because(error.to_string()))?;
+    until_left(output, follow(&selection, client, output)).await
+}
+
+async fn follow(selection: &Selection, client: &mut Client, output: &Output) -> Result<Exit, Error> {
     let mut changes = client.watch().await?;
     selection.pick(&changes.present)?;
     let present = WatchResponse {
@@ -33,19 +35,13 @@ pub(super) async fn run(names: &[String], client: &mut Client, output: &Output) 
         seen: HashMap::new(),
     };
     journal.record(present)?;
-    let reader_left = output.reader_left();
-    tokio::pin!(reader_left);
     loop {
-        tokio::select! {
-            change = changes.next() => journal.record(change?)?,
-            _ = interrupts.recv() => return Ok(Exit::Ok),
-            () = &mut reader_left => return Ok(Exit::Ok),
-        }
+        journal.record(changes.next().await?)?;
     }
 }
 
 struct Journal<'a> {
-    selection: Selection,
+    selection: &'a Selection,
     output: &'a Output,
     /// Each tunnel as it was told last.
     seen: HashMap<String, Tunnel>,

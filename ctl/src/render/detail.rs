@@ -4,7 +4,7 @@ use tunneld_proto::v1::tunnel::State;
 use tunneld_proto::v1::{Link, Tunnel};
 
 use super::words::{Clock, count, engine, size, span};
-use super::{address, one_line, sentence, trouble};
+use super::{address, one_line, said, sentence, trouble};
 use crate::tunnel;
 
 /// How much of the history is shown: about half a screen. `--json` has all of it.
@@ -35,19 +35,16 @@ pub(crate) fn detail(tunnel: &Tunnel, clock: &Clock) -> String {
         say("failed", format!("{age}{}", one_line(failure)));
     }
     let hidden = tunnel.history.len().saturating_sub(HISTORY);
-    for (position, transition) in tunnel.history.iter().skip(hidden).enumerate() {
-        let label = if position == 0 { "history" } else { "" };
-        let time = transition
-            .at
-            .as_ref()
-            .and_then(|at| clock.time(at))
-            .unwrap_or_default();
-        let reason = if transition.reason.is_empty() {
-            String::new()
-        } else {
-            format!(": {}", transition.reason)
-        };
-        say(label, format!("{time} {}{reason}", transition.state));
+    for (position, transition) in tunnel.history.iter().enumerate().skip(hidden) {
+        let label = if position == hidden { "history" } else { "" };
+        let time = transition.at.as_ref().and_then(|at| clock.time(at));
+        let before = position
+            .checked_sub(1)
+            .and_then(|before| tunnel.history.get(before));
+        say(
+            label,
+            format!("{} {}", time.unwrap_or_default(), said(before, transition)),
+        );
     }
     lines.join("\n")
 }
@@ -157,6 +154,7 @@ mod tests {
             at,
             state: state.to_owned(),
             reason: reason.to_owned(),
+            ..Transition::default()
         }
     }
 
@@ -202,7 +200,7 @@ mod tests {
             history: vec![
                 transition(600, "up", ""),
                 transition(10, "waiting", "the websocket was closed by AWS"),
-                transition(9, "up", ""),
+                transition(9, "up", "resumed, no connection lost"),
             ],
             ..well()
         };
@@ -214,8 +212,8 @@ mod tests {
           since    2 h
           failed   3 min ago: prod.rds.example:5432 refused
           history  2025-11-23 23:00:00 up
-                   08:50:00 waiting: the websocket was closed by AWS
-                   08:51:00 up
+                   08:50:00 lost: the websocket was closed by AWS
+                   08:51:00 resumed, no connection lost
         ");
     }
 

@@ -1,6 +1,8 @@
 //! The answers for people: sentences, the table and the details. Nothing here prints or reads a clock.
 
 mod detail;
+mod history;
+mod log;
 mod table;
 pub(crate) mod words;
 
@@ -8,6 +10,8 @@ use tunneld_proto::v1::tunnel::State;
 use tunneld_proto::v1::{Failure, Resolved, Tunnel};
 
 pub(crate) use self::detail::detail;
+pub(crate) use self::history::said;
+pub(crate) use self::log::{level_name, log_line};
 pub(crate) use self::table::table;
 use self::words::{Clock, span};
 use crate::error::report;

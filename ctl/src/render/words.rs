@@ -44,6 +44,11 @@ impl Clock {
         Some(at.strftime(format).to_string())
     }
 
+    /// Returns now for programs: RFC 3339, in UTC.
+    pub(crate) fn now_rfc3339(&self) -> String {
+        self.now.to_string()
+    }
+
     /// Returns the local time of now.
     pub(crate) fn time_now(&self) -> String {
         self.now

@@ -40,6 +40,11 @@ async fn bash_completes_the_names_of_tunnels() {
     completed(&fake, &["tunnelctl", "status", "prod-db", "s"])
         .await
         .is(0, "stage-db\n", "");
+    for command in ["logs", "events"] {
+        completed(&fake, &["tunnelctl", command, "p"])
+            .await
+            .is(0, "prod-db\n", "");
+    }
 }
 
 #[tokio::test]

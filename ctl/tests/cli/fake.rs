@@ -19,10 +19,11 @@ use tunneld_proto::v1::tunnel::State;
 use tunneld_proto::v1::tunnels_server::{Tunnels, TunnelsServer};
 use tunneld_proto::v1::{
     Account, Blocked, Connecting, Down, DownRequest, DownResponse, End, Ended, Failure, Idle, Link,
-    ListRequest, ListResponse, OpenRequest, OpenResponse, Opened, PushKeyRequest, PushKeyResponse, Reason,
-    ReloadRequest, ReloadResponse, ResolveRequest, ResolveResponse, Resolved, RestartRequest,
-    RestartResponse, ShutdownRequest, ShutdownResponse, Tunnel, Up, UpRequest, UpResponse, VersionRequest,
-    VersionResponse, Waiting, WatchRequest, WatchResponse, open_request, open_response, resolve_response,
+    ListRequest, ListResponse, LogsRequest, LogsResponse, OpenRequest, OpenResponse, Opened, PushKeyRequest,
+    PushKeyResponse, Reason, ReloadRequest, ReloadResponse, ResolveRequest, ResolveResponse, Resolved,
+    RestartRequest, RestartResponse, ShutdownRequest, ShutdownResponse, Tunnel, Up, UpRequest, UpResponse,
+    VersionRequest, VersionResponse, Waiting, WatchRequest, WatchResponse, open_request, open_response,
+    resolve_response,
 };
 
 /// No run takes a tenth of this; it only keeps a hanging program from hanging the tests.
@@ -48,6 +49,9 @@ pub(crate) struct Script {
     watchers: Mutex<Vec<mpsc::Sender<Result<WatchResponse, Status>>>>,
     calls: Mutex<Vec<String>>,
     version: Mutex<VersionResponse>,
+    /// What a reader of the log is sent; whoever follows is then sent nothing more.
+    log: Mutex<Vec<LogsResponse>>,
+    followers: Mutex<Vec<mpsc::Sender<Result<LogsResponse, Status>>>>,
     reload: Mutex<ReloadResponse>,
     instance: Mutex<Option<Resolved>>,
     /// Why a key is not accepted.
@@ -103,6 +107,8 @@ impl Fake {
             watchers: Mutex::default(),
             calls: Mutex::default(),
             version: Mutex::new(version),
+            log: Mutex::default(),
+            followers: Mutex::default(),
             reload: Mutex::default(),
             instance: Mutex::default(),
             unaccepted: Mutex::default(),
@@ -313,6 +319,23 @@ impl Script {
         }
     }
 
+    /// Has these lines in the log.
+    pub(crate) fn logged(&self, log: Vec<LogsResponse>) {
+        *self.log.lock().unwrap() = log;
+    }
+
+    /// Tells everybody who follows the log.
+    pub(crate) fn log(&self, lines: &LogsResponse) {
+        for follower in self.followers.lock().unwrap().iter() {
+            follower.try_send(Ok(lines.clone())).unwrap();
+        }
+    }
+
+    /// Ends the log of everybody who follows it.
+    pub(crate) fn end_logs(&self) {
+        self.followers.lock().unwrap().clear();
+    }
+
     /// Ends every subscription.
     pub(crate) fn end_watches(&self) {
         self.watchers.lock().unwrap().clear();
@@ -399,6 +422,26 @@ impl Tunnels for Script {
             }))
             .unwrap();
         self.watchers.lock().unwrap().push(sender);
+        Ok(Response::new(ReceiverStream::new(receiver)))
+    }
+
+    type LogsStream = ReceiverStream<Result<LogsResponse, Status>>;
+
+    async fn logs(&self, request: Request<LogsRequest>) -> Result<Response<Self::LogsStream>, Status> {
+        let LogsRequest { names, follow, lines } = request.into_inner();
+        let flags = [
+            follow.then(|| "-f".to_owned()),
+            lines.map(|lines| format!("-n {lines}")),
+        ];
+        let asked: Vec<_> = flags.into_iter().flatten().chain(names).collect();
+        self.called("logs", &asked).await?;
+        let (sender, receiver) = mpsc::channel(64);
+        for response in self.log.lock().unwrap().iter() {
+            sender.try_send(Ok(response.clone())).unwrap();
+        }
+        if follow {
+            self.followers.lock().unwrap().push(sender);
+        }
         Ok(Response::new(ReceiverStream::new(receiver)))
     }
 

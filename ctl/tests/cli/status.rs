@@ -23,11 +23,22 @@ fn busy() -> Tunnel {
             ..Traffic::default()
         }),
         link: Some(link()),
-        history: vec![Transition {
-            at: Some(at("2025-11-24T03:12:40Z")),
-            state: "up".to_owned(),
-            reason: String::new(),
-        }],
+        history: vec![
+            Transition {
+                at: Some(at("2025-11-24T03:12:40Z")),
+                state: "waiting".to_owned(),
+                reason: "websocket closed 1000 Bye".to_owned(),
+                number: 2,
+                connections_lost: None,
+            },
+            Transition {
+                at: Some(at("2025-11-24T03:12:41Z")),
+                state: "up".to_owned(),
+                reason: "resumed, no connection lost".to_owned(),
+                number: 3,
+                connections_lost: Some(0),
+            },
+        ],
         ..tunnel("prod-db", 15432, up())
     }
 }
@@ -95,7 +106,8 @@ async fn one_name_shows_the_details() {
       route    ssm via bastion, through bastion-a (i-0abc), 1 session, agent 3.3.1142
       now      3 connections, 1.2 GB down, 4.1 MB up, 12 connections in all
       since    2 h
-      history  2025-11-24 03:12:40 up
+      history  2025-11-24 03:12:40 waiting: websocket closed 1000 Bye
+               2025-11-24 03:12:41 resumed, no connection lost
     ");
 }
 
@@ -141,7 +153,7 @@ async fn json_is_one_document() {
     };
     let ran = Fake::serving(vec![failed]).run(&["status", "--json"]).await;
     assert_eq!((ran.code, ran.stderr.as_str()), (Some(0), ""));
-    insta::assert_snapshot!(ran.stdout, @r#"{"schema":1,"tunnels":[{"name":"prod-db","state":"up","local":["127.0.0.1:15432"],"target":{"spec":"rds:prod-db","host":"prod-db.rds.example","port":5432,"engine":"postgres"},"route":"ssm via bastion","since":"2025-11-24T07:00:00Z","attempt":null,"retry_at":null,"cause":null,"traffic":{"connections":3,"connections_total":12,"connections_failed":0,"bytes_in":1200000000,"bytes_out":4100000,"held":0,"links_lost":0,"connections_expired":0},"last_error":{"at":"2025-11-24T08:00:00Z","reason":"target_refused","chain":["refused"],"hints":[]},"link":{"via":"bastion-a (i-0abc)","sessions":1,"agent_version":"3.3.1142","notes":[]},"history":[{"at":"2025-11-24T03:12:40Z","state":"up","reason":null}]}]}"#);
+    insta::assert_snapshot!(ran.stdout, @r#"{"schema":1,"tunnels":[{"name":"prod-db","state":"up","local":["127.0.0.1:15432"],"target":{"spec":"rds:prod-db","host":"prod-db.rds.example","port":5432,"engine":"postgres"},"route":"ssm via bastion","since":"2025-11-24T07:00:00Z","attempt":null,"retry_at":null,"cause":null,"traffic":{"connections":3,"connections_total":12,"connections_failed":0,"bytes_in":1200000000,"bytes_out":4100000,"held":0,"links_lost":0,"connections_expired":0},"last_error":{"at":"2025-11-24T08:00:00Z","reason":"target_refused","chain":["refused"],"hints":[]},"link":{"via":"bastion-a (i-0abc)","sessions":1,"agent_version":"3.3.1142","notes":[]},"history":[{"at":"2025-11-24T03:12:40Z","state":"waiting","reason":"websocket closed 1000 Bye","connections_lost":null},{"at":"2025-11-24T03:12:41Z","state":"up","reason":"resumed, no connection lost","connections_lost":0}]}]}"#);
 }
 
 #[tokio::test]

@@ -1,55 +1,11 @@
 //! `tunnelctl watch`.
 
-use std::process::Stdio;
-
 use rustix::process::{Pid, Signal, kill_process};
-use tokio::io::{AsyncBufReadExt, BufReader, Lines};
-use tokio::process::{Child, ChildStdout};
 use tokio::time::timeout;
 use tunneld_proto::v1::{Traffic, Tunnel, WatchResponse};
 
-use crate::fake::{Fake, LIMIT, Ran, at, blocked, down, tunnel, up};
-
-/// A `watch` that runs, and what it prints.
-struct Watching {
-    child: Child,
-    lines: Lines<BufReader<ChildStdout>>,
-}
-
-impl Watching {
-    fn start(fake: &Fake, arguments: &[&str]) -> Self {
-        let mut command = fake.command(&[&["watch"], arguments].concat());
-        let mut child = command
-            .stdout(Stdio::piped())
-            .stderr(Stdio::piped())
-            .spawn()
-            .unwrap();
-        let lines = BufReader::new(child.stdout.take().unwrap()).lines();
-        Self { child, lines }
-    }
-
-    async fn line(&mut self) -> String {
-        timeout(LIMIT, self.lines.next_line())
-            .await
-            .unwrap()
-            .unwrap()
-            .unwrap()
-    }
-
-    /// Waits for the end; what was printed and not read yet is in the answer.
-    async fn end(self) -> Ran {
-        let Self { child, mut lines } = self;
-        let mut stdout = String::new();
-        while let Some(line) = timeout(LIMIT, lines.next_line()).await.unwrap().unwrap() {
-            stdout += &(line + "\n");
-        }
-        let output = timeout(LIMIT, child.wait_with_output()).await.unwrap().unwrap();
-        Ran {
-            stdout,
-            ..output.into()
-        }
-    }
-}
+use crate::fake::{Fake, LIMIT, at, blocked, down, tunnel, up};
+use crate::running::Running;
 
 fn fixed(name: &str, port: u16, state: tunneld_proto::v1::tunnel::State) -> Tunnel {
     Tunnel {
@@ -75,7 +31,7 @@ fn change(tunnel: Tunnel) -> WatchResponse {
 #[tokio::test]
 async fn the_present_comes_first_then_each_change_and_traffic_is_none() {
     let fake = two();
-    let mut watching = Watching::start(&fake, &[]);
+    let mut watching = Running::start(&fake, &["watch"]);
     assert_eq!(
         watching.line().await,
         "2025-11-24 07:00:00 prod-db is up on 127.0.0.1:15432"
@@ -114,7 +70,7 @@ async fn the_present_comes_first_then_each_change_and_traffic_is_none() {
 #[tokio::test]
 async fn a_glob_catches_tunnels_that_come_later_and_no_others() {
     let fake = two();
-    let mut watching = Watching::start(&fake, &["prod-*"]);
+    let mut watching = Running::start(&fake, &["watch", "prod-*"]);
     assert!(watching.line().await.contains(" prod-db "));
     fake.script.publish(&change(fixed("stage-db", 15433, up())));
     fake.script.publish(&change(fixed("prod-web", 18080, up())));
@@ -129,7 +85,7 @@ async fn a_glob_catches_tunnels_that_come_later_and_no_others() {
 #[tokio::test]
 async fn json_is_one_object_for_each_change() {
     let fake = two();
-    let mut watching = Watching::start(&fake, &["--json", "stage-db"]);
+    let mut watching = Running::start(&fake, &["watch", "--json", "stage-db"]);
     let start = r#"{"schema":1,"name":"stage-db","state":"down","#;
     let line = watching.line().await;
     assert!(line.starts_with(start), "{line}");
@@ -146,7 +102,7 @@ async fn json_is_one_object_for_each_change() {
 #[tokio::test]
 async fn an_interrupt_ends_it_quietly() {
     let fake = two();
-    let mut watching = Watching::start(&fake, &["prod-db"]);
+    let mut watching = Running::start(&fake, &["watch", "prod-db"]);
     watching.line().await;
     let pid = Pid::from_raw(watching.child.id().unwrap().try_into().unwrap()).unwrap();
     kill_process(pid, Signal::INT).unwrap();
@@ -156,9 +112,9 @@ async fn an_interrupt_ends_it_quietly() {
 #[tokio::test]
 async fn it_ends_when_its_reader_leaves_though_nothing_changes() {
     let fake = two();
-    let mut watching = Watching::start(&fake, &[]);
+    let mut watching = Running::start(&fake, &["watch"]);
     watching.line().await;
-    let Watching { child, lines } = watching;
+    let Running { child, lines } = watching;
     drop(lines);
     let output = timeout(LIMIT, child.wait_with_output()).await.unwrap().unwrap();
     assert_eq!((output.status.code(), output.stderr), (Some(0), Vec::new()));
@@ -167,7 +123,7 @@ async fn it_ends_when_its_reader_leaves_though_nothing_changes() {
 #[tokio::test]
 async fn a_daemon_that_is_killed_gives_code_3() {
     let mut fake = two();
-    let mut watching = Watching::start(&fake, &["prod-db"]);
+    let mut watching = Running::start(&fake, &["watch", "prod-db"]);
     watching.line().await;
     fake.kill().await;
     let ran = watching.end().await;

@@ -22,6 +22,7 @@ mod rdp;
 mod readme;
 mod remote;
 mod restart;
+mod seeing;
 mod service;
 mod slow_reader;
 mod ssh;

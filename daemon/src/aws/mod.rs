@@ -14,6 +14,7 @@
 //! Nothing here logs a token, a stream URL or a credential. The SDK's own logs at level trace do: whoever sets up
 //! logging keeps `aws_*`, `hyper` and `tungstenite` above it.
 
+mod calls;
 mod carrier;
 mod classify;
 mod credentials;
@@ -49,6 +50,7 @@ use aws_smithy_types::error::metadata::ProvideErrorMetadata;
 use aws_types::service_config::{LoadServiceConfig, ServiceConfigKey};
 use tokio::time::timeout;
 
+pub(crate) use self::calls::{Call, Calls, Outcome};
 use self::credentials::{Identity, Login, ProfileFiles};
 pub use self::database::DatabaseEndpoint;
 use self::endpoint::Preference;
@@ -85,6 +87,7 @@ pub struct Aws {
     accounts: Mutex<HashMap<AccountSpec, Arc<Account>>>,
     /// Outlive the accounts, which are made anew with new credentials.
     throttles: Mutex<HashMap<AccountSpec, Arc<Throttle>>>,
+    calls: Calls,
 }
 
 impl Aws {
@@ -98,7 +101,13 @@ impl Aws {
             http,
             accounts: Mutex::default(),
             throttles: Mutex::default(),
+            calls: Calls::default(),
         })
+    }
+
+    /// Returns how often AWS was called.
+    pub(crate) fn calls(&self) -> &Calls {
+        &self.calls
     }
 
     /// Returns the connector that the API calls use, for the websockets.
@@ -163,11 +172,31 @@ impl Aws {
         let config = loaded.into_builder().service_config(endpoints).build();
         tracing::debug!(profile = %identity.profile, region = %identity.region, "account loaded");
         Ok(Account {
-            ssm: aws_sdk_ssm::Client::new(&config),
-            ec2: aws_sdk_ec2::Client::new(&config),
-            instance_connect: aws_sdk_ec2instanceconnect::Client::new(&config),
-            ecs: aws_sdk_ecs::Client::new(&config),
-            rds: aws_sdk_rds::Client::new(&config),
+            ssm: aws_sdk_ssm::Client::from_conf(
+                aws_sdk_ssm::config::Builder::from(&config)
+                    .interceptor(self.calls.clone())
+                    .build(),
+            ),
+            ec2: aws_sdk_ec2::Client::from_conf(
+                aws_sdk_ec2::config::Builder::from(&config)
+                    .interceptor(self.calls.clone())
+                    .build(),
+            ),
+            instance_connect: aws_sdk_ec2instanceconnect::Client::from_conf(
+                aws_sdk_ec2instanceconnect::config::Builder::from(&config)
+                    .interceptor(self.calls.clone())
+                    .build(),
+            ),
+            ecs: aws_sdk_ecs::Client::from_conf(
+                aws_sdk_ecs::config::Builder::from(&config)
+                    .interceptor(self.calls.clone())
+                    .build(),
+            ),
+            rds: aws_sdk_rds::Client::from_conf(
+                aws_sdk_rds::config::Builder::from(&config)
+                    .interceptor(self.calls.clone())
+                    .build(),
+            ),
             streams_at: Override::of(&self.environment, "AWS_ENDPOINT_URL_SSMMESSAGES"),
             endpoints_at: Override::of(&self.environment, "TUNNELD_ENDPOINT_URL_EICE"),
             preference,

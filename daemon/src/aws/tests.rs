@@ -238,6 +238,44 @@ async fn a_start_that_was_refused_for_coming_too_fast_is_everybodys_pause_at_onc
 }
 
 #[tokio::test]
+async fn every_attempt_of_a_call_is_counted_by_what_came_of_it() {
+    let fake = FakeAws::start().await;
+    fake.on(
+        "StartSession",
+        400,
+        json_error("ThrottlingException", "Rate exceeded"),
+    )
+    .on("StartSession", 200, GRANT)
+    .on(
+        "ResumeSession",
+        400,
+        json_error("DoesNotExistException", "it is gone"),
+    );
+    let aws = fake.aws(&[]);
+    let account = aws.account(&AccountSpec::default()).await.unwrap();
+    let document = Document::Port { port: 5432 };
+    account.start_session(&bastion(), &document).await.unwrap_err();
+    let grant = account.start_session(&bastion(), &document).await.unwrap();
+    let resumed = account.resume_session(&grant.session_id).await.unwrap();
+    assert!(resumed.is_none());
+    let counted: Vec<_> = aws
+        .calls()
+        .all()
+        .into_iter()
+        .map(|(call, number)| (call.service, call.operation, call.outcome, number))
+        .collect();
+    let line = |operation: &str, outcome| ("SSM".to_owned(), operation.to_owned(), outcome, 1);
+    assert_eq!(
+        counted,
+        [
+            line("ResumeSession", Outcome::Failed),
+            line("StartSession", Outcome::Answered),
+            line("StartSession", Outcome::Throttled),
+        ]
+    );
+}
+
+#[tokio::test]
 async fn an_offline_agent_is_told_by_name_and_since_when() {
     let fake = FakeAws::start().await;
     let three_days_ago = wall_clock() - Duration::from_secs(3 * 86_400 + 60);

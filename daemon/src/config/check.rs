@@ -75,8 +75,10 @@ pub(super) fn check(path: &Path, text: &str, home: Option<&Path>) -> Result<Conf
         .iter()
         .filter_map(|tunnel| check.tunnel(tunnel, &mut findings))
         .collect();
+    let daemon = file.daemon.check(&check.claims, home, &mut findings);
     findings.finish(Config {
         path: path.to_owned(),
+        daemon,
         tunnels,
         defaults,
     })

@@ -14,11 +14,12 @@ use super::problem::{Findings, Refusal, quoted, shown};
 use super::route::{self, ROUTE_FORMS};
 use super::section::{Key, Section};
 use super::syntax::{note_broken_lines, past_dead_ends};
-use super::{eice, ssh, ssm};
+use super::{daemon, eice, ssh, ssm};
 
 /// A configuration file. What could not be read is absent here and noted in the findings.
 #[derive(Debug, Default)]
 pub(super) struct File {
+    pub(super) daemon: daemon::Written,
     pub(super) defaults: Settings,
     /// In the order of the file.
     pub(super) tunnels: Vec<Tunnel>,
@@ -62,6 +63,12 @@ impl File {
 
         let mut file = Self::default();
         let mut top = Section::new("at the top of the file", table.into_inner(), 0, findings);
+        if let Some(table) = top.table(&DAEMON) {
+            let at = table.span().start;
+            let mut section = Section::new("in `[daemon]`", table.into_inner(), at, top.findings);
+            file.daemon = daemon::Written::read(&mut section);
+            section.close();
+        }
         if let Some(table) = top.table(&DEFAULTS) {
             let at = table.span().start;
             let mut section = Section::new("in `[defaults]`", table.into_inner(), at, top.findings);
@@ -112,6 +119,7 @@ impl Tunnel {
     }
 }
 
+const DAEMON: Key = Key::new("daemon", "[daemon]");
 const DEFAULTS: Key = Key::new("defaults", "[defaults]");
 const TUNNELS: Key = Key::new("tunnels", "[tunnels.NAME]");
 const LISTEN: Key = Key::new("listen", LISTEN_FORMS);

@@ -74,7 +74,7 @@ fn canonical(address: SocketAddr) -> SocketAddr {
 
 fn not_an_address(text: &str) -> Refusal {
     if text.chars().all(|letter| letter.is_ascii_digit()) && !text.is_empty() {
-        return Refusal::new(format!("`listen = {}` is not a port (1 to 65535)", shown(text)))
+        return Refusal::new(format!("`{}` is not a port (1 to 65535)", shown(text)))
             .instead("listen = 15432");
     }
     let refusal = Refusal::new(format!(
@@ -121,17 +121,7 @@ pub(super) struct Claims {
 impl Claims {
     /// Takes the addresses for a tunnel, or tells which tunnel of the file has one of them already.
     pub(super) fn claim(&mut self, name: &str, listen: &Listen) -> Result<(), Refusal> {
-        let taken = match listen {
-            Listen::Tcp(addresses) => addresses
-                .iter()
-                .find_map(|address| self.taken(*address))
-                .map(|(at, owner)| (at.to_string(), owner)),
-            Listen::Unix(path) => self
-                .sockets
-                .get(path)
-                .map(|owner| (listen.to_string(), owner.as_str())),
-        };
-        if let Some((address, owner)) = taken {
+        if let Some((address, owner)) = self.taken(listen) {
             return Err(
                 Refusal::new(format!("tunnels `{owner}` and `{name}` both listen on {address}"))
                     .instead("another `listen` for one of them"),
@@ -153,8 +143,22 @@ impl Claims {
         Ok(())
     }
 
+    /// Returns where a local address meets one that a tunnel of the file has, and the name of that tunnel.
+    pub(super) fn taken(&self, listen: &Listen) -> Option<(String, &str)> {
+        match listen {
+            Listen::Tcp(addresses) => addresses
+                .iter()
+                .find_map(|address| self.taken_port(*address))
+                .map(|(at, owner)| (at.to_string(), owner)),
+            Listen::Unix(path) => self
+                .sockets
+                .get(path)
+                .map(|owner| (listen.to_string(), owner.as_str())),
+        }
+    }
+
     /// Returns who has an address already, and at which address the two meet.
-    fn taken(&self, address: SocketAddr) -> Option<(SocketAddr, &str)> {
+    fn taken_port(&self, address: SocketAddr) -> Option<(SocketAddr, &str)> {
         self.ports
             .get(&address.port())?
             .iter()

@@ -6,7 +6,8 @@
 //!            tables and keys    the words in them
 //!              ├── ssm, ssh, eice: ──┤
 //!              │   keys of one route │     route, reach: how a route is
-//!              │                     │     written, where it can lead
+//!              ├── daemon: keys of ──┤     written, where it can lead
+//!              │   its section       │
 //!              └──────────┬──────────┘
 //!                         ▼
 //!                      problem ──► Problems: everything that is wrong
@@ -16,6 +17,7 @@
 //! world, but not about itself.
 
 mod check;
+mod daemon;
 mod eice;
 mod file;
 mod grammar;
@@ -53,6 +55,8 @@ pub use self::wanted::{Wanted, Written};
 pub struct Config {
     /// The file it was read from.
     pub path: PathBuf,
+    /// What the daemon does beside its tunnels.
+    pub daemon: DaemonSettings,
     /// The tunnels; their names and local addresses are distinct.
     pub tunnels: Vec<TunnelSpec>,
     /// What a tunnel has that does not say otherwise.
@@ -85,6 +89,15 @@ impl Config {
 pub fn default_path() -> Option<PathBuf> {
     let directories = directories::ProjectDirs::from("", "", "tunneld")?;
     Some(directories.config_dir().join("config.toml"))
+}
+
+/// What the daemon does beside its tunnels.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct DaemonSettings {
+    /// Where metrics can be read, from this machine alone; `None`: nowhere.
+    pub metrics: Option<Listen>,
+    /// Whether a person is told on the desktop of what only a person can mend.
+    pub desktop_notifications: bool,
 }
 
 /// A tunnel as configured. Two equal specs are the same tunnel: a reload leaves it alone.

@@ -10,8 +10,9 @@ use proptest::prelude::*;
 
 use super::check::check;
 use super::{
-    AccountSpec, Config, EcsTask, EiceSettings, HostKeys, Identity, Instance, Listen, Mode, PoolSize,
-    Problems, Route, SshRoute, SshSettings, SsmSettings, Target, TunnelName, TunnelSpec, default_path,
+    AccountSpec, Config, DaemonSettings, EcsTask, EiceSettings, HostKeys, Identity, Instance, Listen, Mode,
+    PoolSize, Problems, Route, SshRoute, SshSettings, SsmSettings, Target, TunnelName, TunnelSpec,
+    default_path,
 };
 
 const EXAMPLE: &str = r#"
@@ -129,6 +130,57 @@ fn a_file_without_tunnels_is_sound() {
             "{text:?}"
         );
     }
+}
+
+#[test]
+fn what_the_daemon_does_beside_its_tunnels_is_off_unless_written() {
+    let settings = |text: &str| parse(text).unwrap().daemon;
+    assert_eq!(settings(""), DaemonSettings::default());
+    let text = "[daemon]\nmetrics = \"127.0.0.1:9464\"\ndesktop_notifications = true\n";
+    let expected = DaemonSettings {
+        metrics: Some(Listen::Tcp(addresses(&["127.0.0.1:9464"]))),
+        desktop_notifications: true,
+    };
+    assert_eq!(settings(text), expected);
+    let metrics = |written: &str| settings(&format!("[daemon]\nmetrics = {written}\n")).metrics;
+    let both = Listen::Tcp(addresses(&["127.0.0.1:9464", "[::1]:9464"]));
+    assert_eq!(metrics("9464"), Some(both));
+    let socket = Listen::Unix(PathBuf::from("/home/ada/metrics.sock"));
+    assert_eq!(metrics("\"unix:~/metrics.sock\""), Some(socket));
+}
+
+#[test]
+fn metrics_are_for_this_machine_and_have_an_address_of_their_own() {
+    let hint = "  use: metrics = \"127.0.0.1:9464\" or \"unix:/PATH\"\n1 problem";
+    for (written, message) in [
+        (
+            "\"0.0.0.0:9464\"",
+            "`0.0.0.0:9464` lets other machines read the metrics",
+        ),
+        (
+            "\"[::]:9464\"",
+            "`[::]:9464` lets other machines read the metrics",
+        ),
+        (
+            "true",
+            "`metrics` in `[daemon]` is true or false, not a number or text",
+        ),
+        ("99999", "`99999` is not a port (1 to 65535)"),
+        ("\"on\"", "`on` is not an address with a port (1 to 65535)"),
+        ("\"unix:x\"", "`unix:x` is not the full path of a socket"),
+    ] {
+        let text = format!("[daemon]\nmetrics = {written}\n");
+        assert_eq!(told(&text), format!("2: {message}\n{hint}"), "{written}");
+    }
+    let text = "[daemon]\nmetrics = \"127.0.0.1:1\"\n[tunnels.a]\nlisten = 1\ntarget = \"b:1\"\nroute = \"direct\"\n";
+    assert_eq!(
+        told(text),
+        "2: tunnel `a` listens on 127.0.0.1:1 as well\n  use: another address for one of them\n1 problem"
+    );
+    assert_eq!(
+        told("[daemon]\nmetric = 1\n"),
+        "2: unknown key `metric` in `[daemon]`: did you mean `metrics`?\n1 problem"
+    );
 }
 
 #[test]
@@ -817,6 +869,8 @@ fn nearly_toml() -> impl Strategy<Value = String> {
             "[tunnels",
             ".b.c]\n",
             "[defaults]\n",
+            "[daemon]\n",
+            "metrics = ",
             "[[tunnels]]\n",
             "listen = ",
             "target = ",

@@ -33,10 +33,11 @@ impl Rig {
         let daemon = Daemon::start(
             Config {
                 path: path.clone(),
+                daemon: DaemonSettings::default(),
                 tunnels: specs,
                 defaults: Arc::default(),
             },
-            means(transports),
+            Means::for_test(transports),
         )
         .await;
         Self {
@@ -66,15 +67,6 @@ impl Rig {
 
     fn made(&self) -> Vec<String> {
         std::mem::take(&mut self.made.lock().unwrap())
-    }
-}
-
-fn means(transports: Transports) -> Means {
-    Means {
-        aws: fake::aws(),
-        transports,
-        heritage: Arc::default(),
-        wishes: Wishes::default(),
     }
 }
 
@@ -367,7 +359,7 @@ async fn without_a_configuration_a_daemon_waits_for_a_good_one() {
     let problems = Config::load(&path).unwrap_err();
     let (transport, _attempts) = fake::transport();
     let transports: Transports = Arc::new(move |_| Arc::clone(&transport) as _);
-    let daemon = Daemon::without_tunnels(path.clone(), problems, means(transports));
+    let daemon = Daemon::without_tunnels(path.clone(), problems, Means::for_test(transports));
     assert!(matches!(daemon.ready(), Err(Error::NoTunnels(_))));
 
     std::fs::write(&path, "[tunnels.db]\nlissen = 1\n").unwrap();

@@ -3,11 +3,13 @@
 use std::path::Path;
 use std::sync::Arc;
 
+use tracing::Level;
 use tunneld_proto::v1;
 
 use crate::config::{Problem, Problems, TunnelName, Written};
 use crate::daemon::{Reloaded, Resolved};
 use crate::failure::{Failure, Reason};
+use crate::logging::{Batch, Line};
 use crate::meter::Traffic;
 use crate::status::{State, Status, Transition};
 use crate::transport::LinkDetails;
@@ -123,6 +125,36 @@ fn transition(transition: &Transition) -> v1::Transition {
         at: Some(transition.at.into()),
         state: transition.state.to_owned(),
         reason: transition.reason.clone(),
+        number: transition.number,
+        connections_lost: transition.connections_lost,
+    }
+}
+
+pub(crate) fn log_lines(batch: &Batch) -> v1::LogsResponse {
+    v1::LogsResponse {
+        lines: batch.lines.iter().map(|line| log_line(line)).collect(),
+        missed: batch.missed,
+    }
+}
+
+fn log_line(line: &Line) -> v1::LogLine {
+    v1::LogLine {
+        at: Some(line.at.into()),
+        level: log_level(line.level).into(),
+        tunnel: line.tunnel.as_deref().unwrap_or_default().to_owned(),
+        connection: line.connection.unwrap_or(0),
+        message: line.message.clone(),
+        source: line.source.to_owned(),
+    }
+}
+
+fn log_level(level: Level) -> v1::LogLevel {
+    match level {
+        Level::ERROR => v1::LogLevel::Error,
+        Level::WARN => v1::LogLevel::Warn,
+        Level::INFO => v1::LogLevel::Info,
+        Level::DEBUG => v1::LogLevel::Debug,
+        Level::TRACE => v1::LogLevel::Trace,
     }
 }
 

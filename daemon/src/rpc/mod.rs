@@ -4,6 +4,7 @@
 //! service stand gRPC health and reflection, so that any gRPC client can look around.
 
 mod convert;
+mod logs;
 mod pipe;
 mod routes;
 mod service;

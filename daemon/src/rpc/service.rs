@@ -14,8 +14,10 @@ use tunneld_proto::v1;
 
 use crate::config::{SSH_PORT, TunnelName};
 use crate::daemon::{Daemon, Error};
+use crate::logging::RecentLines;
 use crate::meter::Traffic;
 use crate::rpc::convert;
+use crate::rpc::logs::Lines;
 use crate::rpc::pipe::{self, Pipe};
 use crate::status::{Changes, Snapshot, Status, wall_clock};
 
@@ -26,6 +28,7 @@ const TRAFFIC_EVERY: Duration = Duration::from_secs(1);
 #[derive(Clone)]
 pub(crate) struct Service {
     daemon: Arc<Daemon>,
+    log: RecentLines,
     started: SystemTime,
     /// Who starts the daemon; empty: a person.
     manager: &'static str,
@@ -43,15 +46,17 @@ pub(crate) struct Asks {
 }
 
 impl Service {
-    /// The service of a daemon that starts now. Watchers are let go when `ended` is cancelled.
+    /// The service of a daemon that starts now. Who watches or follows is let go when `ended` is cancelled.
     pub(crate) fn new(
         daemon: Arc<Daemon>,
+        log: RecentLines,
         manager: &'static str,
         asks: Asks,
         ended: CancellationToken,
     ) -> Self {
         Self {
             daemon,
+            log,
             started: wall_clock(),
             manager,
             asks,
@@ -121,6 +126,25 @@ impl v1::tunnels_server::Tunnels for Service {
             }
             Err(error @ (Error::Unknown(_) | Error::Reloaded(_) | Error::Stopping)) => Err(refused(error)),
         }
+    }
+
+    type LogsStream = BoxStream<'static, Result<v1::LogsResponse, RpcStatus>>;
+
+    async fn logs(&self, request: Request<v1::LogsRequest>) -> Result<Response<Self::LogsStream>, RpcStatus> {
+        let v1::LogsRequest { names, follow, lines } = request.into_inner();
+        self.daemon.list(&names).map_err(refused)?;
+        let most = lines.map(|lines| usize::try_from(lines).unwrap_or(usize::MAX));
+        let reader = self.log.read(names, most);
+        let ended = self.ended.clone();
+        let lines = if follow {
+            Lines::followed(reader, ended)
+        } else {
+            Lines::so_far(reader)
+        };
+        let responses = stream::unfold(lines, async |mut lines| {
+            Some((Ok(convert::log_lines(&lines.next().await?)), lines))
+        });
+        Ok(Response::new(Box::pin(responses)))
     }
 
     async fn version(

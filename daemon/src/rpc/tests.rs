@@ -9,25 +9,30 @@ use tonic::transport::Channel;
 use tonic::{Code, Request};
 use tonic_health::pb::health_client::HealthClient;
 use tonic_health::pb::{HealthCheckRequest, health_check_response::ServingStatus};
+use tracing::level_filters::LevelFilter;
+use tracing::{error_span, info};
+use tracing_subscriber::Layer;
+use tracing_subscriber::layer::SubscriberExt;
 use tunneld_proto::v1::tunnels_client::TunnelsClient;
 use tunneld_proto::v1::{
-    DownRequest, ListRequest, PushKeyRequest, ReloadRequest, ResolveRequest, RestartRequest, ShutdownRequest,
-    UpRequest, VersionRequest, WatchRequest, open_request, open_response, tunnel,
+    DownRequest, ListRequest, LogsRequest, PushKeyRequest, ReloadRequest, ResolveRequest, RestartRequest,
+    ShutdownRequest, UpRequest, VersionRequest, WatchRequest, open_request, open_response, tunnel,
 };
 
 use super::*;
-use crate::config::{Config, TunnelSpec};
+use crate::config::{Config, DaemonSettings, TunnelSpec};
 use crate::daemon::{Daemon, Means};
 use crate::heritage::Heritage;
+use crate::logging::RecentLines;
 use crate::tunnel::Afterwards;
 use crate::tunnel::fake::{self, Attempts};
-use crate::wishes::Wishes;
 
 /// A served daemon with one tunnel, and a client.
 struct Rig {
     client: TunnelsClient<Channel>,
     channel: Channel,
     daemon: Arc<Daemon>,
+    log: RecentLines,
     attempts: Attempts,
     asks: Asks,
     ended: CancellationToken,
@@ -52,17 +57,12 @@ impl Rig {
         };
         let config = Config {
             path: folder.path().join("config.toml"),
+            daemon: DaemonSettings::default(),
             tunnels: vec![spec],
             defaults: Arc::default(),
         };
         let transports = Arc::new(move |_: &TunnelSpec| Arc::clone(&transport) as _);
-        let means = Means {
-            aws: fake::aws(),
-            transports,
-            heritage: Arc::default(),
-            wishes: Wishes::default(),
-        };
-        let daemon = Daemon::start(config, means).await;
+        let daemon = Daemon::start(config, Means::for_test(transports)).await;
         Self::serving(daemon, socket, attempts, folder).await
     }
 
@@ -72,15 +72,10 @@ impl Rig {
         let path = folder.path().join("private/tunneld.sock");
         let socket = ControlSocket::bind(&path, &Heritage::default()).unwrap();
         let (transport, attempts) = fake::transport();
-        let means = Means {
-            aws: fake::aws(),
-            transports: Arc::new(move |_: &TunnelSpec| Arc::clone(&transport) as _),
-            heritage: Arc::default(),
-            wishes: Wishes::default(),
-        };
+        let transports = Arc::new(move |_: &TunnelSpec| Arc::clone(&transport) as _);
         let file = folder.path().join("config.toml");
         let problems = Config::load(&file).unwrap_err();
-        let daemon = Daemon::without_tunnels(file, problems, means);
+        let daemon = Daemon::without_tunnels(file, problems, Means::for_test(transports));
         Self::serving(daemon, socket, attempts, folder).await
     }
 
@@ -97,7 +92,14 @@ impl Rig {
             restart: CancellationToken::new(),
         };
         let mut serving = JoinSet::new();
-        let service = Service::new(Arc::clone(&daemon), "systemd", asks.clone(), ended.clone());
+        let log = RecentLines::default();
+        let service = Service::new(
+            Arc::clone(&daemon),
+            log.clone(),
+            "systemd",
+            asks.clone(),
+            ended.clone(),
+        );
         serving.spawn(serve(Arc::new(socket), service, ended.clone()));
         let channel = tunneld_proto::connect(&path).await.unwrap();
         let client = TunnelsClient::new(channel.clone());
@@ -105,6 +107,7 @@ impl Rig {
             client,
             channel,
             daemon,
+            log,
             attempts,
             asks,
             ended,
@@ -134,7 +137,7 @@ fn up() -> UpRequest {
     }
 }
 
-async fn next(stream: &mut tonic::Streaming<v1::WatchResponse>) -> v1::WatchResponse {
+async fn next<T>(stream: &mut tonic::Streaming<T>) -> T {
     tokio::time::timeout(Duration::from_secs(60), stream.message())
         .await
         .unwrap()
@@ -534,4 +537,50 @@ async fn a_client_that_does_not_read_holds_the_target_back() {
         assert!(sent < 64 << 20, "nobody reads, and all of it goes somewhere");
     }
     drop(responses);
+}
+
+#[tokio::test]
+async fn the_log_ends_after_its_latest_lines_unless_it_is_followed() {
+    let mut rig = Rig::new().await;
+    let subscriber = tracing_subscriber::registry().with(rig.log.clone().with_filter(LevelFilter::INFO));
+    let _logging = tracing::subscriber::set_default(subscriber);
+    let says =
+        |words: &str| error_span!("tunnel", name = %"db").in_scope(|| info!(target: "tunneld", "{words}"));
+    says("first");
+    says("second");
+    let request = LogsRequest {
+        names: db(),
+        follow: false,
+        lines: Some(1),
+    };
+    let mut so_far = rig.client.logs(request.clone()).await.unwrap().into_inner();
+    let last = &next(&mut so_far).await.lines[0];
+    assert_eq!(
+        (last.message.as_str(), last.tunnel.as_str(), last.level()),
+        ("second", "db", v1::LogLevel::Info)
+    );
+    assert!(so_far.message().await.unwrap().is_none());
+
+    let request = LogsRequest {
+        follow: true,
+        ..request
+    };
+    let mut followed = rig.client.logs(request).await.unwrap().into_inner();
+    assert_eq!(next(&mut followed).await.lines[0].message, "second");
+    says("third");
+    assert_eq!(next(&mut followed).await.lines[0].message, "third");
+    rig.ended.cancel();
+    assert!(followed.message().await.unwrap().is_none());
+}
+
+#[tokio::test]
+async fn the_log_of_a_tunnel_that_there_is_not_is_refused_with_near_names() {
+    let mut rig = Rig::new().await;
+    let request = LogsRequest {
+        names: vec!["bd".to_owned()],
+        follow: true,
+        lines: None,
+    };
+    let refused = rig.client.logs(request).await.unwrap_err();
+    assert_eq!(refused.code(), Code::NotFound);
 }

@@ -102,6 +102,9 @@ impl Proxy {
         if end.is_error() {
             meter.connection_failed();
         }
+        if end.is_loss() {
+            meter.connection_lost();
+        }
         if let End::Failed(failure) = &end {
             if failure.reason() == Reason::Expired {
                 meter.connection_expired();
@@ -260,6 +263,19 @@ impl End {
     fn is_error(&self) -> bool {
         match self {
             Self::Failed(_) | Self::HeldTooLong(..) | Self::TooManyHeld | Self::Refused(Some(_)) => true,
+            Self::ClientClosed
+            | Self::TargetClosed
+            | Self::ClientGone(_)
+            | Self::Refused(None)
+            | Self::Stopped => false,
+        }
+    }
+
+    /// Returns whether the client was let down because there was no way to its target, or none any more.
+    fn is_loss(&self) -> bool {
+        match self {
+            Self::Failed(failure) => failure.scope() == Scope::Link && failure.reason() != Reason::Expired,
+            Self::HeldTooLong(..) | Self::TooManyHeld | Self::Refused(Some(_)) => true,
             Self::ClientClosed
             | Self::TargetClosed
             | Self::ClientGone(_)

@@ -65,27 +65,20 @@ pub(crate) fn status(state: &State, now: Instant) -> status::State {
     }
 }
 
-/// Says in the log that a state has begun.
-pub(crate) fn log(state: &State, now: Instant) {
+/// Says in the log that a state has begun, and why, as the board's history has it.
+pub(crate) fn log(state: &State, reason: &str, now: Instant) {
     match state {
         State::Down => info!("down"),
         State::Idle { setback: None } => info!("idle: connects on first use"),
-        State::Idle {
-            setback: Some(Setback { cause, .. }),
-        } => info!("idle: connects on next use: {}", cause.in_one_line()),
+        State::Idle { setback: Some(_) } => info!("idle: connects on next use: {reason}"),
         State::Connecting { attempt } => debug!(attempt, "connecting"),
-        State::Up { .. } => info!("up"),
-        State::Resuming { cause, .. } => {
-            info!("waiting for the link to be resumed: {}", cause.in_one_line());
-        }
-        State::Waiting(Setback {
-            attempt,
-            until,
-            cause,
-        }) => {
+        State::Up { .. } if reason.is_empty() => info!("up"),
+        State::Up { .. } => info!("up: {reason}"),
+        State::Resuming { .. } => info!("waiting for the link to be resumed: {reason}"),
+        State::Waiting(Setback { attempt, until, .. }) => {
             let wait = until.saturating_duration_since(now);
-            info!(attempt, ?wait, "waiting: {}", cause.in_one_line());
+            info!(attempt, ?wait, "waiting: {reason}");
         }
-        State::Blocked { cause, .. } => error!("blocked: {}", cause.in_one_line()),
+        State::Blocked { .. } => error!("blocked: {reason}"),
     }
 }

@@ -23,7 +23,7 @@ use std::time::Duration;
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep_until};
-use tracing::{Instrument, info, info_span};
+use tracing::{Instrument, error_span, info};
 
 use crate::config::TunnelSpec;
 use crate::failure::Failure;
@@ -130,7 +130,8 @@ impl Supervisor {
 
     /// Runs until told to finish, or until nobody holds a handle any more.
     pub(crate) async fn run(self) {
-        let span = info_span!("tunnel", name = %self.spec.name);
+        // At the level of errors, so that every line that is logged at all says whose it is.
+        let span = error_span!("tunnel", name = %self.spec.name);
         self.supervise().instrument(span).await;
     }
 
@@ -325,7 +326,7 @@ impl Supervisor {
 
     fn serve(&mut self, client: Client) {
         self.period.accepted += 1;
-        let span = info_span!("connection", number = self.period.accepted, peer = %client.peer());
+        let span = error_span!("connection", number = self.period.accepted, peer = %client.peer());
         let proxy = Proxy {
             client,
             slot: self.slot.subscribe(),
@@ -340,13 +341,13 @@ impl Supervisor {
         self.handle(Event::Demand(Demand::Wait));
     }
 
-    /// Shows the machine's state to connections, in the log and to the board.
+    /// Shows the machine's state to connections, to the board and in the log.
     fn publish(&self) {
         let (state, now) = (self.lifecycle.state(), Instant::now());
         self.slot
             .send_replace(shown::slot(state, self.period.linked.as_ref()));
-        shown::log(state, now);
-        self.entry.publish(shown::status(state, now));
+        let reason = self.entry.publish(shown::status(state, now));
+        shown::log(state, &reason, now);
     }
 
     /// Ends everything, in this order: listener, held connections, streams (after `grace`), links, board.

@@ -574,7 +574,7 @@ async fn a_lost_link_that_nobody_waits_for_leaves_an_on_demand_tunnel_idle() {
     let last = status.last_error.as_ref().expect("the cause is shown");
     assert_eq!(last.failure.to_string(), fake::lost().to_string());
     assert_eq!(
-        status.history.back().map(|last| last.reason.as_str()),
+        status.history.iter().next_back().map(|last| last.reason.as_str()),
         Some("the websocket was closed")
     );
     assert_eq!(rig.traffic().links_lost, 1);
