@@ -17,7 +17,7 @@ use tokio::net::{TcpStream, UnixStream};
 use tokio::time::sleep;
 use tracing::debug;
 
-use crate::tunnel::holder::has_left;
+use crate::tunnel::absence::has_left;
 
 /// How much is read ahead: any protocol's first request, and at most 4 MiB for all held connections of a tunnel.
 const MOST_AHEAD: usize = 16 * 1024;

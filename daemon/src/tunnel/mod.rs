@@ -12,6 +12,7 @@
 //! owns listener, link and machine. Everybody else holds a [`Handle`] and sends messages, which are answered in every
 //! state. This module knows `dyn Transport`, never SSM.
 
+mod absence;
 mod backoff;
 mod client;
 #[cfg(test)]
