@@ -15,6 +15,7 @@ use tracing::info;
 use crate::aws::{Aws, FoundInstance};
 use crate::config::{Config, Defaults, Instance, Problems, Target, TunnelName, TunnelSpec, Wanted, Written};
 use crate::failure::{Failure, Reason, Remedy};
+use crate::limits::Allowance;
 use crate::near::near;
 use crate::status::{Board, Changes, Status};
 use crate::transport::Transports;
@@ -35,6 +36,7 @@ pub(crate) struct Daemon {
     /// Held by whoever changes the set.
     changing: tokio::sync::Mutex<()>,
     supervisors: TaskTracker,
+    allowance: Allowance,
     stopping: AtomicBool,
     aws: Arc<Aws>,
     /// What a tunnel has that does not say otherwise.
@@ -116,6 +118,7 @@ impl Daemon {
             handles: Mutex::default(),
             changing: tokio::sync::Mutex::default(),
             supervisors: TaskTracker::new(),
+            allowance: Allowance::of_process(),
             stopping: AtomicBool::new(false),
         });
         daemon.adopt(config.tunnels).await;
@@ -277,7 +280,13 @@ impl Daemon {
             changes.push(spec.name.clone());
             let transport = (self.transports)(&spec);
             let entry = self.board.enter(&spec);
-            let handle = Handle::start(Arc::new(spec), transport, entry, &self.supervisors);
+            let handle = Handle::start(
+                Arc::new(spec),
+                transport,
+                entry,
+                self.allowance.clone(),
+                &self.supervisors,
+            );
             if wants {
                 wanted.push(handle.clone());
             }

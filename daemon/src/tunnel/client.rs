@@ -17,6 +17,7 @@ use tokio::net::{TcpStream, UnixStream};
 use tokio::time::sleep;
 use tracing::debug;
 
+use crate::limits::Portion;
 use crate::tunnel::absence::has_left;
 
 /// How much is read ahead: any protocol's first request, and at most 4 MiB for all held connections of a tunnel.
@@ -37,6 +38,8 @@ pub(crate) struct Client {
     ahead: BytesMut,
     /// Whether the client has said that it sends no more.
     finished: bool,
+    /// The descriptors that it needs, where they are counted.
+    _portion: Option<Portion>,
 }
 
 #[derive(Debug)]
@@ -83,6 +86,15 @@ impl Client {
             peer,
             ahead: BytesMut::new(),
             finished: false,
+            _portion: None,
+        }
+    }
+
+    /// The same connection, which has these descriptors as long as it lasts.
+    pub(crate) fn with(self, portion: Portion) -> Self {
+        Self {
+            _portion: Some(portion),
+            ..self
         }
     }
 
