@@ -5,6 +5,7 @@
 
 mod agents;
 mod chaos;
+mod crowd;
 mod database;
 mod day;
 mod ecs;
@@ -21,6 +22,7 @@ mod postgres;
 mod rdp;
 mod readme;
 mod remote;
+mod resources;
 mod slow_reader;
 mod ssh;
 mod sshd;
