@@ -12,6 +12,7 @@ mod ecs;
 mod eice;
 mod endings;
 mod failures;
+mod hostile;
 mod lifecycle;
 mod load;
 mod managed;
