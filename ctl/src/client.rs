@@ -42,6 +42,9 @@ pub(crate) const END_LIMIT: Duration = Duration::from_mins(5);
 /// Between two looks at whether a daemon that starts or stops answers: no person sees the difference.
 pub(crate) const LOOK: Duration = Duration::from_millis(50);
 
+/// The largest answer: ten thousand tunnels, each with a history of long sentences.
+const LARGEST_ANSWER: usize = 64 << 20;
+
 /// A connection to the daemon.
 pub(crate) struct Client {
     rpc: TunnelsClient<Channel>,
@@ -237,7 +240,7 @@ async fn connect(socket: &Path) -> Result<TunnelsClient<Channel>, Error> {
             None => told,
         }
     })?;
-    Ok(TunnelsClient::new(channel))
+    Ok(TunnelsClient::new(channel).max_decoding_message_size(LARGEST_ANSWER))
 }
 
 async fn answer<T>(

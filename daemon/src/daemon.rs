@@ -8,6 +8,7 @@
 
 mod error;
 
+use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -26,9 +27,10 @@ use crate::config::{
 };
 use crate::failure::{Failure, Reason, Remedy};
 use crate::heritage::Heritage;
+use crate::limits::Allowance;
 use crate::status::{Board, Changes, Snapshot, Status};
 use crate::transport::Transports;
-use crate::tunnel::{Afterwards, Finished, Handle, Wish};
+use crate::tunnel::{Afterwards, Common, Finished, Handle, Wish};
 use crate::visit::{self, Visit, Visits};
 use crate::wishes::{self, Wishes};
 
@@ -46,6 +48,7 @@ pub(crate) struct Daemon {
     /// Held by whoever changes the set.
     changing: tokio::sync::Mutex<()>,
     supervisors: TaskTracker,
+    common: Common,
     stopping: AtomicBool,
     aws: Arc<Aws>,
     /// What a tunnel has that does not say otherwise.
@@ -54,7 +57,6 @@ pub(crate) struct Daemon {
     settings: watch::Sender<DaemonSettings>,
     /// Connections without a tunnel.
     visits: Arc<Visits>,
-    heritage: Arc<Heritage>,
     wishes: Wishes,
     /// Why there are no tunnels.
     problems: Mutex<Option<Problems>>,
@@ -150,8 +152,11 @@ impl Daemon {
             handles: Mutex::default(),
             changing: tokio::sync::Mutex::default(),
             supervisors: TaskTracker::new(),
+            common: Common {
+                heritage,
+                allowance: Allowance::of_process(),
+            },
             stopping: AtomicBool::new(false),
-            heritage,
             wishes,
             problems: Mutex::new(problems),
         })
@@ -323,8 +328,15 @@ impl Daemon {
         let mut reloaded = Reloaded::default();
         let names: Vec<_> = specs.iter().map(|spec| spec.name.clone()).collect();
         self.wishes.forget_all_but(&specs).await;
-        let same = |handle: &Handle| specs.iter().any(|spec| *spec == **handle.spec());
-        let (kept, former): (Vec<_>, Vec<_>) = self.handles().into_iter().partition(same);
+        let by_name: HashMap<_, _> = specs.iter().map(|spec| (&spec.name, spec)).collect();
+        let (mut kept, mut former) = (HashMap::new(), Vec::new());
+        for handle in self.handles() {
+            let name = &handle.spec().name;
+            match by_name.get(name) {
+                Some(spec) if **spec == **handle.spec() => _ = kept.insert(name.clone(), handle),
+                Some(_) | None => former.push(handle),
+            }
+        }
 
         let finishing = former.iter().map(|handle| async {
             // One that has finished was not wanted.
@@ -334,22 +346,19 @@ impl Daemon {
                 .unwrap_or(false);
             (handle.spec().name.clone(), wanted)
         });
-        let finished: Vec<(TunnelName, bool)> = join_all(finishing).await;
-        reloaded.removed = finished
-            .iter()
-            .map(|(name, _)| name.clone())
-            .filter(|name| !names.contains(name))
-            .collect();
+        let finished: HashMap<TunnelName, bool> = join_all(finishing).await.into_iter().collect();
+        let gone = former.iter().map(|handle| &handle.spec().name);
+        reloaded.removed = gone.filter(|name| !by_name.contains_key(name)).cloned().collect();
 
         let mut handles = Vec::with_capacity(specs.len());
         let mut wanted = Vec::new();
         for spec in specs {
-            if let Some(handle) = kept.iter().find(|handle| handle.spec().name == spec.name) {
+            if let Some(handle) = kept.get(&spec.name) {
                 handles.push(handle.clone());
                 continue;
             }
-            let (changes, wants) = match finished.iter().find(|(name, _)| *name == spec.name) {
-                Some((_, wanted)) => (&mut reloaded.changed, *wanted),
+            let (changes, wants) = match finished.get(&spec.name) {
+                Some(wanted) => (&mut reloaded.changed, *wanted),
                 None => (&mut reloaded.added, self.wishes.wants(&spec)),
             };
             changes.push(spec.name.clone());
@@ -359,7 +368,7 @@ impl Daemon {
                 Arc::new(spec),
                 transport,
                 entry,
-                Arc::clone(&self.heritage),
+                self.common.clone(),
                 &self.supervisors,
             );
             if wants {
@@ -372,8 +381,8 @@ impl Daemon {
 
         // A supervisor that does not answer has ended, and says so to whoever asks next.
         join_all(wanted.iter().map(|handle| handle.up(Wish::Listen))).await;
-        join_all(kept.iter().map(Handle::reloaded)).await;
-        self.heritage.close_rest();
+        join_all(kept.values().map(Handle::reloaded)).await;
+        self.common.heritage.close_rest();
         let Reloaded {
             added,
             changed,

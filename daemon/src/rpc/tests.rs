@@ -2,8 +2,10 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::UnixStream;
 use tokio::sync::mpsc;
 use tokio::task::JoinSet;
+use tokio::time::Instant;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::transport::Channel;
 use tonic::{Code, Request};
@@ -583,4 +585,27 @@ async fn the_log_of_a_tunnel_that_there_is_not_is_refused_with_near_names() {
     };
     let refused = rig.client.logs(request).await.unwrap_err();
     assert_eq!(refused.code(), Code::NotFound);
+}
+
+#[tokio::test(start_paused = true)]
+async fn clients_that_say_nothing_leave_their_places_to_others() {
+    let mut rig = Rig::new().await;
+    let mut silent = Vec::new();
+    for _ in 0..MOST_CONNECTIONS {
+        silent.push(UnixStream::connect(&rig.path).await.unwrap());
+    }
+    let began = Instant::now();
+    let channel = tunneld_proto::connect(&rig.path).await.unwrap();
+    let mut late = TunnelsClient::new(channel);
+    late.list(ListRequest::default()).await.unwrap();
+    assert!(began.elapsed() > Duration::from_secs(1), "it waited for a place");
+    rig.client.list(ListRequest::default()).await.unwrap();
+}
+
+#[tokio::test]
+async fn a_message_that_is_too_large_is_refused() {
+    let mut rig = Rig::new().await;
+    let names = vec!["x".repeat(LARGEST_REQUEST)];
+    let refused = rig.client.list(ListRequest { names }).await.unwrap_err();
+    assert_eq!(refused.code(), Code::OutOfRange);
 }

@@ -12,6 +12,7 @@
 //! owns listener, link and machine. Everybody else holds a [`Handle`] and sends messages, which are answered in every
 //! state. This module knows `dyn Transport`, never SSM.
 
+mod absence;
 mod backoff;
 mod client;
 #[cfg(test)]
@@ -33,6 +34,7 @@ use tokio_util::task::TaskTracker;
 
 use crate::config::TunnelSpec;
 use crate::heritage::Heritage;
+use crate::limits::Allowance;
 use crate::status::Entry;
 use crate::transport::Transport;
 use crate::tunnel::supervisor::{Command, Supervisor};
@@ -58,6 +60,34 @@ pub(crate) enum Afterwards {
     Leave,
 }
 
+/// What all tunnels of a daemon have in common.
+#[derive(Debug, Clone)]
+pub(crate) struct Common {
+    /// Listening sockets that were there before, and those that stay.
+    pub(crate) heritage: Arc<Heritage>,
+    /// The descriptors that tunnels may have.
+    pub(crate) allowance: Allowance,
+}
+
+#[cfg(test)]
+impl Common {
+    /// With nothing that was there before.
+    pub(crate) fn for_test() -> Self {
+        Self {
+            heritage: Arc::default(),
+            allowance: Allowance::of_process(),
+        }
+    }
+
+    /// What the tunnels of the next daemon have, which finds what was left.
+    pub(crate) fn next_daemon(&self) -> Self {
+        Self {
+            heritage: Arc::new(self.heritage.close().inherited()),
+            ..self.clone()
+        }
+    }
+}
+
 /// The only door to a supervisor.
 #[derive(Debug, Clone)]
 pub(crate) struct Handle {
@@ -71,16 +101,17 @@ pub(crate) struct Handle {
 pub(crate) struct Finished;
 
 impl Handle {
-    /// Starts the supervisor of a tunnel, as one of `tasks`. The tunnel is down.
+    /// Starts the supervisor of a tunnel, as one of `tasks`. The tunnel is down; up, it shares the allowance with others.
     pub(crate) fn start(
         spec: Arc<TunnelSpec>,
         transport: Arc<dyn Transport>,
         entry: Entry,
-        heritage: Arc<Heritage>,
+        common: Common,
         tasks: &TaskTracker,
     ) -> Self {
         let (commands, received) = mpsc::channel(COMMANDS);
-        tasks.spawn(Supervisor::new(Arc::clone(&spec), transport, entry, heritage, received).run());
+        let supervisor = Supervisor::new(Arc::clone(&spec), transport, entry, common, received);
+        tasks.spawn(supervisor.run());
         Self { spec, commands }
     }
 

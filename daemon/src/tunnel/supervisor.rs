@@ -27,7 +27,6 @@ use tracing::{Instrument, error_span, info};
 
 use crate::config::TunnelSpec;
 use crate::failure::Failure;
-use crate::heritage::Heritage;
 use crate::meter::Presence;
 use crate::status::{self, Entry};
 use crate::transport::{Health, Link, LinkDetails, Transport};
@@ -37,7 +36,7 @@ use crate::tunnel::listener::{Listener, Taken};
 use crate::tunnel::period::{Happening, Linked, Period};
 use crate::tunnel::proxy::{OpenFailed, Proxy};
 use crate::tunnel::slot::Slot;
-use crate::tunnel::{Afterwards, Wish, shown};
+use crate::tunnel::{Afterwards, Common, Wish, shown};
 
 /// What a handle asks for.
 #[derive(Debug)]
@@ -69,7 +68,7 @@ pub(crate) struct Supervisor {
     spec: Arc<TunnelSpec>,
     transport: Arc<dyn Transport>,
     entry: Entry,
-    heritage: Arc<Heritage>,
+    common: Common,
     lifecycle: Lifecycle,
     commands: mpsc::Receiver<Command>,
     /// What connections meet.
@@ -106,7 +105,7 @@ impl Supervisor {
         spec: Arc<TunnelSpec>,
         transport: Arc<dyn Transport>,
         entry: Entry,
-        heritage: Arc<Heritage>,
+        common: Common,
         commands: mpsc::Receiver<Command>,
     ) -> Self {
         Self {
@@ -116,7 +115,7 @@ impl Supervisor {
             transport,
             presence: entry.meter().presence(),
             entry,
-            heritage,
+            common,
             commands,
             slot: watch::Sender::new(Slot::Refuse { cause: None }),
             period: Period::new(),
@@ -243,7 +242,7 @@ impl Supervisor {
         if self.period.listener.is_some() {
             return self.handle(Event::Up(wish));
         }
-        let unbound = match Listener::bind(&self.spec.listen, &self.heritage) {
+        let unbound = match Listener::bind(&self.spec.listen, &self.common) {
             Ok(listener) => {
                 self.period.listener = Some(listener);
                 self.taken = None;
@@ -359,7 +358,7 @@ impl Supervisor {
     ) {
         let wanted = !matches!(self.lifecycle.state(), State::Down);
         match (afterwards, self.period.listener.take()) {
-            (Afterwards::Leave, Some(listener)) => listener.leave(&self.heritage),
+            (Afterwards::Leave, Some(listener)) => listener.leave(&self.common.heritage),
             (Afterwards::Leave, None) | (Afterwards::Free, _) => {}
         }
         self.period.shut();

@@ -19,7 +19,7 @@ struct Rig {
     board: Arc<Board>,
     handle: Handle,
     attempts: Attempts,
-    heritage: Arc<Heritage>,
+    common: Common,
     delays: Delays,
     tasks: TaskTracker,
 }
@@ -35,15 +35,15 @@ impl Rig {
         let delays = transport.delays.clone();
         let entry = board.enter(&spec);
         let tasks = TaskTracker::new();
-        let heritage = Arc::new(Heritage::default());
+        let common = Common::for_test();
         let spec = Arc::new(spec);
-        let handle = Handle::start(Arc::clone(&spec), transport, entry, Arc::clone(&heritage), &tasks);
+        let handle = Handle::start(Arc::clone(&spec), transport, entry, common.clone(), &tasks);
         Self {
             spec,
             board,
             handle,
             attempts,
-            heritage,
+            common,
             delays,
             tasks,
         }
@@ -476,8 +476,7 @@ async fn whoever_connects_to_an_address_that_is_left_waits_for_the_next_daemon()
     let _early = rig.client().await;
     rig.tasks.close();
     rig.tasks.wait().await;
-    let next = rig.heritage.close().inherited();
-    let mut listener = Listener::bind(&rig.spec.listen, &next).unwrap();
+    let mut listener = Listener::bind(&rig.spec.listen, &rig.common.next_daemon()).unwrap();
     listener.accept().await;
 }
 
