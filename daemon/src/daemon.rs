@@ -18,7 +18,7 @@ use crate::failure::{Failure, Reason, Remedy};
 use crate::near::near;
 use crate::status::{Board, Changes, Status};
 use crate::transport::Transports;
-use crate::tunnel::{Finished, Handle, Wish};
+use crate::tunnel::{Finished, Handle, Owners, Wish};
 use crate::visit::{self, Visit, Visits};
 
 /// How long connections of a tunnel that a reload removed or changed may take to end by themselves. New ones go the
@@ -35,6 +35,8 @@ pub(crate) struct Daemon {
     /// Held by whoever changes the set.
     changing: tokio::sync::Mutex<()>,
     supervisors: TaskTracker,
+    /// Tells whose a connection is.
+    owners: Arc<Owners>,
     stopping: AtomicBool,
     aws: Arc<Aws>,
     /// What a tunnel has that does not say otherwise.
@@ -116,6 +118,7 @@ impl Daemon {
             handles: Mutex::default(),
             changing: tokio::sync::Mutex::default(),
             supervisors: TaskTracker::new(),
+            owners: Arc::new(Owners::new()),
             stopping: AtomicBool::new(false),
         });
         daemon.adopt(config.tunnels).await;
@@ -277,7 +280,8 @@ impl Daemon {
             changes.push(spec.name.clone());
             let transport = (self.transports)(&spec);
             let entry = self.board.enter(&spec);
-            let handle = Handle::start(Arc::new(spec), transport, entry, &self.supervisors);
+            let owners = Arc::clone(&self.owners);
+            let handle = Handle::start(Arc::new(spec), transport, entry, owners, &self.supervisors);
             if wants {
                 wanted.push(handle.clone());
             }

@@ -141,7 +141,7 @@ async fn json_is_one_document() {
     };
     let ran = Fake::serving(vec![failed]).run(&["status", "--json"]).await;
     assert_eq!((ran.code, ran.stderr.as_str()), (Some(0), ""));
-    insta::assert_snapshot!(ran.stdout, @r#"{"schema":1,"tunnels":[{"name":"prod-db","state":"up","local":["127.0.0.1:15432"],"target":{"spec":"rds:prod-db","host":"prod-db.rds.example","port":5432,"engine":"postgres"},"route":"ssm via bastion","since":"2025-11-24T07:00:00Z","attempt":null,"retry_at":null,"cause":null,"traffic":{"connections":3,"connections_total":12,"connections_failed":0,"bytes_in":1200000000,"bytes_out":4100000,"held":0,"links_lost":0,"connections_expired":0},"last_error":{"at":"2025-11-24T08:00:00Z","reason":"target_refused","chain":["refused"],"hints":[]},"link":{"via":"bastion-a (i-0abc)","sessions":1,"agent_version":"3.3.1142","notes":[]},"history":[{"at":"2025-11-24T03:12:40Z","state":"up","reason":null}]}]}"#);
+    insta::assert_snapshot!(ran.stdout, @r#"{"schema":1,"tunnels":[{"name":"prod-db","state":"up","local":["127.0.0.1:15432"],"target":{"spec":"rds:prod-db","host":"prod-db.rds.example","port":5432,"engine":"postgres"},"route":"ssm via bastion","since":"2025-11-24T07:00:00Z","attempt":null,"retry_at":null,"cause":null,"traffic":{"connections":3,"connections_total":12,"connections_failed":0,"bytes_in":1200000000,"bytes_out":4100000,"held":0,"links_lost":0,"connections_expired":0,"connections_refused":0,"connections_unknown":0},"last_error":{"at":"2025-11-24T08:00:00Z","reason":"target_refused","chain":["refused"],"hints":[]},"link":{"via":"bastion-a (i-0abc)","sessions":1,"agent_version":"3.3.1142","notes":[]},"history":[{"at":"2025-11-24T03:12:40Z","state":"up","reason":null}]}]}"#);
 }
 
 #[tokio::test]

@@ -89,6 +89,8 @@ fn traffic(traffic: Traffic) -> v1::Traffic {
         connections_total,
         connections_failed,
         connections_expired,
+        connections_refused,
+        connections_unknown,
         bytes_in,
         bytes_out,
         held,
@@ -103,6 +105,8 @@ fn traffic(traffic: Traffic) -> v1::Traffic {
         held,
         links_lost,
         connections_expired,
+        connections_refused,
+        connections_unknown,
     }
 }
 

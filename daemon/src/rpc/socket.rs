@@ -22,7 +22,7 @@ use tokio::net::{UnixListener, UnixStream};
 use tracing::warn;
 use tunneld_proto::socket::{LONGEST_PATH, SocketPathError, check_folder};
 
-use crate::socket_file::{self, SocketFile};
+use crate::socket_file::{self, Audience, SocketFile};
 
 /// How long nothing is accepted after accepting failed: the cause, a want of file descriptors, passes by itself.
 const PAUSE: Duration = Duration::from_millis(100);
@@ -99,7 +99,7 @@ impl ControlSocket {
             path: path.to_owned(),
             source,
         };
-        let (listener, file) = socket_file::bind(path).map_err(|error| match error {
+        let (listener, file) = socket_file::bind(path, Audience::Owner).map_err(|error| match error {
             socket_file::BindError::Answered { pid } => BindError::Running {
                 path: path.to_owned(),
                 pid,

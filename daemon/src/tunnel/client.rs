@@ -18,6 +18,7 @@ use tokio::time::sleep;
 use tracing::debug;
 
 use crate::tunnel::holder::has_left;
+use crate::tunnel::owner::{Owners, Unknown};
 
 /// How much is read ahead: any protocol's first request, and at most 4 MiB for all held connections of a tunnel.
 const MOST_AHEAD: usize = 16 * 1024;
@@ -86,6 +87,23 @@ impl Client {
     /// Returns where it connected from.
     pub(crate) fn peer(&self) -> Peer {
         self.peer
+    }
+
+    /// Returns the user whose socket is at the other end.
+    pub(crate) fn owner(&self, owners: &Owners) -> Result<u32, Unknown> {
+        match &self.socket {
+            Local::Tcp(stream) => {
+                let addresses = stream
+                    .peer_addr()
+                    .and_then(|peer| Ok((peer, stream.local_addr()?)));
+                let (client, ours) = addresses.map_err(|_| Unknown::Gone)?;
+                let uid = owners.of(client, ours)?;
+                // If the client has reset it, its port may have been somebody else's when the system was asked.
+                stream.peer_addr().map_err(|_| Unknown::Gone)?;
+                Ok(uid)
+            }
+            Local::Unix(stream) => Ok(stream.peer_cred()?.uid()),
+        }
     }
 
     /// Resolves when the client is gone, reading ahead what it sends. Cancel-safe.

@@ -18,9 +18,9 @@ use tokio::net::{TcpListener, UnixListener};
 use tokio::time::Sleep;
 use tracing::{debug, warn};
 
-use crate::config::Listen;
+use crate::config::{AllowedUsers, Listen};
 use crate::failure::{Cause, Failure, Reason, Remedy};
-use crate::socket_file::{self, BACKLOG, SocketFile};
+use crate::socket_file::{self, Audience, BACKLOG, SocketFile};
 use crate::tunnel::client::Client;
 use crate::tunnel::holder::Holder;
 
@@ -61,11 +61,11 @@ impl Taken {
 }
 
 impl Listener {
-    /// Binds the whole address, or nothing of it.
-    pub(crate) fn bind(listen: &Listen) -> Result<Self, Unbound> {
+    /// Binds the whole address, or nothing of it. These users can connect to a Unix socket; a TCP port is open to all.
+    pub(crate) fn bind(listen: &Listen, allowed: &AllowedUsers) -> Result<Self, Unbound> {
         let sockets = match listen {
             Listen::Tcp(addresses) => bind_all(addresses)?,
-            Listen::Unix(path) => vec![bind_unix(path)?],
+            Listen::Unix(path) => vec![bind_unix(path, allowed)?],
         };
         Ok(Self {
             sockets,
@@ -206,9 +206,14 @@ fn bind_tcp(address: SocketAddr) -> io::Result<TcpListener> {
     TcpListener::from_std(socket.into())
 }
 
-fn bind_unix(path: &Path) -> Result<Bound, Unbound> {
+fn bind_unix(path: &Path, allowed: &AllowedUsers) -> Result<Bound, Unbound> {
     let shown = format!("unix:{}", path.display());
-    let (socket, file) = socket_file::bind(path).map_err(|error| {
+    // A mode knows no users but the owner: with others allowed, it is left to the gate to keep the rest out.
+    let audience = match allowed {
+        AllowedUsers::OwnerAnd(others) if others.is_empty() => Audience::Owner,
+        AllowedUsers::OwnerAnd(_) | AllowedUsers::Any => Audience::Everybody,
+    };
+    let (socket, file) = socket_file::bind(path, audience).map_err(|error| {
         let address = match &error {
             socket_file::BindError::Answered { pid } => Address::UnixInUse(shown.clone(), *pid),
             socket_file::BindError::NoSocket | socket_file::BindError::Io(_) => {
@@ -244,6 +249,8 @@ fn starved(error: &io::Error) -> bool {
 
 #[cfg(test)]
 mod tests {
+    use std::os::unix::fs::PermissionsExt;
+
     use tokio::net::{TcpStream, UnixStream};
 
     use super::*;
@@ -260,7 +267,9 @@ mod tests {
             SocketAddr::from(([127, 0, 0, 1], port)),
             other.local_addr().unwrap(),
         ];
-        let taken = Listener::bind(&Listen::Tcp(both)).unwrap_err().explain();
+        let taken = Listener::bind(&Listen::Tcp(both), &AllowedUsers::default())
+            .unwrap_err()
+            .explain();
         assert_eq!(taken.failure.reason(), Reason::PortInUse);
         std::net::TcpListener::bind(("127.0.0.1", port)).expect("the other address is let go");
     }
@@ -269,7 +278,9 @@ mod tests {
     async fn a_taken_port_names_its_holder() {
         let other = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
         let address = other.local_addr().unwrap();
-        let taken = Listener::bind(&Listen::Tcp(vec![address])).unwrap_err().explain();
+        let taken = Listener::bind(&Listen::Tcp(vec![address]), &AllowedUsers::default())
+            .unwrap_err()
+            .explain();
         let text = taken.failure.to_string();
         assert!(text.starts_with(&format!("{address} is held by ")), "{text}");
         if cfg!(target_os = "linux") {
@@ -280,7 +291,9 @@ mod tests {
     #[tokio::test]
     async fn an_address_of_another_machine_is_not_a_taken_port() {
         let elsewhere = vec!["192.0.2.1:5432".parse().unwrap()];
-        let taken = Listener::bind(&Listen::Tcp(elsewhere)).unwrap_err().explain();
+        let taken = Listener::bind(&Listen::Tcp(elsewhere), &AllowedUsers::default())
+            .unwrap_err()
+            .explain();
         assert_eq!(taken.failure.reason(), Reason::Invalid);
     }
 
@@ -301,7 +314,7 @@ mod tests {
             format!("127.0.0.1:{port}").parse().unwrap(),
             format!("[::1]:{port}").parse().unwrap(),
         ];
-        let mut listener = Listener::bind(&Listen::Tcp(addresses)).unwrap();
+        let mut listener = Listener::bind(&Listen::Tcp(addresses), &AllowedUsers::default()).unwrap();
         for bound in 0..listener.sockets.len() {
             let address = if bound == 0 { "127.0.0.1" } else { "::1" };
             let (connected, _client) = tokio::join!(TcpStream::connect((address, port)), listener.accept());
@@ -313,11 +326,24 @@ mod tests {
     async fn a_unix_socket_lives_as_long_as_its_listener() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("db");
-        let mut listener = Listener::bind(&Listen::Unix(path.clone())).unwrap();
+        let mut listener = Listener::bind(&Listen::Unix(path.clone()), &AllowedUsers::default()).unwrap();
         let (connected, _client) = tokio::join!(UnixStream::connect(&path), listener.accept());
         connected.unwrap();
         drop(listener);
         assert!(!path.exists());
+    }
+
+    #[tokio::test]
+    async fn a_unix_socket_with_other_users_is_open_to_them() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("db");
+        let mode = |allowed: &AllowedUsers| {
+            let _listener = Listener::bind(&Listen::Unix(path.clone()), allowed).unwrap();
+            std::fs::metadata(&path).unwrap().permissions().mode() & 0o777
+        };
+        assert_eq!(mode(&AllowedUsers::default()), 0o600);
+        assert_eq!(mode(&AllowedUsers::OwnerAnd([1001].into())), 0o666);
+        assert_eq!(mode(&AllowedUsers::Any), 0o666);
     }
 
     #[test]

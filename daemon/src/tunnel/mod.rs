@@ -6,6 +6,8 @@
 //!                 accepts  │    │ connects, watches, closes
 //!                          ▼    ▼
 //!                    listener  Transport ──► Link ── through the slot ──► proxy, one per connection
+//!                        │                                                  ▲
+//!                        └──────────────── peer: whose is it? ──────────────┘
 //! ```
 //!
 //! A supervisor is a task that lives as long as its tunnel is configured; `up` and `down` are events to it. It alone
@@ -19,6 +21,8 @@ pub(crate) mod fake;
 mod holder;
 mod lifecycle;
 mod listener;
+mod owner;
+mod peer;
 mod period;
 mod proxy;
 mod shown;
@@ -35,6 +39,8 @@ use crate::config::TunnelSpec;
 use crate::status::Entry;
 use crate::transport::Transport;
 use crate::tunnel::supervisor::{Command, Supervisor};
+
+pub(crate) use crate::tunnel::owner::Owners;
 
 /// Commands that wait for a supervisor: it takes them at once, so that more only wait when many are typed at a time.
 const COMMANDS: usize = 8;
@@ -66,10 +72,11 @@ impl Handle {
         spec: Arc<TunnelSpec>,
         transport: Arc<dyn Transport>,
         entry: Entry,
+        owners: Arc<Owners>,
         tasks: &TaskTracker,
     ) -> Self {
         let (commands, received) = mpsc::channel(COMMANDS);
-        tasks.spawn(Supervisor::new(Arc::clone(&spec), transport, entry, received).run());
+        tasks.spawn(Supervisor::new(Arc::clone(&spec), transport, entry, owners, received).run());
         Self { spec, commands }
     }
 

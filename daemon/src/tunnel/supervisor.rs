@@ -33,6 +33,8 @@ use crate::transport::{Health, Link, Transport};
 use crate::tunnel::client::Client;
 use crate::tunnel::lifecycle::{Action, Demand, Event, Lifecycle, Parting, State};
 use crate::tunnel::listener::{Listener, Taken};
+use crate::tunnel::owner::Owners;
+use crate::tunnel::peer::Gate;
 use crate::tunnel::period::{Happening, Linked, Period};
 use crate::tunnel::proxy::{OpenFailed, Proxy};
 use crate::tunnel::slot::Slot;
@@ -68,6 +70,8 @@ pub(crate) struct Supervisor {
     entry: Entry,
     lifecycle: Lifecycle,
     commands: mpsc::Receiver<Command>,
+    /// Who may connect.
+    gate: Gate,
     /// What connections meet.
     slot: watch::Sender<Slot>,
     /// How many of them there are, and wait.
@@ -99,10 +103,12 @@ impl Supervisor {
         spec: Arc<TunnelSpec>,
         transport: Arc<dyn Transport>,
         entry: Entry,
+        owners: Arc<Owners>,
         commands: mpsc::Receiver<Command>,
     ) -> Self {
         Self {
             lifecycle: Lifecycle::new(spec.mode, fastrand::Rng::new(), Instant::now()),
+            gate: Gate::new(spec.allow_users.clone(), owners),
             spec,
             transport,
             presence: entry.meter().presence(),
@@ -227,7 +233,7 @@ impl Supervisor {
         if self.period.listener.is_some() {
             return self.handle(Event::Up(wish));
         }
-        let unbound = match Listener::bind(&self.spec.listen) {
+        let unbound = match Listener::bind(&self.spec.listen, &self.spec.allow_users) {
             Ok(listener) => {
                 self.period.listener = Some(listener);
                 self.taken = None;
@@ -294,6 +300,9 @@ impl Supervisor {
     }
 
     fn serve(&mut self, client: Client) {
+        let Some(client) = self.gate.admit(client, self.entry.meter()) else {
+            return;
+        };
         self.period.accepted += 1;
         let span = info_span!("connection", number = self.period.accepted, peer = %client.peer());
         let proxy = Proxy {

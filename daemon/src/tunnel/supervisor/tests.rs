@@ -9,8 +9,8 @@ use tokio_util::task::TaskTracker;
 use super::*;
 use crate::failure::{Reason, Remedy};
 use crate::status::{Board, Status};
-use crate::tunnel::Handle;
 use crate::tunnel::fake::{self, Attempts};
+use crate::tunnel::{Handle, Owners};
 
 /// A supervised tunnel with a transport that the test holds in its hand.
 struct Rig {
@@ -32,7 +32,8 @@ impl Rig {
         let entry = board.enter(&spec);
         let tasks = TaskTracker::new();
         let spec = Arc::new(spec);
-        let handle = Handle::start(Arc::clone(&spec), transport, entry, &tasks);
+        let owners = Arc::new(Owners::new());
+        let handle = Handle::start(Arc::clone(&spec), transport, entry, owners, &tasks);
         Self {
             spec,
             board,
