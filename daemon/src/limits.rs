@@ -23,6 +23,18 @@ pub fn raise_open_files() {
     }
 }
 
+/// Forbids core files: the memory of this process holds keys and credentials. Programs that it starts inherit this.
+pub fn forbid_core_files() {
+    let limit = getrlimit(Resource::Core);
+    let none = Rlimit {
+        current: Some(0),
+        maximum: limit.maximum,
+    };
+    if let Err(error) = setrlimit(Resource::Core, none) {
+        warn!(%error, "cannot forbid core files, which would hold keys and credentials");
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -32,5 +44,11 @@ mod tests {
         raise_open_files();
         let limit = getrlimit(Resource::Nofile);
         assert_eq!(limit.current, limit.maximum);
+    }
+
+    #[test]
+    fn no_core_file_is_written() {
+        forbid_core_files();
+        assert_eq!(getrlimit(Resource::Core).current, Some(0));
     }
 }
