@@ -74,8 +74,9 @@ impl Gate {
     }
 
     fn examine(&self, client: &Client) -> Result<(), Refused> {
-        let AllowedUsers::OwnerAnd(others) = &self.allowed else {
-            return Ok(());
+        let others = match &self.allowed {
+            AllowedUsers::Any => return Ok(()),
+            AllowedUsers::OwnerAnd(others) => others,
         };
         let uid = client.owner(&self.owners).map_err(Refused::Unknown)?;
         let is_allowed = uid == self.us || others.contains(&uid);
