@@ -14,6 +14,7 @@ mod failures;
 mod lifecycle;
 mod load;
 mod managed;
+mod mariadb;
 mod neighbours;
 mod on_demand;
 mod outage;
@@ -28,6 +29,7 @@ mod ssh;
 mod sshd;
 mod stalls;
 mod target;
+mod unix_sockets;
 mod world;
 
 /// An account with the instance `bastion`, whose agent is of the given kind, and the database `prod-db`.

@@ -2,7 +2,6 @@
 
 use std::fs::File;
 use std::net::TcpStream;
-use std::os::unix::fs::PermissionsExt;
 use std::process::{Child, Command, Stdio};
 use std::thread::sleep;
 use std::time::Duration;
@@ -26,10 +25,20 @@ impl MariaDb {
     pub(crate) fn start() -> Self {
         let folder = tempfile::tempdir().unwrap();
         // It refuses to run as root without being told so; the account that it would have elsewhere may not exist.
-        let user = if rustix::process::getuid().is_root() { "--user=root" } else { "--skip-symbolic-links" };
+        let user = if rustix::process::getuid().is_root() {
+            "--user=root"
+        } else {
+            "--skip-symbolic-links"
+        };
         let data = format!("--datadir={}", folder.path().join("data").display());
         let made = Command::new("mariadb-install-db")
-            .args(["--no-defaults", "--auth-root-authentication-method=normal", "--skip-test-db", user, &data])
+            .args([
+                "--no-defaults",
+                "--auth-root-authentication-method=normal",
+                "--skip-test-db",
+                user,
+                &data,
+            ])
             .output()
             .expect("mariadb-install-db is installed: apt-get install mariadb-server-core");
         assert!(made.status.success(), "{made:?}");

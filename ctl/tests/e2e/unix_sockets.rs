@@ -20,7 +20,10 @@ fn tunnel(socket: &str, port: u16) -> (World, TempDir) {
     );
     let world = World::started(&account("fast", free_port()), &configuration);
     world.ok(&["up", "db"]);
-    let mode = fs::metadata(folder.path().join(socket)).unwrap().permissions().mode();
+    let mode = fs::metadata(folder.path().join(socket))
+        .unwrap()
+        .permissions()
+        .mode();
     assert_eq!(mode & 0o777, 0o600);
     (world, folder)
 }
@@ -35,12 +38,15 @@ fn prints(command: &mut Command) -> String {
 fn psql_finds_a_tunnel_where_postgresql_has_its_socket() {
     let postgres = Postgres::start();
     let (_world, folder) = tunnel(".s.PGSQL.5432", postgres.port);
-    let said = prints(
-        Command::new("psql")
-            .arg("-h")
-            .arg(folder.path())
-            .args(["-p", "5432", "-U", "postgres", "-qAt", "-c", "select 42"]),
-    );
+    let said = prints(Command::new("psql").arg("-h").arg(folder.path()).args([
+        "-p",
+        "5432",
+        "-U",
+        "postgres",
+        "-qAt",
+        "-c",
+        "select 42",
+    ]));
     assert_eq!(said, "42\n");
 }
 

@@ -152,8 +152,8 @@ impl Check<'_> {
         if let Some(route) = &route {
             refuse_misplaced(&written.settings, route, findings);
         }
-        let allow_users = own.allow_users.or_else(|| defaults.allow_users.clone());
-        let allow_users = allow_users.unwrap_or_default();
+        let allow_users = own.allow_users.as_ref().or(defaults.allow_users.as_ref());
+        let allow_users = allow_users.cloned().unwrap_or_default();
         if let Some(allow_remote) = written.allow_remote.as_ref().filter(|flag| *flag.get_ref())
             // Of users that were refused already it is not known who they are.
             && own.allow_users.is_some() == written.settings.allow_users.is_some()
