@@ -16,7 +16,6 @@
 //! Elsewhere no call that is safe to make tells: every client passes for the owner's, and [`Owners::new`] says so.
 
 use std::io;
-use std::net::SocketAddr;
 
 /// Why nobody knows whose a connection is.
 #[derive(Debug, thiserror::Error)]
@@ -209,6 +208,12 @@ mod linux {
             Some((near, far, client, ours))
         }
 
+        /// How many questions the socket that is kept was asked.
+        fn asked(owners: &Owners) -> u32 {
+            let kept = owners.kept.lock().unwrap();
+            kept.as_ref().map_or(0, |questions| questions.asked)
+        }
+
         #[test]
         fn a_connection_is_its_clients_on_every_address_of_the_loopback() {
             let owners = Owners::new();
@@ -301,6 +306,7 @@ mod linux {
                 kept: Mutex::new(Some(broken)),
             };
             assert_eq!(owners.of(client, ours).unwrap(), us());
+            assert_eq!(asked(&owners), 1);
         }
 
         #[test]
@@ -315,7 +321,8 @@ mod linux {
                 kept: Mutex::new(Some(full)),
             };
             assert_eq!(owners.of(client, ours).unwrap(), us());
-            assert_eq!(owners.of(client, ours).unwrap(), us(), "and kept");
+            assert_eq!(owners.of(client, ours).unwrap(), us());
+            assert_eq!(asked(&owners), 2, "the new one is kept");
         }
 
         #[test]
