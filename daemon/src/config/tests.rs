@@ -597,26 +597,14 @@ fn a_tunnel_is_for_its_owner_and_the_users_that_are_allowed() {
 
 #[test]
 fn users_that_there_are_not_are_all_told_of() {
-    let told_of = |value: &str| told(&with(&format!("allow_users = {value}")));
     assert_eq!(
-        told_of("[\"no-such-user\", 0, \"\", \"--help\", -1]"),
+        told(&with("allow_users = [\"no-such-user\", 0, \"\", \"--help\", -1]")),
         "5: there is no user `no-such-user` on this machine\n  use: the name of a user, or a uid such as 1001\n\
          5: there is no user `\"\"` on this machine\n  use: the name of a user, or a uid such as 1001\n\
          5: there is no user `--help` on this machine\n  use: the name of a user, or a uid such as 1001\n\
          5: there is no user `-1` on this machine\n  use: the name of a user, or a uid such as 1001\n\
          4 problems"
     );
-    assert_eq!(
-        told_of("\"root\""),
-        "5: `root` is neither a list of users nor \"any\"\n  use: allow_users = [\"root\"]\n1 problem"
-    );
-    for value in ["true", "[[0]]"] {
-        let told = told_of(value);
-        assert!(
-            told.contains("not a list of names and uids, or \"any\""),
-            "{told}"
-        );
-    }
 }
 
 #[test]
