@@ -24,27 +24,24 @@ pub(crate) struct MariaDb {
 impl MariaDb {
     pub(crate) fn start() -> Self {
         let folder = tempfile::tempdir().unwrap();
-        // It refuses to run as root without being told so; the account that it would have elsewhere may not exist.
-        let user = if rustix::process::getuid().is_root() {
-            "--user=root"
-        } else {
-            "--skip-symbolic-links"
-        };
+        // It refuses to run as root without being told so.
+        let user = rustix::process::getuid().is_root().then_some("--user=root");
         let data = format!("--datadir={}", folder.path().join("data").display());
         let made = Command::new("mariadb-install-db")
             .args([
                 "--no-defaults",
                 "--auth-root-authentication-method=normal",
                 "--skip-test-db",
-                user,
                 &data,
             ])
+            .args(user)
             .output()
             .expect("mariadb-install-db is installed: apt-get install mariadb-server-core");
         assert!(made.status.success(), "{made:?}");
         let port = free_port();
         let server = Command::new("/usr/sbin/mariadbd")
-            .args(["--no-defaults", user, &data, "--bind-address=127.0.0.1"])
+            .args(["--no-defaults", &data, "--bind-address=127.0.0.1"])
+            .args(user)
             .arg(format!("--port={port}"))
             .arg(format!("--socket={}", folder.path().join("own.sock").display()))
             .stdin(Stdio::null())
