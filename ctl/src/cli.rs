@@ -42,7 +42,8 @@ With --json the answer is one JSON object per line. Within `schema` 1 fields are
   TUNNEL   {\"name\",\"state\",\"local\":[…],\"target\":{\"spec\",\"host\",\"port\",\"engine\"},
             \"route\",\"since\",\"attempt\",\"retry_at\",\"cause\":{\"reason\",\"chain\",\"hints\"},
             \"traffic\":{\"connections\",\"connections_total\",\"connections_failed\",
-            \"bytes_in\",\"bytes_out\",\"held\",\"links_lost\",\"connections_expired\"},
+            \"bytes_in\",\"bytes_out\",\"held\",\"links_lost\",\"connections_expired\",
+            \"connections_refused\",\"connections_unknown\"},
             \"last_error\":{\"at\",\"reason\",\"chain\",\"hints\"},
             \"link\":{\"via\",\"sessions\",\"agent_version\",\"notes\":[…]},
             \"history\":[{\"at\",\"state\",\"reason\",\"connections_lost\"}]}

@@ -95,6 +95,8 @@ struct Traffic {
     held: u32,
     links_lost: u64,
     connections_expired: u64,
+    connections_refused: u64,
+    connections_unknown: u64,
 }
 
 #[derive(Serialize)]
@@ -241,6 +243,8 @@ impl<'a> From<&'a v1::Tunnel> for Tunnel<'a> {
                 held: traffic.held,
                 links_lost: traffic.links_lost,
                 connections_expired: traffic.connections_expired,
+                connections_refused: traffic.connections_refused,
+                connections_unknown: traffic.connections_unknown,
             },
             last_error: tunnel.last_error.as_ref().map(|failure| LastError {
                 at: tunnel.last_error_at.as_ref().and_then(rfc3339),

@@ -155,6 +155,7 @@ impl Daemon {
             common: Common {
                 heritage,
                 allowance: Allowance::of_process(),
+                owners: Arc::default(),
             },
             stopping: AtomicBool::new(false),
             wishes,

@@ -387,7 +387,7 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("s");
         let heritage = Heritage::default();
-        let (socket, file) = socket_file::bind(&path).unwrap();
+        let (socket, file) = socket_file::bind(&path, socket_file::Audience::Owner).unwrap();
         heritage.leave(Left {
             socket: socket.into(),
             name: String::new(),

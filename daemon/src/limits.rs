@@ -41,6 +41,18 @@ pub fn raise_open_files() {
     }
 }
 
+/// Forbids core files: the memory of this process holds keys and credentials. Programs that it starts inherit this.
+pub fn forbid_core_files() {
+    let limit = getrlimit(Resource::Core);
+    let none = Rlimit {
+        current: Some(0),
+        maximum: limit.maximum,
+    };
+    if let Err(error) = setrlimit(Resource::Core, none) {
+        warn!(%error, "cannot forbid core files, which would hold keys and credentials");
+    }
+}
+
 /// The descriptors that all tunnels of a daemon may have together.
 #[derive(Debug, Clone)]
 pub(crate) struct Allowance(Arc<Semaphore>);
@@ -119,5 +131,11 @@ mod tests {
                 .listeners(2 * usize::from(u16::MAX))
                 .is_some()
         );
+    }
+
+    #[test]
+    fn no_core_file_is_written() {
+        forbid_core_files();
+        assert_eq!(getrlimit(Resource::Core).current, Some(0));
     }
 }

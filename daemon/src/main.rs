@@ -128,6 +128,7 @@ fn start(arguments: &Arguments) -> Result<ExitCode> {
         return Ok(ExitCode::from(USAGE));
     }
     limits::raise_open_files();
+    limits::forbid_core_files();
     // One thread: a byte passes through tasks that wait for each other, and to wake another thread for each of them took
     // more of the processor than they do themselves. It carries far more than AWS lets through.
     let runtime = tokio::runtime::Builder::new_current_thread()

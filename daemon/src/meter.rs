@@ -26,6 +26,8 @@ pub(crate) struct Meter {
     connections_total: AtomicU64,
     connections_failed: AtomicU64,
     connections_expired: AtomicU64,
+    connections_refused: AtomicU64,
+    connections_unknown: AtomicU64,
     bytes_in: AtomicU64,
     bytes_out: AtomicU64,
     links_lost: AtomicU64,
@@ -53,6 +55,10 @@ pub(crate) struct Traffic {
     pub(crate) connections_failed: u64,
     /// Those of them that were cut because their route's time was over.
     pub(crate) connections_expired: u64,
+    /// Connections of users who may not use the tunnel, which are in no other count.
+    pub(crate) connections_refused: u64,
+    /// Connections of which nobody knew whose they were, which are in no other count.
+    pub(crate) connections_unknown: u64,
     /// Bytes from the target to local clients.
     pub(crate) bytes_in: u64,
     /// Bytes from local clients to the target.
@@ -72,6 +78,8 @@ impl Meter {
             connections_total: self.connections_total.load(Ordering::Relaxed),
             connections_failed: self.connections_failed.load(Ordering::Relaxed),
             connections_expired: self.connections_expired.load(Ordering::Relaxed),
+            connections_refused: self.connections_refused.load(Ordering::Relaxed),
+            connections_unknown: self.connections_unknown.load(Ordering::Relaxed),
             bytes_in: self.bytes_in.load(Ordering::Relaxed),
             bytes_out: self.bytes_out.load(Ordering::Relaxed),
             held,
@@ -109,6 +117,16 @@ impl Meter {
     /// Counts a connection that was cut because its route's time was over.
     pub(crate) fn connection_expired(&self) {
         self.connections_expired.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// Counts a connection of a user who may not use the tunnel.
+    pub(crate) fn connection_refused(&self) {
+        self.connections_refused.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// Counts a connection that was not served because nobody knew whose it was.
+    pub(crate) fn connection_unknown(&self) {
+        self.connections_unknown.fetch_add(1, Ordering::Relaxed);
     }
 
     /// Counts a connection that was lost with the way to its target.

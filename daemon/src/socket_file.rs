@@ -1,6 +1,6 @@
-//! A Unix socket's file: bound so that nobody else can connect, not even for a moment, and removed when dropped.
+//! A Unix socket's file: bound so that nobody can connect who may not, not even for a moment, and removed when dropped.
 //!
-//! The order is what protects it: bind, mode 0600, then listen. A socket that is bound and does not listen refuses
+//! The order is what protects it: bind, mode, then listen. A socket that is bound and does not listen refuses
 //! every connection, so the mode that the umask gave the file never matters. The umask itself belongs to the whole
 //! process and is left alone.
 
@@ -23,6 +23,26 @@ pub(crate) struct SocketFile {
     identity: Identity,
 }
 
+/// Who can connect to a socket, as far as its file's mode decides.
+#[derive(Debug, Clone, Copy)]
+pub(crate) enum Audience {
+    /// Its owner.
+    Owner,
+    /// Whoever reaches its folder.
+    Everybody,
+}
+
+impl Audience {
+    /// Gives the file of a socket the mode for it.
+    pub(crate) fn admit(self, path: &Path) -> io::Result<()> {
+        let mode = match self {
+            Self::Owner => 0o600,
+            Self::Everybody => 0o666,
+        };
+        fs::set_permissions(path, fs::Permissions::from_mode(mode))
+    }
+}
+
 /// Why a socket could not be bound.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum BindError {
@@ -40,13 +60,13 @@ pub(crate) enum BindError {
     Io(#[from] io::Error),
 }
 
-/// Binds a socket that only its owner can connect to, and listens. A file that nobody answers on is replaced.
-pub(crate) fn bind(path: &Path) -> Result<(UnixListener, SocketFile), BindError> {
+/// Binds a socket that its audience can connect to, and listens. A file that nobody answers on is replaced.
+pub(crate) fn bind(path: &Path, audience: Audience) -> Result<(UnixListener, SocketFile), BindError> {
     clear(path)?;
     let socket = Socket::new(Domain::UNIX, Type::STREAM, None)?;
     socket.bind(&SockAddr::unix(path)?)?;
     let file = SocketFile::adopt(path)?.ok_or(BindError::NoSocket)?;
-    fs::set_permissions(path, fs::Permissions::from_mode(0o600))?;
+    audience.admit(path)?;
     socket.listen(BACKLOG)?;
     socket.set_nonblocking(true)?;
     Ok((socket.into(), file))
@@ -133,7 +153,7 @@ mod tests {
     fn only_the_owner_can_connect() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("s");
-        let (_listener, _file) = bind(&path).unwrap();
+        let (_listener, _file) = bind(&path, Audience::Owner).unwrap();
         assert_eq!(fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o600);
         UnixStream::connect(&path).unwrap();
     }
@@ -142,7 +162,7 @@ mod tests {
     fn the_file_goes_with_its_socket() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("s");
-        drop(bind(&path).unwrap());
+        drop(bind(&path, Audience::Owner).unwrap());
         assert!(!path.exists());
     }
 
@@ -161,7 +181,7 @@ mod tests {
     fn a_file_that_somebody_replaced_is_left_alone() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("s");
-        let bound = bind(&path).unwrap();
+        let bound = bind(&path, Audience::Owner).unwrap();
         // Kept under another name, so that its inode cannot be given to the new file.
         fs::rename(&path, folder.path().join("old")).unwrap();
         fs::write(&path, "").unwrap();
@@ -175,7 +195,7 @@ mod tests {
         let path = folder.path().join("s");
         drop(UnixListener::bind(&path).unwrap());
         assert!(path.exists(), "a killed process leaves its socket");
-        bind(&path).unwrap();
+        bind(&path, Audience::Owner).unwrap();
     }
 
     #[test]
@@ -183,7 +203,7 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("s");
         let _other = UnixListener::bind(&path).unwrap();
-        let error = bind(&path).unwrap_err();
+        let error = bind(&path, Audience::Owner).unwrap_err();
         let ours = i32::try_from(std::process::id()).unwrap();
         if cfg!(target_os = "linux") {
             assert!(
@@ -199,7 +219,10 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("s");
         fs::write(&path, "precious").unwrap();
-        assert!(matches!(bind(&path).unwrap_err(), BindError::NoSocket));
+        assert!(matches!(
+            bind(&path, Audience::Owner).unwrap_err(),
+            BindError::NoSocket
+        ));
         assert_eq!(fs::read_to_string(&path).unwrap(), "precious");
     }
 }

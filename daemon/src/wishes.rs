@@ -16,7 +16,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use serde::{Deserialize, Serialize};
 use tracing::warn;
 
-use crate::config::{EiceSettings, Mode, SshSettings, SsmSettings, TunnelSpec};
+use crate::config::{AllowedUsers, EiceSettings, Mode, SshSettings, SsmSettings, TunnelSpec};
 use crate::private_file;
 
 /// The form of the file that is read and written here.
@@ -200,6 +200,7 @@ fn entry(spec: &TunnelSpec) -> String {
         hold,
         half_close_grace,
         receive_buffer,
+        allow_users,
         ssm,
         ssh,
         eice,
@@ -217,6 +218,9 @@ fn entry(spec: &TunnelSpec) -> String {
         hold.as_millis(),
         half_close_grace.as_millis(),
     );
+    if *allow_users != AllowedUsers::default() {
+        entry += &format!("allow_users {allow_users:?}\n");
+    }
     if *ssm != SsmSettings::default() {
         entry += &format!("{ssm:?}\n");
     }

@@ -85,6 +85,15 @@ impl Keys {
         self.lock().get(access_key_id).cloned()
     }
 
+    /// Returns what must not be shown of every key.
+    pub(crate) fn secrets(&self) -> Vec<String> {
+        self.lock()
+            .values()
+            .flat_map(|key| iter::once(&key.secret).chain(&key.session_token))
+            .cloned()
+            .collect()
+    }
+
     /// Lends a temporary key to whoever takes on a role; returns its access key id too.
     pub(crate) fn lend(
         &self,

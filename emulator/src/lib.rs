@@ -36,6 +36,7 @@ mod keys;
 mod network;
 mod proxy;
 mod pushed_keys;
+mod secrets;
 mod server;
 mod sessions;
 mod sigv4;
@@ -286,6 +287,14 @@ impl Emulator {
     /// Replaces the long-term key; whoever signs with the one before is told that it has expired.
     pub fn rotate_credentials(&self) -> Credentials {
         self.world.rotate_credentials()
+    }
+
+    /// Returns what must not be shown by whoever uses the emulator: the secret keys and session tokens of its
+    /// credentials, the tokens and cell numbers of its sessions, and the signatures that it has taken.
+    pub fn secrets(&self) -> Vec<String> {
+        let mut secrets = self.world.keys.secrets();
+        secrets.extend(self.world.secrets.all());
+        secrets
     }
 
     /// Stops an ECS task, and ends its sessions; returns how many those are. `None`: there is no such task.

@@ -27,6 +27,7 @@ use crate::config::Agent;
 use crate::documents::Forward;
 use crate::gateway::{Gateway, SessionSpec};
 use crate::keys::random;
+use crate::secrets::Secrets;
 use crate::socket::SocketControl;
 
 /// Ended sessions that stay known. Tests ask about a handful; a demo that runs for days must not grow.
@@ -72,15 +73,21 @@ pub(crate) struct Opening<'a> {
 pub(crate) struct Sessions {
     tasks: TaskTracker,
     conditions: watch::Receiver<Arc<Conditions>>,
+    secrets: Arc<Secrets>,
     started: AtomicU64,
     all: Mutex<Vec<Arc<Session>>>,
 }
 
 impl Sessions {
-    pub(crate) fn new(tasks: TaskTracker, conditions: watch::Receiver<Arc<Conditions>>) -> Self {
+    pub(crate) fn new(
+        tasks: TaskTracker,
+        conditions: watch::Receiver<Arc<Conditions>>,
+        secrets: Arc<Secrets>,
+    ) -> Self {
         Self {
             tasks,
             conditions,
+            secrets,
             started: AtomicU64::default(),
             all: Mutex::default(),
         }
@@ -114,6 +121,7 @@ impl Sessions {
             started: wall_clock(),
             gateway,
             ending,
+            secrets: Arc::clone(&self.secrets),
             token: Mutex::default(),
             sockets: Mutex::default(),
         });
@@ -158,6 +166,7 @@ pub(crate) struct Session {
     port: u16,
     gateway: Arc<Gateway>,
     ending: Arc<Ending>,
+    secrets: Arc<Secrets>,
     token: Mutex<Option<String>>,
     sockets: Mutex<Vec<SocketControl>>,
 }
@@ -167,10 +176,12 @@ impl Session {
     pub(crate) fn ticket(&self) -> Ticket {
         let token = format!("{}==", random(126));
         *self.token.lock().unwrap_or_else(PoisonError::into_inner) = Some(token.clone());
+        let cell_number = cell_number();
+        self.secrets.note(&token);
+        self.secrets.note(&cell_number);
         let path = format!(
-            "/v1/data-channel/{}?role=publish_subscribe&cell-number={}",
-            self.id,
-            cell_number()
+            "/v1/data-channel/{}?role=publish_subscribe&cell-number={cell_number}",
+            self.id
         );
         Ticket { token, path }
     }
@@ -295,7 +306,7 @@ mod tests {
 
     fn started() -> (Sessions, Arc<Session>, Ticket) {
         let conditions = watch::Sender::default();
-        let sessions = Sessions::new(TaskTracker::new(), conditions.subscribe());
+        let sessions = Sessions::new(TaskTracker::new(), conditions.subscribe(), Arc::default());
         let agent = Agent {
             kind: AgentKind::Stock,
             version: "3.3.1142.0".to_owned(),

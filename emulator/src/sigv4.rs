@@ -37,9 +37,10 @@ pub(crate) struct Expected<'a> {
     pub(crate) skew: Duration,
 }
 
-/// What a good signature tells.
+/// A good signature, and what it tells.
 #[derive(Debug)]
 pub(crate) struct Verified {
+    pub(crate) signature: String,
     pub(crate) caller: Caller,
     pub(crate) region: String,
 }
@@ -96,6 +97,7 @@ pub(crate) fn verify(
         return Err(Rejection::Mismatch);
     }
     Ok(Verified {
+        signature,
         caller: key.caller,
         region: authorization.scope.region.to_owned(),
     })

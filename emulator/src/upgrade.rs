@@ -111,7 +111,10 @@ fn verify(
         skew: SKEW,
     };
     match sigv4::verify(request, b"", &world.keys, &expected, now) {
-        Ok(_) => Ok(()),
+        Ok(verified) => {
+            world.secrets.note(&verified.signature);
+            Ok(())
+        }
         Err(rejection) => {
             tracing::info!(?rejection, "the upgrade's signature is refused");
             Err("the signature of the upgrade is refused")

@@ -15,6 +15,7 @@ use crate::faults::Faults;
 use crate::keys::Keys;
 use crate::network::Network;
 use crate::pushed_keys::PushedKeys;
+use crate::secrets::Secrets;
 use crate::sessions::Sessions;
 
 /// The whole fake account: what was configured, and what happened since.
@@ -25,6 +26,7 @@ pub(crate) struct World {
     pub(crate) conditions: watch::Sender<Arc<Conditions>>,
     pub(crate) network: Arc<Network>,
     pub(crate) calls: Calls,
+    pub(crate) secrets: Arc<Secrets>,
     pub(crate) sessions: Sessions,
     pub(crate) tunnels: Tunnels,
     pub(crate) pushed_keys: Arc<PushedKeys>,
@@ -43,13 +45,15 @@ impl World {
         let faults = Arc::new(Faults::default());
         let tasks = TaskTracker::new();
         let conditions = watch::Sender::default();
+        let secrets = Arc::new(Secrets::default());
         Self {
             keys: Keys::new(&config),
             config,
             faults: Arc::clone(&faults),
             network: Arc::default(),
             calls: Calls::default(),
-            sessions: Sessions::new(tasks.clone(), conditions.subscribe()),
+            sessions: Sessions::new(tasks.clone(), conditions.subscribe(), Arc::clone(&secrets)),
+            secrets,
             tunnels: Tunnels::default(),
             pushed_keys: Arc::default(),
             endpoint_states: Mutex::default(),

@@ -21,6 +21,9 @@ pub(crate) fn detail(tunnel: &Tunnel, clock: &Clock) -> String {
     if let Some(now) = traffic(tunnel) {
         say("now", now);
     }
+    if let Some(refused) = refused(tunnel) {
+        say("refused", refused);
+    }
     for note in link.into_iter().flat_map(|link| &link.notes) {
         say("note", note.clone());
     }
@@ -136,6 +139,23 @@ fn traffic(tunnel: &Tunnel) -> Option<String> {
     Some(parts.join(", "))
 }
 
+/// Who was not let in since the daemon started; nothing where everybody was.
+fn refused(tunnel: &Tunnel) -> Option<String> {
+    let traffic = tunnel.traffic?;
+    let mut parts = Vec::new();
+    if traffic.connections_refused > 0 {
+        let connections = count(traffic.connections_refused, "connection");
+        parts.push(format!(
+            "{connections} of other users, whom `allow_users` can let in"
+        ));
+    }
+    if traffic.connections_unknown > 0 {
+        let connections = count(traffic.connections_unknown, "connection");
+        parts.push(format!("{connections} of nobody knows whom"));
+    }
+    (!parts.is_empty()).then(|| parts.join("; "))
+}
+
 #[cfg(test)]
 mod tests {
     use std::time::Duration;
@@ -182,6 +202,8 @@ mod tests {
                 held: 2,
                 links_lost: 1,
                 connections_expired: 1,
+                connections_refused: 2,
+                connections_unknown: 1,
             }),
             link: Some(Link {
                 via: "bastion-a (i-0abc)".to_owned(),
@@ -209,6 +231,7 @@ mod tests {
           target   rds:prod-db, that is prod.rds.example:5432 (PostgreSQL)
           route    ssm via bastion, through bastion-a (i-0abc), 2 sessions, agent 3.3.1142
           now      3 connections, 2 waiting for the link, 1.2 GB down, 4.1 MB up, 12 connections in all, 1 failed, 1 of them cut by the route's limit, 1 link lost
+          refused  2 connections of other users, whom `allow_users` can let in; 1 connection of nobody knows whom
           since    2 h
           failed   3 min ago: prod.rds.example:5432 refused
           history  2025-11-23 23:00:00 up

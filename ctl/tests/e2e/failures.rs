@@ -204,6 +204,10 @@ fn what_a_client_sent_before_it_left_still_reaches_the_target() {
     world.ok(&["up", "prod-db"]);
     let sent: Vec<u8> = (0..1_000_000u32).map(|number| number as u8).collect();
     let mut client = TcpStream::connect(("127.0.0.1", port)).unwrap();
+    // One that leaves before anybody asked whose it is is not served at all.
+    world.wait_for_tunnel("prod-db", "the client is let in", |tunnel| {
+        tunnel["traffic"]["connections"] == 1
+    });
     client.write_all(&sent).unwrap();
     drop(client);
     let mut received = Vec::new();

@@ -1,9 +1,15 @@
 //! A machine of a user in a folder: the emulated AWS, a real `tunneld`, a real `tunnelctl`, and what they print.
+//!
+//! At its end everything that they printed and kept is searched for the secrets that AWS gave out, whatever the test was
+//! about.
 
 use std::collections::BTreeMap;
 use std::fs;
+use std::os::unix::fs::chown;
+use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
+use std::sync::Mutex;
 use std::thread::sleep;
 use std::time::Duration;
 
@@ -17,6 +23,8 @@ use tunneld_emulator::{Config, Credentials, Emulator};
 pub(crate) const PATIENCE: Duration = Duration::from_secs(60);
 /// Between two looks at something that is waited for.
 pub(crate) const LOOK: Duration = Duration::from_millis(10);
+/// What is shorter is no secret that could be told from ordinary words; those of the emulator have 39 letters and more.
+const SHORTEST_SECRET: usize = 16;
 
 /// One user's machine.
 pub(crate) struct World {
@@ -27,6 +35,10 @@ pub(crate) struct World {
     /// How many files the daemon may open, where a test has set it.
     most_files: Option<u32>,
     daemon: Option<Child>,
+    /// Who runs our programs, if somebody else than we, and where those programs are.
+    user: Option<(u32, TempDir)>,
+    /// What `tunnelctl` has printed.
+    printed: Mutex<Vec<u8>>,
 }
 
 impl World {
@@ -58,12 +70,30 @@ impl World {
             environment,
             most_files: None,
             daemon: None,
+            user: None,
+            printed: Mutex::default(),
         }
     }
 
     /// The same, with a daemon that answers.
     pub(crate) fn started(account: &str, configuration: &str) -> Self {
         let mut world = Self::new(account, configuration);
+        world.start();
+        world
+    }
+
+    /// The same, with everything the other user's. Only root can do that.
+    pub(crate) fn started_by(user: u32, account: &str, configuration: &str) -> Self {
+        let mut world = Self::new(account, configuration);
+        // Where ours are built that user may not come.
+        let programs = tempfile::tempdir().unwrap();
+        for program in ["tunneld", "tunnelctl"] {
+            fs::copy(binary(program), programs.path().join(program)).unwrap();
+        }
+        for path in [programs.path(), world.folder.path(), &world.path("config.toml")] {
+            chown(path, Some(user), Some(user)).unwrap();
+        }
+        world.user = Some((user, programs));
         world.start();
         world
     }
@@ -166,7 +196,14 @@ impl World {
 
     /// A program of ours, in the user's environment alone.
     pub(crate) fn command(&self, program: &str) -> Command {
-        let mut command = Command::new(binary(program));
+        let mut command = match &self.user {
+            None => Command::new(binary(program)),
+            Some((user, programs)) => {
+                let mut command = Command::new(programs.path().join(program));
+                command.uid(*user).gid(*user);
+                command
+            }
+        };
         self.in_environment(&mut command);
         if program == "tunneld" {
             // Tests run as whoever runs them.
@@ -185,7 +222,11 @@ impl World {
     }
 
     pub(crate) fn tunnelctl(&self, arguments: &[&str]) -> Output {
-        self.command("tunnelctl").args(arguments).output().unwrap()
+        let output = self.command("tunnelctl").args(arguments).output().unwrap();
+        let mut printed = self.printed.lock().unwrap();
+        printed.extend(&output.stdout);
+        printed.extend(&output.stderr);
+        output
     }
 
     /// Runs `tunnelctl`, which must succeed; returns what it printed.
@@ -244,6 +285,30 @@ impl World {
     pub(crate) fn log(&self) -> String {
         fs::read_to_string(self.path("daemon.log")).unwrap_or_default()
     }
+
+    /// Returns where the daemon and `tunnelctl` have shown or kept a secret that AWS gave out.
+    pub(crate) fn leaks(&self) -> Vec<String> {
+        let mut texts = vec![
+            (
+                "what tunnelctl printed".to_owned(),
+                self.printed.lock().unwrap().clone(),
+            ),
+            ("the daemon's log".to_owned(), self.log().into_bytes()),
+        ];
+        read_all(&self.path("state"), &mut texts);
+        read_all(&self.path("run"), &mut texts);
+        let secrets = self.emulator.secrets();
+        let mut leaks = Vec::new();
+        for (place, bytes) in texts {
+            let text = String::from_utf8_lossy(&bytes);
+            for secret in secrets.iter().filter(|secret| secret.len() >= SHORTEST_SECRET) {
+                if text.contains(secret.as_str()) {
+                    leaks.push(format!("{place}: {secret}"));
+                }
+            }
+        }
+        leaks
+    }
 }
 
 impl Drop for World {
@@ -253,7 +318,28 @@ impl Drop for World {
             let _ = daemon.kill();
             let _ = daemon.wait();
         }
+        // A test that failed has its own words.
+        let leaks = if std::thread::panicking() {
+            Vec::new()
+        } else {
+            self.leaks()
+        };
         let _inside = self.runtime.enter();
+        assert!(leaks.is_empty(), "secrets were shown or kept: {leaks:#?}");
+    }
+}
+
+/// Reads every file below a folder, which may not be there.
+fn read_all(folder: &Path, texts: &mut Vec<(String, Vec<u8>)>) {
+    for entry in fs::read_dir(folder).into_iter().flatten() {
+        let entry = entry.unwrap();
+        let path = entry.path();
+        let kind = entry.file_type().unwrap();
+        if kind.is_dir() {
+            read_all(&path, texts);
+        } else if kind.is_file() {
+            texts.push((path.display().to_string(), fs::read(&path).unwrap()));
+        }
     }
 }
 

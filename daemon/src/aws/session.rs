@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use aws_config::retry::RetryConfig;
 use tokio::time::timeout;
+use zeroize::Zeroizing;
 
 use super::target::{AgentStatus, FoundInstance};
 use super::{Account, classify, wall_clock};
@@ -72,11 +73,11 @@ pub struct SessionGrant {
     pub stream_url: StreamUrl,
 }
 
-/// The single-use key to a data channel. Never shown.
-pub struct Token(String);
+/// The single-use key to a data channel. Never shown, and wiped when dropped.
+pub struct Token(Zeroizing<String>);
 
-/// The URL of a data channel, byte for byte as AWS gave it. Never shown: it may be presigned.
-pub struct StreamUrl(String);
+/// The URL of a data channel, byte for byte as AWS gave it. Never shown, and wiped when dropped: it may be presigned.
+pub struct StreamUrl(Zeroizing<String>);
 
 impl Token {
     /// Returns the key itself.
@@ -88,7 +89,7 @@ impl Token {
 impl StreamUrl {
     /// Takes a URL as AWS gave it.
     pub(super) fn new(url: impl Into<String>) -> Self {
-        Self(url.into())
+        Self(Zeroizing::new(url.into()))
     }
 
     /// Returns the URL itself.
@@ -232,7 +233,7 @@ fn once() -> aws_sdk_ssm::config::Builder {
 fn grant(id: Option<String>, token: Option<String>, url: Option<String>) -> Option<SessionGrant> {
     Some(SessionGrant {
         session_id: id?,
-        token: Token(token?),
+        token: Token(Zeroizing::new(token?)),
         stream_url: StreamUrl::new(url?),
     })
 }

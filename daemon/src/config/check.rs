@@ -13,8 +13,10 @@ use super::grammar::{self, WrittenMode};
 use super::listen::Claims;
 use super::problem::{Findings, Problem, Problems, Refusal, shown};
 use super::route::OF_SHARING;
+use super::users::Accounts;
 use super::{
-    AccountSpec, Config, Listen, Mode, Route, Target, TunnelName, TunnelSpec, eice, quantity, reach, ssh, ssm,
+    AccountSpec, AllowedUsers, Config, Listen, Mode, Route, Target, TunnelName, TunnelSpec, eice, quantity,
+    reach, ssh, ssm,
 };
 
 /// How long a connection waits for a link unless told otherwise: long enough for a resumed session and for most
@@ -65,9 +67,12 @@ route  = { ssm = "bastion" }"#;
 pub(super) fn check(path: &Path, text: &str, home: Option<&Path>) -> Result<Config, Problems> {
     let mut findings = Findings::new(path, text);
     let file = File::read(text, &mut findings);
-    let defaults = Arc::new(Defaults(Checked::of(&file.defaults, home, &mut findings)));
+    let mut accounts = Accounts::default();
+    let defaults = Checked::of(&file.defaults, home, &mut accounts, &mut findings);
+    let defaults = Arc::new(Defaults(defaults));
     let mut check = Check {
         home,
+        accounts,
         ..Check::against(Arc::clone(&defaults))
     };
     let tunnels = file
@@ -92,6 +97,7 @@ pub struct Defaults(Checked);
 pub(super) struct Check<'h> {
     defaults: Arc<Defaults>,
     claims: Claims,
+    accounts: Accounts,
     home: Option<&'h Path>,
 }
 
@@ -101,6 +107,7 @@ impl Check<'_> {
         Self {
             defaults,
             claims: Claims::default(),
+            accounts: Accounts::default(),
             home: None,
         }
     }
@@ -142,10 +149,18 @@ impl Check<'_> {
             let refusal = Refusal::new(message).instead("no `idle_after`, or `mode = \"on-demand\"` as well");
             findings.push(text.span().start, refusal);
         }
-        let own = Checked::of(&written.settings, self.home, findings);
+        let own = Checked::of(&written.settings, self.home, &mut self.accounts, findings);
         let Defaults(defaults) = &*self.defaults;
         if let Some(route) = &route {
             refuse_misplaced(&written.settings, route, findings);
+        }
+        let allow_users = own.allow_users.as_ref().or(defaults.allow_users.as_ref());
+        let allow_users = allow_users.cloned().unwrap_or_default();
+        if let Some(allow_remote) = written.allow_remote.as_ref().filter(|flag| *flag.get_ref())
+            // Of users that were refused already it is not known who they are.
+            && own.allow_users.is_some() == written.settings.allow_users.is_some()
+        {
+            findings.accept(allow_remote, refuse_unknown_users(&allow_users));
         }
 
         let route = route?;
@@ -155,6 +170,7 @@ impl Check<'_> {
             name: name?,
             listen: listen?,
             target: target?,
+            allow_users,
             receive_buffer: Some(own.receive_buffer.or(defaults.receive_buffer))
                 .filter(|_| by_ssm || by_ssh)
                 .flatten()
@@ -204,13 +220,19 @@ struct Checked {
     half_close_grace: Option<Duration>,
     idle_after: Option<Duration>,
     receive_buffer: Option<usize>,
+    allow_users: Option<AllowedUsers>,
     ssm: ssm::Checked,
     ssh: ssh::Checked,
     eice: eice::Checked,
 }
 
 impl Checked {
-    fn of(written: &Settings, home: Option<&Path>, findings: &mut Findings<'_>) -> Self {
+    fn of(
+        written: &Settings,
+        home: Option<&Path>,
+        accounts: &mut Accounts,
+        findings: &mut Findings<'_>,
+    ) -> Self {
         let hold = |text: &str| quantity::duration(&HOLD, text, &(Duration::ZERO..=LONGEST_HOLD));
         let half_close_grace = |text: &str| {
             let range = SHORTEST_HALF_CLOSE_GRACE..=LONGEST_HALF_CLOSE_GRACE;
@@ -228,6 +250,7 @@ impl Checked {
             half_close_grace: findings.read(written.half_close_grace.as_ref(), half_close_grace),
             idle_after: findings.read(written.idle_after.as_ref(), idle_after),
             receive_buffer: findings.read(written.receive_buffer.as_ref(), receive_buffer),
+            allow_users: AllowedUsers::of(written.allow_users.as_ref(), accounts, findings),
             ssm: ssm::Checked::of(&written.ssm, findings),
             ssh: ssh::Checked::of(&written.ssh, home, findings),
             eice: eice::Checked::of(&written.eice, findings),
@@ -273,8 +296,22 @@ fn refuse_remote(listen: &Listen) -> Result<(), Refusal> {
         return Ok(());
     };
     let message = format!("`{address}` lets other machines use the tunnel");
-    let hint = format!("listen = {}, or `allow_remote = true` as well", address.port());
+    let hint = format!(
+        "listen = {}, or `allow_remote = true` and `allow_users = \"any\"` as well",
+        address.port()
+    );
     Err(Refusal::new(message).instead(hint))
+}
+
+/// Refuses to tell users apart where other machines connect.
+fn refuse_unknown_users(allowed: &AllowedUsers) -> Result<(), Refusal> {
+    match allowed {
+        AllowedUsers::Any => Ok(()),
+        AllowedUsers::OwnerAnd(_) => {
+            let message = "`allow_remote = true` lets other machines in, whose users nobody can tell";
+            Err(Refusal::new(message).instead("`allow_users = \"any\"` as well"))
+        }
+    }
 }
 
 /// Reads the text of a file.

@@ -14,7 +14,7 @@ use super::problem::{Findings, Refusal, quoted, shown};
 use super::route::{self, ROUTE_FORMS};
 use super::section::{Key, Section};
 use super::syntax::{note_broken_lines, past_dead_ends};
-use super::{daemon, eice, ssh, ssm};
+use super::{daemon, eice, ssh, ssm, users};
 
 /// A configuration file. What could not be read is absent here and noted in the findings.
 #[derive(Debug, Default)]
@@ -34,6 +34,7 @@ pub(super) struct Settings {
     pub(super) half_close_grace: Option<Spanned<String>>,
     pub(super) idle_after: Option<Spanned<String>>,
     pub(super) receive_buffer: Option<Spanned<String>>,
+    pub(super) allow_users: Option<Spanned<users::Written>>,
     pub(super) ssm: ssm::Written,
     pub(super) ssh: ssh::Written,
     pub(super) eice: eice::Written,
@@ -170,6 +171,7 @@ impl Section<'_, '_, '_> {
             half_close_grace: self.text(&HALF_CLOSE_GRACE),
             idle_after: self.text(&IDLE_AFTER),
             receive_buffer: self.text(&RECEIVE_BUFFER),
+            allow_users: users::Written::read(self),
             ssm: ssm::Written::read(self),
             ssh: ssh::Written::read(self),
             eice: eice::Written::read(self),

@@ -3,7 +3,7 @@
 //! ```text
 //!   text ──► file ────────────► check ────────────────────────────► Config
 //!            syntax, section:   grammar, instance, listen, quantity:
-//!            tables and keys    the words in them
+//!            tables and keys    users: the words in them
 //!              ├── ssm, ssh, eice: ──┤
 //!              │   keys of one route │     route, reach: how a route is
 //!              ├── daemon: keys of ──┤     written, where it can lead
@@ -35,8 +35,10 @@ mod ssm;
 mod syntax;
 #[cfg(test)]
 mod tests;
+mod users;
 mod wanted;
 
+use std::collections::BTreeSet;
 use std::fmt;
 use std::net::SocketAddr;
 use std::num::NonZeroU32;
@@ -124,6 +126,8 @@ pub struct TunnelSpec {
     /// The most bytes that wait in memory for one local client that does not read, on routes where it shares its way
     /// with others.
     pub receive_buffer: usize,
+    /// Who may connect.
+    pub allow_users: AllowedUsers,
     /// How sessions of the route `ssm` behave.
     pub ssm: SsmSettings,
     /// How connections of the route `ssh` behave.
@@ -243,6 +247,21 @@ pub enum Listen {
     Tcp(Vec<SocketAddr>),
     /// A Unix socket.
     Unix(PathBuf),
+}
+
+/// Who may connect to a tunnel's local address.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum AllowedUsers {
+    /// Whoever reaches it.
+    Any,
+    /// The daemon's own user, and the users with these ids.
+    OwnerAnd(BTreeSet<u32>),
+}
+
+impl Default for AllowedUsers {
+    fn default() -> Self {
+        Self::OwnerAnd(BTreeSet::new())
+    }
 }
 
 /// The host and port that bytes finally reach, as a person names it.

@@ -10,9 +10,9 @@ use proptest::prelude::*;
 
 use super::check::check;
 use super::{
-    AccountSpec, Config, DaemonSettings, EcsTask, EiceSettings, HostKeys, Identity, Instance, Listen, Mode,
-    PoolSize, Problems, Route, SshRoute, SshSettings, SsmSettings, Target, TunnelName, TunnelSpec,
-    default_path,
+    AccountSpec, AllowedUsers, Config, DaemonSettings, EcsTask, EiceSettings, HostKeys, Identity, Instance,
+    Listen, Mode, PoolSize, Problems, Route, SshRoute, SshSettings, SsmSettings, Target, TunnelName,
+    TunnelSpec, default_path,
 };
 
 const EXAMPLE: &str = r#"
@@ -75,6 +75,7 @@ fn spec(name: &str, listen: &[&str], target: Target, route: Route, profile: &str
         hold: Duration::from_secs(30),
         half_close_grace: Duration::from_secs(30),
         receive_buffer: 256 << 20,
+        allow_users: AllowedUsers::default(),
         ssm: SsmSettings::default(),
         ssh: SshSettings::default(),
         eice: EiceSettings::default(),
@@ -601,12 +602,14 @@ fn an_address_open_to_others_needs_allow_remote() {
         let body = format!("listen = \"{address}\"\ntarget = \"a:1\"\nroute = \"direct\"\n");
         let shut = format!("[tunnels.a]\n{body}");
         let expected = format!(
-            "2: `{address}` lets other machines use the tunnel\n  use: listen = 15432, or `allow_remote = true` as well\n1 problem"
+            "2: `{address}` lets other machines use the tunnel\n  use: listen = 15432, or `allow_remote = true` and `allow_users = \"any\"` as well\n1 problem"
         );
         assert_eq!(told(&shut), expected);
         assert_eq!(told(&format!("{shut}allow_remote = false\n")), expected);
         assert_eq!(
-            tunnel(&format!("{body}allow_remote = true\n")).listen.addresses(),
+            tunnel(&format!("{body}allow_remote = true\nallow_users = \"any\"\n"))
+                .listen
+                .addresses(),
             [address]
         );
     }
@@ -617,6 +620,68 @@ fn an_address_open_to_others_needs_allow_remote() {
     }
     let mapped = tunnel("listen = \"[::ffff:127.0.0.1]:15432\"\ntarget = \"a:1\"\nroute = \"direct\"\n");
     assert_eq!(mapped.listen.addresses(), ["127.0.0.1:15432"]);
+}
+
+/// The tunnel of a file, and below it these lines.
+fn with(lines: &str) -> String {
+    format!("[tunnels.a]\nlisten = 1\ntarget = \"a:1\"\nroute = \"direct\"\n{lines}\n")
+}
+
+/// Who may use the one tunnel of a file.
+fn allowed(text: &str) -> AllowedUsers {
+    let mut config = parse(text).unwrap_or_else(|problems| panic!("{problems}"));
+    config.tunnels.remove(0).allow_users
+}
+
+#[test]
+fn a_tunnel_is_for_its_owner_and_the_users_that_are_allowed() {
+    let owner_and = |uids: &[u32]| AllowedUsers::OwnerAnd(uids.iter().copied().collect());
+    assert_eq!(allowed(&with("")), owner_and(&[]));
+    assert_eq!(allowed(&with("allow_users = []")), owner_and(&[]));
+    let listed = "allow_users = [\"root\", 1001, \"1002\"]";
+    assert_eq!(allowed(&with(listed)), owner_and(&[0, 1001, 1002]));
+    assert_eq!(allowed(&with("allow_users = \"any\"")), AllowedUsers::Any);
+    let default = |lines: &str| format!("[defaults]\nallow_users = [7]\n{}", with(lines));
+    assert_eq!(allowed(&default("")), owner_and(&[7]));
+    assert_eq!(allowed(&default("allow_users = []")), owner_and(&[]));
+}
+
+#[test]
+fn users_that_there_are_not_are_all_told_of() {
+    assert_eq!(
+        told(&with("allow_users = [\"no-such-user\", 0, \"\", \"--help\", -1]")),
+        "5: there is no user `no-such-user` on this machine\n  use: the name of a user, or a uid such as 1001\n\
+         5: there is no user `\"\"` on this machine\n  use: the name of a user, or a uid such as 1001\n\
+         5: there is no user `--help` on this machine\n  use: the name of a user, or a uid such as 1001\n\
+         5: there is no user `-1` on this machine\n  use: the name of a user, or a uid such as 1001\n\
+         4 problems"
+    );
+}
+
+#[test]
+fn no_more_names_are_looked_up_than_a_file_can_mean() {
+    let names: Vec<_> = (0..70)
+        .map(|number| format!("\"no-such-user-{number}\""))
+        .collect();
+    let told = told(&with(&format!("allow_users = [{}]", names.join(", "))));
+    assert!(
+        told.contains("`no-such-user-64` is one name too many: 64 are looked up"),
+        "{told}"
+    );
+    assert!(told.ends_with("70 problems"), "{told}");
+}
+
+#[test]
+fn other_machines_are_let_in_with_whatever_users_they_have() {
+    let remote = "allow_remote = true\n";
+    let expected = "5: `allow_remote = true` lets other machines in, whose users nobody can tell\n  \
+                    use: `allow_users = \"any\"` as well\n1 problem";
+    assert_eq!(told(&with(remote)), expected);
+    assert_eq!(told(&with(&format!("{remote}allow_users = [0]"))), expected);
+    let unknown = told(&with(&format!("{remote}allow_users = \"all\"")));
+    assert!(unknown.ends_with("1 problem"), "{unknown}");
+    let any = format!("[defaults]\nallow_users = \"any\"\n{}", with(remote));
+    assert_eq!(allowed(&any), AllowedUsers::Any);
 }
 
 #[test]
@@ -651,11 +716,11 @@ fn two_tunnels_cannot_have_one_local_address() {
     ] {
         let mut text = String::new();
         for (name, listen) in [("b", first), ("a", second)] {
-            write!(text, "[tunnels.{name}]\nlisten = {listen}\nallow_remote = true\ntarget = \"a:1\"\nroute = \"direct\"\n")
+            write!(text, "[tunnels.{name}]\nlisten = {listen}\nallow_remote = true\nallow_users = \"any\"\ntarget = \"a:1\"\nroute = \"direct\"\n")
                 .unwrap();
         }
         let expected = meet.map(|meet| {
-            format!("config.toml:7: tunnels `b` and `a` both listen on {meet}\n  use: another `listen` for one of them\n1 problem")
+            format!("config.toml:8: tunnels `b` and `a` both listen on {meet}\n  use: another `listen` for one of them\n1 problem")
         });
         assert_eq!(
             parse(&text).err().map(|problems| problems.to_string()),
@@ -732,7 +797,7 @@ listen = 1
 12: tunnels `bad name` and `b` both listen on 127.0.0.1:15433
   use: another `listen` for one of them
 13: unknown key `port` in `[tunnels.b]`
-  use: one of `listen`, `target`, `route`, `mode`, `autostart`, `allow_remote`, `profile`, `region`, `hold`, `half_close_grace`, `idle_after`, `receive_buffer`, `sessions`, `stall_timeout`, `keep_alive`, `max_session_duration`, `message_rate`, `largest_payload`, `identity`, `host_keys`, `connections`, `max_tunnel_duration`
+  use: one of `listen`, `target`, `route`, `mode`, `autostart`, `allow_remote`, `profile`, `region`, `hold`, `half_close_grace`, `idle_after`, `receive_buffer`, `allow_users`, `sessions`, `stall_timeout`, `keep_alive`, `max_session_duration`, `message_rate`, `largest_payload`, `identity`, `host_keys`, `connections`, `max_tunnel_duration`
 14: `db:0` does not end in a port (1 to 65535)
   use: target = "rds:ID", "ec2:INSTANCE:PORT", "ecs:CLUSTER/SERVICE:PORT" or "HOST:PORT"
 15: `hold = 3o` lacks the quotes around text

@@ -39,7 +39,7 @@ const GAUGES: [Figure; 3] = [
 ];
 
 /// What only grows. The format adds `_total`.
-const COUNTERS: [Figure; 7] = [
+const COUNTERS: [Figure; 9] = [
     (
         "tunneld_tunnel_connections",
         "Local connections so far.",
@@ -54,6 +54,16 @@ const COUNTERS: [Figure; 7] = [
         "tunneld_tunnel_connections_expired",
         "Those that failed because the route's time for them was over.",
         |_, traffic| traffic.connections_expired,
+    ),
+    (
+        "tunneld_tunnel_connections_refused",
+        "Connections of users who may not use the tunnel.",
+        |_, traffic| traffic.connections_refused,
+    ),
+    (
+        "tunneld_tunnel_connections_unknown",
+        "Connections that were not served because nobody knew whose they were.",
+        |_, traffic| traffic.connections_unknown,
     ),
     (
         "tunneld_tunnel_connections_lost",

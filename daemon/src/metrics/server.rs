@@ -26,7 +26,7 @@ use tracing::debug;
 
 use super::{Source, exposition};
 use crate::config::Listen;
-use crate::socket_file::{self, SocketFile};
+use crate::socket_file::{self, Audience, SocketFile};
 
 /// The path of the metrics.
 const PATH: &str = "/metrics";
@@ -75,12 +75,13 @@ impl Server {
         let sockets = match listen {
             Listen::Tcp(addresses) => addresses.iter().map(bind_tcp).collect::<io::Result<_>>()?,
             Listen::Unix(path) => {
-                let (socket, file) = socket_file::bind(path).map_err(|error| match error {
-                    socket_file::BindError::Io(error) => error,
-                    socket_file::BindError::Answered { .. } | socket_file::BindError::NoSocket => {
-                        io::Error::new(io::ErrorKind::AddrInUse, error.to_string())
-                    }
-                })?;
+                let (socket, file) =
+                    socket_file::bind(path, Audience::Owner).map_err(|error| match error {
+                        socket_file::BindError::Io(error) => error,
+                        socket_file::BindError::Answered { .. } | socket_file::BindError::NoSocket => {
+                            io::Error::new(io::ErrorKind::AddrInUse, error.to_string())
+                        }
+                    })?;
                 vec![Socket::Unix {
                     socket: UnixListener::from_std(socket)?,
                     _file: file,

@@ -91,6 +91,8 @@ fn traffic(traffic: Traffic) -> v1::Traffic {
         connections_total,
         connections_failed,
         connections_expired,
+        connections_refused,
+        connections_unknown,
         bytes_in,
         bytes_out,
         held,
@@ -105,6 +107,8 @@ fn traffic(traffic: Traffic) -> v1::Traffic {
         held,
         links_lost,
         connections_expired,
+        connections_refused,
+        connections_unknown,
     }
 }
 

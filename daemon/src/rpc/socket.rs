@@ -27,7 +27,7 @@ use tracing::warn;
 use tunneld_proto::socket::{LONGEST_PATH, SocketPathError, check_folder};
 
 use crate::heritage::{Address, Claim, Heritage, Left};
-use crate::socket_file::{self, SocketFile};
+use crate::socket_file::{self, Audience, SocketFile};
 
 /// What a socket is called, when it is left to the next daemon, whose file goes with that one.
 const WITH_ITS_FILE: &str = "tunneld.control";
@@ -117,14 +117,15 @@ impl ControlSocket {
                 (found.socket.into(), file.flatten(), found.claim)
             }
             None => {
-                let (listener, file) = socket_file::bind(path).map_err(|error| match error {
-                    socket_file::BindError::Answered { pid } => BindError::Running {
-                        path: path.to_owned(),
-                        pid,
-                    },
-                    socket_file::BindError::NoSocket => failed("bind", error.into()),
-                    socket_file::BindError::Io(error) => failed("bind", error.into()),
-                })?;
+                let (listener, file) =
+                    socket_file::bind(path, Audience::Owner).map_err(|error| match error {
+                        socket_file::BindError::Answered { pid } => BindError::Running {
+                            path: path.to_owned(),
+                            pid,
+                        },
+                        socket_file::BindError::NoSocket => failed("bind", error.into()),
+                        socket_file::BindError::Io(error) => failed("bind", error.into()),
+                    })?;
                 (listener, Some(file), heritage.claim(&address))
             }
         };

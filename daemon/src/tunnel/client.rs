@@ -7,6 +7,7 @@ use std::future::pending;
 use std::io;
 use std::net::SocketAddr;
 use std::pin::Pin;
+use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
@@ -18,7 +19,7 @@ use tokio::time::sleep;
 use tracing::debug;
 
 use crate::limits::Portion;
-use crate::tunnel::absence::has_left;
+use crate::tunnel::owner::{Owners, Unknown};
 
 /// How much is read ahead: any protocol's first request, and at most 4 MiB for all held connections of a tunnel.
 const MOST_AHEAD: usize = 16 * 1024;
@@ -44,7 +45,8 @@ pub(crate) struct Client {
 
 #[derive(Debug)]
 enum Local {
-    Tcp(TcpStream),
+    /// With what tells whose the other end is.
+    Tcp(TcpStream, Arc<Owners>),
     Unix(UnixStream),
 }
 
@@ -68,11 +70,11 @@ impl std::fmt::Display for Peer {
 
 impl Client {
     /// A connection to a TCP port. Its small writes are sent at once.
-    pub(crate) fn tcp(stream: TcpStream, peer: SocketAddr) -> Self {
+    pub(crate) fn tcp(stream: TcpStream, peer: SocketAddr, owners: Arc<Owners>) -> Self {
         if let Err(error) = stream.set_nodelay(true) {
             debug!(%error, "cannot set TCP_NODELAY");
         }
-        Self::new(Local::Tcp(stream), Peer::Tcp(peer))
+        Self::new(Local::Tcp(stream, owners), Peer::Tcp(peer))
     }
 
     /// A connection to a Unix socket.
@@ -103,6 +105,23 @@ impl Client {
         self.peer
     }
 
+    /// Returns the user whose socket is at the other end.
+    pub(crate) fn owner(&self) -> Result<u32, Unknown> {
+        match &self.socket {
+            Local::Tcp(stream, owners) => {
+                let addresses = stream
+                    .peer_addr()
+                    .and_then(|peer| Ok((peer, stream.local_addr()?)));
+                let (client, ours) = addresses.map_err(|_| Unknown::Gone)?;
+                let uid = owners.of(client, ours)?;
+                // If the client has reset it, its port may have been somebody else's when the system was asked.
+                stream.peer_addr().map_err(|_| Unknown::Gone)?;
+                Ok(uid)
+            }
+            Local::Unix(stream) => Ok(stream.peer_cred()?.uid()),
+        }
+    }
+
     /// Resolves when the client is gone, reading ahead what it sends. Cancel-safe.
     ///
     /// Gone is a client that was reset, or closed without having sent anything. One that sent something and then
@@ -111,7 +130,7 @@ impl Client {
         while !self.finished && self.ahead.len() < MOST_AHEAD {
             // Most clients say nothing before there is a link, and need no memory for it.
             let readable = match &self.socket {
-                Local::Tcp(stream) => stream.readable().await,
+                Local::Tcp(stream, _) => stream.readable().await,
                 Local::Unix(stream) => stream.readable().await,
             };
             if let Err(error) = readable {
@@ -120,7 +139,7 @@ impl Client {
             let mut piece = [0; PIECE];
             let room = PIECE.min(MOST_AHEAD - self.ahead.len());
             let read = match &self.socket {
-                Local::Tcp(stream) => stream.try_read(&mut piece[..room]),
+                Local::Tcp(stream, _) => stream.try_read(&mut piece[..room]),
                 Local::Unix(stream) => stream.try_read(&mut piece[..room]),
             };
             match read {
@@ -141,18 +160,21 @@ impl Client {
     /// Resolves when a client that sends no more has closed its socket completely. Never, where the system does not
     /// tell it from one that closed only its half.
     pub(crate) fn left(&self) -> BoxFuture<'static, ()> {
-        let addresses = match &self.socket {
-            Local::Tcp(stream) => stream
+        let asked = match &self.socket {
+            Local::Tcp(stream, owners) => stream
                 .peer_addr()
-                .and_then(|peer| Ok((peer, stream.local_addr()?)))
+                .and_then(|peer| Ok((peer, stream.local_addr()?, Arc::clone(owners))))
                 .ok(),
             Local::Unix(_) => None,
         };
         Box::pin(async move {
-            let Some((client, ours)) = addresses else {
+            // The system knows nothing of sockets on other machines.
+            let Some((client, ours, owners)) =
+                asked.filter(|(client, ..)| client.ip().to_canonical().is_loopback())
+            else {
                 return pending().await;
             };
-            while !has_left(client, ours) {
+            while !matches!(owners.of(client, ours), Err(Unknown::Gone)) {
                 sleep(LEFT_CHECK).await;
             }
         })
@@ -164,7 +186,7 @@ impl Client {
     /// nobody read.
     pub(crate) fn reset(self) {
         match self.socket {
-            Local::Tcp(stream) => {
+            Local::Tcp(stream, _) => {
                 if let Err(error) = stream.set_zero_linger() {
                     debug!(%error, "cannot reset a connection");
                 }
@@ -190,7 +212,7 @@ impl AsyncRead for Client {
             return Poll::Ready(Ok(()));
         }
         match &mut self.socket {
-            Local::Tcp(stream) => Pin::new(stream).poll_read(context, buffer),
+            Local::Tcp(stream, _) => Pin::new(stream).poll_read(context, buffer),
             Local::Unix(stream) => Pin::new(stream).poll_read(context, buffer),
         }
     }
@@ -203,21 +225,21 @@ impl AsyncWrite for Client {
         bytes: &[u8],
     ) -> Poll<io::Result<usize>> {
         match &mut self.socket {
-            Local::Tcp(stream) => Pin::new(stream).poll_write(context, bytes),
+            Local::Tcp(stream, _) => Pin::new(stream).poll_write(context, bytes),
             Local::Unix(stream) => Pin::new(stream).poll_write(context, bytes),
         }
     }
 
     fn poll_flush(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
         match &mut self.socket {
-            Local::Tcp(stream) => Pin::new(stream).poll_flush(context),
+            Local::Tcp(stream, _) => Pin::new(stream).poll_flush(context),
             Local::Unix(stream) => Pin::new(stream).poll_flush(context),
         }
     }
 
     fn poll_shutdown(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
         let shut = match &mut self.socket {
-            Local::Tcp(stream) => ready!(Pin::new(stream).poll_shutdown(context)),
+            Local::Tcp(stream, _) => ready!(Pin::new(stream).poll_shutdown(context)),
             Local::Unix(stream) => ready!(Pin::new(stream).poll_shutdown(context)),
         };
         // A client that closed completely meanwhile needs no FIN.
@@ -243,7 +265,7 @@ mod tests {
             listener.accept()
         );
         let (stream, peer) = far.unwrap();
-        (near.unwrap(), Client::tcp(stream, peer))
+        (near.unwrap(), Client::tcp(stream, peer, Arc::default()))
     }
 
     #[tokio::test]

@@ -20,11 +20,11 @@ use tokio::net::{TcpListener, UnixListener};
 use tokio::time::Sleep;
 use tracing::{debug, warn};
 
-use crate::config::Listen;
+use crate::config::{AllowedUsers, Listen};
 use crate::failure::{Cause, Failure, Reason, Remedy};
 use crate::heritage::{self, Claim, Heritage, Left};
-use crate::limits::{Allowance, Portion};
-use crate::socket_file::{self, BACKLOG, SocketFile};
+use crate::limits::Portion;
+use crate::socket_file::{self, Audience, BACKLOG, SocketFile};
 use crate::tunnel::Common;
 use crate::tunnel::client::Client;
 use crate::tunnel::holder::Holder;
@@ -41,7 +41,7 @@ pub(crate) struct Listener {
     first: usize,
     /// While out of file descriptors.
     pause: Option<Pin<Box<Sleep>>>,
-    allowance: Allowance,
+    common: Common,
     /// Whether connections wait because the tunnels have all of it.
     is_crowded: bool,
     _portion: Option<Portion>,
@@ -77,11 +77,11 @@ impl Taken {
 }
 
 impl Listener {
-    /// Binds the whole address, or nothing of it. Its connections share the allowance with those of other tunnels.
-    pub(crate) fn bind(listen: &Listen, common: &Common) -> Result<Self, Unbound> {
+    /// Binds the whole address, or nothing of it. These users can connect to a Unix socket; a TCP port is open to all.
+    pub(crate) fn bind(listen: &Listen, allowed: &AllowedUsers, common: &Common) -> Result<Self, Unbound> {
         let mut sockets = match listen {
             Listen::Tcp(addresses) => bind_all(addresses, &common.heritage)?,
-            Listen::Unix(path) => vec![bind_unix(path, &common.heritage)?],
+            Listen::Unix(path) => vec![bind_unix(path, allowed, &common.heritage)?],
         };
         // Only once nothing can fail any more: an address that is tried each second is no news to whoever keeps it.
         for Bound { socket, claim } in &mut sockets {
@@ -95,7 +95,7 @@ impl Listener {
             sockets,
             first: 0,
             pause: None,
-            allowance: common.allowance.clone(),
+            common: common.clone(),
             is_crowded: false,
         })
     }
@@ -127,7 +127,7 @@ impl Listener {
             }
             let accepted = poll_fn(|context| {
                 // Given back at once while nobody comes.
-                let Some(portion) = self.allowance.connection() else {
+                let Some(portion) = self.common.allowance.connection() else {
                     return Poll::Ready(None);
                 };
                 let accepted = self.poll_accept(context);
@@ -138,7 +138,7 @@ impl Listener {
                     warn!("tunnels have all the connections that the limit of open files allows; more wait");
                 }
                 self.is_crowded = true;
-                self.allowance.has_room().await;
+                self.common.allowance.has_room().await;
                 continue;
             };
             self.is_crowded = false;
@@ -166,7 +166,7 @@ impl Listener {
             let accepted = match &self.sockets[index].socket {
                 Accepting::Tcp(socket) => socket
                     .poll_accept(context)
-                    .map_ok(|(stream, peer)| Client::tcp(stream, peer)),
+                    .map_ok(|(stream, peer)| Client::tcp(stream, peer, Arc::clone(&self.common.owners))),
                 Accepting::Unix { socket, .. } => socket
                     .poll_accept(context)
                     .map_ok(|(stream, _)| Client::unix(stream)),
@@ -296,18 +296,26 @@ fn new_tcp(address: SocketAddr) -> io::Result<OwnedFd> {
     Ok(socket.into())
 }
 
-fn bind_unix(path: &Path, heritage: &Heritage) -> Result<Bound, Unbound> {
+fn bind_unix(path: &Path, allowed: &AllowedUsers, heritage: &Heritage) -> Result<Bound, Unbound> {
     let known = heritage::Address::Unix(path.to_owned());
     let shown = known.to_string();
+    // A mode knows no users but the owner: with others allowed, it is left to the gate to keep the rest out.
+    let audience = match allowed {
+        AllowedUsers::OwnerAnd(others) if others.is_empty() => Audience::Owner,
+        AllowedUsers::OwnerAnd(_) | AllowedUsers::Any => Audience::Everybody,
+    };
     let found = heritage.take(&known).and_then(|found| {
         // Without its file nobody finds the way to it.
         let file = SocketFile::adopt(path).ok().flatten()?;
+        audience.admit(path).ok()?;
         debug!(address = shown, "took over a socket that listens already");
         Some((found.socket.into(), file, found.claim))
     });
     let bound = match found {
         Some(found) => Ok(found),
-        None => socket_file::bind(path).map(|(socket, file)| (socket, file, heritage.claim(&known))),
+        None => {
+            socket_file::bind(path, audience).map(|(socket, file)| (socket, file, heritage.claim(&known)))
+        }
     };
     let (socket, file, claim) = bound.map_err(|error| {
         let address = match &error {
@@ -349,14 +357,17 @@ fn starved(error: &io::Error) -> bool {
 
 #[cfg(test)]
 mod tests {
+    use std::os::unix::fs::PermissionsExt;
+
     use tokio::net::{TcpStream, UnixStream};
     use tokio::time::timeout;
 
     use super::*;
+    use crate::limits::Allowance;
     use crate::tunnel::fake;
 
     fn bind(listen: &Listen) -> Result<Listener, Unbound> {
-        Listener::bind(listen, &Common::for_test())
+        Listener::bind(listen, &AllowedUsers::default(), &Common::for_test())
     }
 
     #[tokio::test]
@@ -427,7 +438,8 @@ mod tests {
             ..Common::for_test()
         };
         // Six descriptors: one for the socket, two for each connection.
-        let mut listener = Listener::bind(&Listen::Tcp(vec![address]), &common).unwrap();
+        let mut listener =
+            Listener::bind(&Listen::Tcp(vec![address]), &AllowedUsers::default(), &common).unwrap();
         let mut clients = Vec::new();
         for _ in 0..3 {
             clients.push(TcpStream::connect(address).await.unwrap());
@@ -451,6 +463,20 @@ mod tests {
         assert!(!path.exists());
     }
 
+    #[tokio::test]
+    async fn a_unix_socket_with_other_users_is_open_to_them() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("db");
+        let mode = |allowed: &AllowedUsers| {
+            let _listener =
+                Listener::bind(&Listen::Unix(path.clone()), allowed, &Common::for_test()).unwrap();
+            std::fs::metadata(&path).unwrap().permissions().mode() & 0o777
+        };
+        assert_eq!(mode(&AllowedUsers::default()), 0o600);
+        assert_eq!(mode(&AllowedUsers::OwnerAnd([1001].into())), 0o666);
+        assert_eq!(mode(&AllowedUsers::Any), 0o666);
+    }
+
     #[test]
     fn want_of_descriptors_is_told_from_a_client_that_left() {
         assert!(starved(&io::Error::from(rustix::io::Errno::MFILE)));
@@ -464,14 +490,17 @@ mod tests {
         let tcp = Listen::Tcp(vec![SocketAddr::from(([127, 0, 0, 1], port))]);
         for listen in [tcp, Listen::Unix(path.clone())] {
             let common = Common::for_test();
-            Listener::bind(&listen, &common).unwrap().leave(&common.heritage);
+            Listener::bind(&listen, &AllowedUsers::default(), &common)
+                .unwrap()
+                .leave(&common.heritage);
             let _early = match &listen {
                 Listen::Tcp(addresses) => {
                     OwnedFd::from(std::net::TcpStream::connect(&addresses[..]).unwrap())
                 }
                 Listen::Unix(path) => std::os::unix::net::UnixStream::connect(path).unwrap().into(),
             };
-            let mut listener = Listener::bind(&listen, &common.next_daemon()).unwrap();
+            let mut listener =
+                Listener::bind(&listen, &AllowedUsers::default(), &common.next_daemon()).unwrap();
             listener.accept().await;
         }
         assert!(!path.exists(), "the last one removes the file");
@@ -483,9 +512,11 @@ mod tests {
         let path = folder.path().join("db");
         let listen = Listen::Unix(path.clone());
         let common = Common::for_test();
-        Listener::bind(&listen, &common).unwrap().leave(&common.heritage);
+        Listener::bind(&listen, &AllowedUsers::default(), &common)
+            .unwrap()
+            .leave(&common.heritage);
         std::fs::remove_file(&path).unwrap();
-        let mut listener = Listener::bind(&listen, &common.next_daemon()).unwrap();
+        let mut listener = Listener::bind(&listen, &AllowedUsers::default(), &common.next_daemon()).unwrap();
         let (connected, _client) = tokio::join!(UnixStream::connect(&path), listener.accept());
         connected.unwrap();
     }

@@ -6,13 +6,14 @@
 //!                 accepts  │    │ connects, watches, closes
 //!                          ▼    ▼
 //!                    listener  Transport ──► Link ── through the slot ──► proxy, one per connection
+//!                        │                                                  ▲
+//!                        └──────────────── peer: whose is it? ──────────────┘
 //! ```
 //!
 //! A supervisor is a task that lives as long as its tunnel is configured; `up` and `down` are events to it. It alone
 //! owns listener, link and machine. Everybody else holds a [`Handle`] and sends messages, which are answered in every
 //! state. This module knows `dyn Transport`, never SSM.
 
-mod absence;
 mod backoff;
 mod client;
 #[cfg(test)]
@@ -20,6 +21,8 @@ pub(crate) mod fake;
 mod holder;
 mod lifecycle;
 mod listener;
+mod owner;
+mod peer;
 mod period;
 mod proxy;
 mod shown;
@@ -38,6 +41,8 @@ use crate::limits::Allowance;
 use crate::status::Entry;
 use crate::transport::Transport;
 use crate::tunnel::supervisor::{Command, Supervisor};
+
+use crate::tunnel::owner::Owners;
 
 /// Commands that wait for a supervisor: it takes them at once, so that more only wait when many are typed at a time.
 const COMMANDS: usize = 8;
@@ -67,6 +72,8 @@ pub(crate) struct Common {
     pub(crate) heritage: Arc<Heritage>,
     /// The descriptors that tunnels may have.
     pub(crate) allowance: Allowance,
+    /// Tells whose a connection is.
+    pub(crate) owners: Arc<Owners>,
 }
 
 #[cfg(test)]
@@ -76,6 +83,7 @@ impl Common {
         Self {
             heritage: Arc::default(),
             allowance: Allowance::of_process(),
+            owners: Arc::default(),
         }
     }
 

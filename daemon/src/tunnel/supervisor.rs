@@ -33,6 +33,7 @@ use crate::transport::{Health, Link, LinkDetails, Transport};
 use crate::tunnel::client::Client;
 use crate::tunnel::lifecycle::{Action, Demand, Event, Lifecycle, Parting, State};
 use crate::tunnel::listener::{Listener, Taken};
+use crate::tunnel::peer::Gate;
 use crate::tunnel::period::{Happening, Linked, Period};
 use crate::tunnel::proxy::{OpenFailed, Proxy};
 use crate::tunnel::slot::Slot;
@@ -71,6 +72,8 @@ pub(crate) struct Supervisor {
     common: Common,
     lifecycle: Lifecycle,
     commands: mpsc::Receiver<Command>,
+    /// Who may connect.
+    gate: Gate,
     /// What connections meet.
     slot: watch::Sender<Slot>,
     /// How many of them there are, and wait.
@@ -110,6 +113,7 @@ impl Supervisor {
     ) -> Self {
         Self {
             lifecycle: Lifecycle::new(spec.mode, fastrand::Rng::new(), Instant::now()),
+            gate: Gate::new(spec.allow_users.clone()),
             spec,
             delays: transport.delays(),
             transport,
@@ -242,7 +246,7 @@ impl Supervisor {
         if self.period.listener.is_some() {
             return self.handle(Event::Up(wish));
         }
-        let unbound = match Listener::bind(&self.spec.listen, &self.common) {
+        let unbound = match Listener::bind(&self.spec.listen, &self.spec.allow_users, &self.common) {
             Ok(listener) => {
                 self.period.listener = Some(listener);
                 self.taken = None;
@@ -324,6 +328,9 @@ impl Supervisor {
     }
 
     fn serve(&mut self, client: Client) {
+        let Some(client) = self.gate.admit(client, self.entry.meter()) else {
+            return;
+        };
         self.period.accepted += 1;
         let span = error_span!("connection", number = self.period.accepted, peer = %client.peer());
         let proxy = Proxy {

@@ -265,6 +265,7 @@ fn verify(
     let verified = sigv4::verify(request, body, &world.keys, &expected, now);
     verified
         .and_then(|verified| {
+            world.secrets.note(&verified.signature);
             if world.faults.strikes(Fault::ExpiredToken) {
                 Err(Rejection::ExpiredKey)
             } else {

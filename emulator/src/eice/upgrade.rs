@@ -250,6 +250,9 @@ fn verify(world: &World, request: &Parts, region: &String, now: SystemTime) -> R
         skew: SKEW,
     };
     let verified = sigv4::verify_presigned(request, &world.keys, &expected, now);
+    if let Ok(verified) = &verified {
+        world.secrets.note(&verified.signature);
+    }
     match verified {
         Ok(_) if world.faults.strikes(Fault::ExpiredToken) => Err(Rejection::ExpiredKey.into()),
         Ok(verified) => Ok(verified.caller.arn),

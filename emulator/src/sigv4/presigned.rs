@@ -63,6 +63,7 @@ pub(crate) fn verify(
         return Err(Rejection::Mismatch);
     }
     Ok(Verified {
+        signature,
         caller: key.caller,
         region: signed.scope().region.to_owned(),
     })

@@ -21,6 +21,7 @@ use russh::keys::{Algorithm, HashAlg, PrivateKey, PrivateKeyWithHashAlg, decode_
 use tokio::net::UnixStream;
 use tokio::time::timeout;
 use tracing::debug;
+use zeroize::Zeroizing;
 
 use super::aside;
 use super::handler::Ears;
@@ -33,7 +34,7 @@ use crate::failure::{Cause, Failure, Reason, Remedy};
 /// sshd itself gives 120 s.
 const PATIENCE: Duration = Duration::from_secs(60);
 /// The most of a key file that is read: an RSA key of 16,384 bits has 12 KiB.
-const MOST_KEY: u64 = 64 << 10;
+const LARGEST_KEY: usize = 64 << 10;
 /// The most keys of an agent that are tried: sshd hangs up after six refusals.
 const MOST_TRIED: usize = 5;
 
@@ -213,9 +214,10 @@ fn read_key(path: &Path) -> Result<PrivateKey, Failure> {
         let doing = format!("cannot read the key in `{}`", path.display());
         Failure::new(Reason::Invalid, Remedy::Fix, doing).because(cause)
     };
-    let mut text = String::new();
+    // With room for all of it from the start, no part is left behind where it was before it grew.
+    let mut text = Zeroizing::new(String::with_capacity(LARGEST_KEY));
     File::open(path)
-        .and_then(|file| file.take(MOST_KEY).read_to_string(&mut text))
+        .and_then(|file| file.take(LARGEST_KEY as u64).read_to_string(&mut text))
         .map_err(|error| unreadable(Box::new(error)))?;
     let decoded = decode_secret_key(&text, None);
     let is_locked = match &decoded {

@@ -47,7 +47,7 @@ impl Rig {
         let board = Arc::new(Board::new());
         let (reports, _) = mpsc::channel(1);
         let proxy = Proxy {
-            client: Client::tcp(stream, peer),
+            client: Client::tcp(stream, peer, Arc::default()),
             slot: slot.subscribe(),
             hold: Duration::from_secs(30),
             delays: transport.delays(),

@@ -476,7 +476,8 @@ async fn whoever_connects_to_an_address_that_is_left_waits_for_the_next_daemon()
     let _early = rig.client().await;
     rig.tasks.close();
     rig.tasks.wait().await;
-    let mut listener = Listener::bind(&rig.spec.listen, &rig.common.next_daemon()).unwrap();
+    let mut listener =
+        Listener::bind(&rig.spec.listen, &rig.spec.allow_users, &rig.common.next_daemon()).unwrap();
     listener.accept().await;
 }
 
