@@ -26,6 +26,7 @@ mod status;
 pub mod transport;
 mod tunnel;
 mod visit;
+mod watched;
 
 use std::sync::Arc;
 use std::time::Duration;
