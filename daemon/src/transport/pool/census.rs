@@ -21,7 +21,7 @@ impl Pool {
     pub(crate) fn is_able(&self) -> bool {
         let able = |state: &State| match state {
             State::Starting => true,
-            State::Running { .. } => state.takes_streams(),
+            State::Running { .. } => state.takes_streams() || state.is_suspect(),
         };
         self.sharing == Sharing::Single || self.members.values().any(able)
     }
@@ -50,6 +50,12 @@ impl Pool {
     pub(super) fn starting(&self) -> usize {
         let is_starting = |state: &&State| matches!(state, State::Starting);
         self.members.values().filter(is_starting).count()
+    }
+
+    /// Returns how many members are expected to take streams in a moment: they start, or are asked whether they live.
+    pub(super) fn coming(&self) -> usize {
+        let is_suspect = |state: &&State| state.is_suspect();
+        self.starting() + self.members.values().filter(is_suspect).count()
     }
 
     pub(super) fn open_streams(&self) -> usize {
