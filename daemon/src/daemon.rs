@@ -3,6 +3,8 @@
 //! A reload compares specifications: equal ones are the same tunnel and are left alone. All listeners that go are
 //! closed before any new one is bound, so that two tunnels can swap their ports.
 
+mod mind;
+
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};

@@ -23,6 +23,7 @@ pub mod rpc;
 pub mod signals;
 mod socket_file;
 mod status;
+mod surroundings;
 pub mod transport;
 mod tunnel;
 mod visit;
@@ -43,6 +44,7 @@ use crate::config::Config;
 use crate::daemon::Daemon;
 use crate::logging::RecentLines;
 use crate::rpc::{ControlSocket, ServeError};
+use crate::surroundings::Surroundings;
 use crate::transport::{Ledger, Orphan, Shared, SshFiles};
 
 /// How long connections may take to end by themselves when the daemon stops: a query and its answer, and well within
@@ -106,7 +108,12 @@ pub async fn run(options: Options) -> Result<(), ServeError> {
     );
     let aws = Arc::clone(&shared.aws);
     let calls = aws.calls().clone();
+    let surroundings = Surroundings::watch(&aws.credential_files());
     let daemon = Daemon::start(config, aws, Arc::new(move |spec| transport::build(spec, &shared))).await;
+    tasks.spawn(
+        stop.clone()
+            .run_until_cancelled_owned(Arc::clone(&daemon).mind(surroundings)),
+    );
     tasks.spawn(
         stop.clone()
             .run_until_cancelled_owned(metrics::run(Arc::clone(&daemon), calls)),
