@@ -19,6 +19,7 @@ pub mod logging;
 mod meter;
 mod metrics;
 mod near;
+mod notifications;
 pub mod rpc;
 pub mod signals;
 mod socket_file;
@@ -118,6 +119,8 @@ pub async fn run(options: Options) -> Result<(), ServeError> {
         stop.clone()
             .run_until_cancelled_owned(metrics::run(Arc::clone(&daemon), calls)),
     );
+    let notifications = notifications::tell(daemon.watch(), daemon.settings());
+    tasks.spawn(stop.clone().run_until_cancelled_owned(notifications));
     let ended = CancellationToken::new();
     let mut serving = JoinSet::new();
     serving.spawn(rpc::serve(
