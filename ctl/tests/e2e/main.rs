@@ -11,6 +11,7 @@ mod ecs;
 mod eice;
 mod endings;
 mod failures;
+mod laptop;
 mod lifecycle;
 mod load;
 mod managed;

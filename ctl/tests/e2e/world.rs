@@ -24,6 +24,8 @@ pub(crate) struct World {
     pub(crate) emulator: Emulator,
     runtime: Runtime,
     environment: BTreeMap<String, String>,
+    /// What starts the daemon, where that is not the test itself: a program and its arguments.
+    launcher: Vec<String>,
     daemon: Option<Child>,
 }
 
@@ -54,6 +56,7 @@ impl World {
             emulator,
             runtime,
             environment,
+            launcher: Vec::new(),
             daemon: None,
         }
     }
@@ -68,6 +71,11 @@ impl World {
     /// Changes what the daemon and client find in their environment.
     pub(crate) fn set(&mut self, name: &str, value: &str) {
         self.environment.insert(name.to_owned(), value.to_owned());
+    }
+
+    /// Has a program start the daemon in its own place.
+    pub(crate) fn launch_by(&mut self, launcher: &[&str]) {
+        self.launcher = launcher.iter().map(ToString::to_string).collect();
     }
 
     /// Has AWS replace its credentials, which have expired then, and writes the new ones to a profile as the AWS CLI does:
@@ -95,8 +103,17 @@ impl World {
             .append(true)
             .open(self.path("daemon.log"))
             .unwrap();
-        let child = self
-            .command("tunneld")
+        let mut command = match self.launcher.split_first() {
+            None => self.command("tunneld"),
+            Some((launcher, arguments)) => {
+                let mut command = Command::new(launcher);
+                self.in_environment(&mut command)
+                    .args(arguments)
+                    .arg(binary("tunneld"));
+                command
+            }
+        };
+        let child = command
             .args(["--log", "debug", "--config"])
             .arg(self.path("config.toml"))
             .arg("--state")
