@@ -1,6 +1,8 @@
 //! What is measured, one function a case: it starts fresh clients, so that no case feels what an earlier one did to
 //! them, and puts its figures down, or why there are none.
 
+mod wake;
+
 use std::net::SocketAddr;
 use std::thread;
 use std::time::{Duration, Instant};
@@ -31,6 +33,7 @@ pub(crate) struct Effort {
     pub(crate) outages: usize,
     /// In seconds.
     pub(crate) longest_outage: f64,
+    pub(crate) sleeps: usize,
 }
 
 impl Effort {
@@ -45,6 +48,7 @@ impl Effort {
         starts: 5,
         outages: 9,
         longest_outage: 8.0,
+        sleeps: 3,
     };
 
     /// Enough to see where one stands during work; a few minutes.
@@ -57,6 +61,7 @@ impl Effort {
         starts: 3,
         outages: 3,
         longest_outage: 3.0,
+        sleeps: 1,
     };
 }
 

@@ -25,6 +25,8 @@ pub(crate) enum Quantity {
     Memory(Holding),
     /// From the network's return until bytes flow again.
     Recovery,
+    /// From the end of a sleep, in which all its websockets died, until a connection works.
+    Wake(Comer),
     /// Bytes per second that the official agent's own pace gives an ideal client.
     AgentPace,
 }
@@ -41,6 +43,15 @@ pub(crate) enum Company {
     Crowd,
     /// A download whose reader has stopped reading.
     StalledReader,
+}
+
+/// A connection after a sleep.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) enum Comer {
+    /// It was open before.
+    Old,
+    /// It is opened at that moment.
+    New,
 }
 
 /// A percentile.
@@ -88,7 +99,7 @@ impl Quantity {
         match self {
             Self::Rate { .. } | Self::AgentPace => "MB/s",
             Self::Cpu { .. } => "CPU s/GiB",
-            Self::FirstByte | Self::Connecting | Self::Ping { .. } | Self::Recovery => "ms",
+            Self::FirstByte | Self::Connecting | Self::Ping { .. } | Self::Recovery | Self::Wake(_) => "ms",
             Self::Memory(_) => "MiB",
         }
     }
@@ -159,6 +170,8 @@ impl fmt::Display for Quantity {
                 write!(f, "memory, {}", counted(*connections, "connection"))
             }
             Self::Recovery => f.write_str("flowing again after an outage"),
+            Self::Wake(Comer::Old) => f.write_str("an old connection again after a sleep"),
+            Self::Wake(Comer::New) => f.write_str("a new connection after a sleep"),
             Self::AgentPace => f.write_str("pace of the agent itself"),
         }
     }

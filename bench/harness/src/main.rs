@@ -86,6 +86,8 @@ enum Case {
     Memory,
     /// The way back after an outage
     Outage,
+    /// The way back after a sleep
+    Wake,
     /// Bulk transfers and ping-pong through an endpoint of Instance Connect
     Eice,
     /// Bulk transfers through an SSH server behind such an endpoint
@@ -229,6 +231,7 @@ fn run(bench: &mut Bench<'_>, case: Case, setting: Setting) {
         Case::Stall => bench.ping(setting, Company::StalledReader),
         Case::Memory => bench.memory(setting),
         Case::Outage => bench.outage(setting),
+        Case::Wake => bench.wake(setting),
         Case::Eice => {
             bulk(bench, Direction::Down);
             bulk(bench, Direction::Up);
@@ -280,7 +283,8 @@ fn fars(case: Case) -> &'static [Far] {
         | Case::Crowd
         | Case::Stall
         | Case::Memory
-        | Case::Outage => &[Far::Agent(Agent::Stock)],
+        | Case::Outage
+        | Case::Wake => &[Far::Agent(Agent::Stock)],
         Case::Eice => &[Far::Endpoint],
         Case::Ssh | Case::SshStall => &[Far::Server],
     }
@@ -300,7 +304,7 @@ fn round_trips(case: Case, effort: &Effort) -> &'static [u32] {
         | Case::Eice
         | Case::Ssh
         | Case::SshStall => effort.round_trips,
-        Case::Memory | Case::Outage => &[0],
+        Case::Memory | Case::Outage | Case::Wake => &[0],
     }
 }
 
