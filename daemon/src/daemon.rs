@@ -7,6 +7,7 @@
 //! closed before any new one is bound, so that two tunnels can swap their ports.
 
 mod error;
+mod mind;
 
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};

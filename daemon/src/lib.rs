@@ -21,6 +21,7 @@ pub mod logging;
 mod meter;
 mod metrics;
 mod near;
+mod notifications;
 mod private_file;
 pub mod restart;
 pub mod rpc;
@@ -28,6 +29,7 @@ pub mod service_manager;
 pub mod signals;
 mod socket_file;
 mod status;
+mod surroundings;
 pub mod transport;
 mod tunnel;
 mod visit;
@@ -52,6 +54,7 @@ use crate::heritage::{Heritage, Legacy};
 use crate::logging::RecentLines;
 use crate::rpc::{Asks, ControlSocket, ServeError, Service};
 use crate::service_manager::ServiceManager;
+use crate::surroundings::Surroundings;
 use crate::transport::{Ledger, Orphan, Shared, SshFiles};
 use crate::tunnel::Afterwards;
 use crate::watched::Watched;
@@ -140,6 +143,7 @@ pub async fn run(options: Options) -> Result<Ending, ServeError> {
             .run_until_cancelled_owned(transport::end_orphans(Arc::clone(&shared), orphans)),
     );
     let calls = aws.calls().clone();
+    let surroundings = Surroundings::watch(&aws.credential_files());
     let means = Means {
         aws,
         transports: Arc::new(move |spec| transport::build(spec, &shared)),
@@ -162,8 +166,15 @@ pub async fn run(options: Options) -> Result<Ending, ServeError> {
     tasks.spawn(
         closing
             .clone()
+            .run_until_cancelled_owned(Arc::clone(&daemon).mind(surroundings)),
+    );
+    tasks.spawn(
+        closing
+            .clone()
             .run_until_cancelled_owned(metrics::run(Arc::clone(&daemon), calls)),
     );
+    let notifications = notifications::tell(daemon.watch(), daemon.settings());
+    tasks.spawn(closing.clone().run_until_cancelled_owned(notifications));
     let ended = CancellationToken::new();
     let socket = Arc::new(socket);
     let service = Service::new(

@@ -224,10 +224,6 @@ impl Entry {
     }
 
     /// Remembers what happened to a tunnel that stays in its state.
-    #[cfg_attr(
-        not(test),
-        expect(dead_code, reason = "said once sleep and changes of network are noticed")
-    )]
     pub(crate) fn note(&self, words: &str) {
         self.update(|status| status.history.note(&status.state, words.to_owned(), wall_clock()));
     }

@@ -1,6 +1,8 @@
 //! What is measured, one function a case: it starts fresh clients, so that no case feels what an earlier one did to
 //! them, and puts its figures down, or why there are none.
 
+mod wake;
+
 use std::net::SocketAddr;
 use std::process::Command;
 use std::thread;
@@ -37,6 +39,7 @@ pub(crate) struct Effort {
     pub(crate) outages: usize,
     /// In seconds.
     pub(crate) longest_outage: f64,
+    pub(crate) sleeps: usize,
 }
 
 impl Effort {
@@ -53,6 +56,7 @@ impl Effort {
         idle: Duration::from_secs(10),
         outages: 9,
         longest_outage: 8.0,
+        sleeps: 3,
     };
 
     /// Enough to see where one stands during work; a few minutes.
@@ -67,6 +71,7 @@ impl Effort {
         idle: Duration::from_secs(10),
         outages: 3,
         longest_outage: 3.0,
+        sleeps: 1,
     };
 }
 

@@ -9,6 +9,8 @@ use std::process::Command;
 use std::time::Duration;
 use std::{fmt, io};
 
+use rustix::process::Signal;
+
 pub(crate) use self::ours::{OUR_RATE, time_of_a_status};
 use crate::emulator::{Emulator, Far};
 use crate::process::Process;
@@ -131,6 +133,16 @@ impl Client {
     /// Returns the memory that all of it has resident, in MiB.
     pub(crate) fn resident(&self) -> anyhow::Result<f64> {
         self.processes.iter().map(Process::resident).sum()
+    }
+
+    /// Stops the client where it is, as a sleep of the machine does.
+    pub(crate) fn stand_still(&self) -> anyhow::Result<()> {
+        self.processes[0].signal(Signal::STOP)
+    }
+
+    /// Lets it go on.
+    pub(crate) fn go_on(&self) -> anyhow::Result<()> {
+        self.processes[0].signal(Signal::CONT)
     }
 
     /// Returns the end of what the client has complained about.

@@ -232,6 +232,11 @@ impl Emulator {
         self.ask("DELETE", "outage", "")
     }
 
+    /// Makes every open websocket half-open, for ever; later ones work.
+    pub(crate) fn freeze(&self) -> anyhow::Result<()> {
+        self.ask("POST", "freeze", "")
+    }
+
     /// Sends a request to the emulator's own endpoints.
     fn ask(&self, method: &str, path: &str, body: &str) -> anyhow::Result<()> {
         let mut socket = TcpStream::connect(self.address)?;

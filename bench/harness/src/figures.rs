@@ -37,6 +37,8 @@ pub(crate) enum Quantity {
     Serving { connections: u32 },
     /// The memory that each of them takes once it is quiet.
     OfEach { connections: u32 },
+    /// From the end of a sleep, in which all its websockets died, until a connection works.
+    Wake(Comer),
     /// Bytes per second that the official agent's own pace gives an ideal client.
     AgentPace,
 }
@@ -53,6 +55,15 @@ pub(crate) enum Company {
     Crowd,
     /// A download whose reader has stopped reading.
     StalledReader,
+}
+
+/// A connection after a sleep.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) enum Comer {
+    /// It was open before.
+    Old,
+    /// It is opened at that moment.
+    New,
 }
 
 /// A percentile.
@@ -106,6 +117,7 @@ impl Quantity {
             | Self::Connecting
             | Self::Ping { .. }
             | Self::Recovery
+            | Self::Wake(_)
             | Self::Starting { .. }
             | Self::Status { .. }
             | Self::Serving { .. } => "ms",
@@ -203,6 +215,8 @@ impl fmt::Display for Quantity {
                 )
             }
             Self::Recovery => f.write_str("flowing again after an outage"),
+            Self::Wake(Comer::Old) => f.write_str("an old connection again after a sleep"),
+            Self::Wake(Comer::New) => f.write_str("a new connection after a sleep"),
             Self::AgentPace => f.write_str("pace of the agent itself"),
         }
     }

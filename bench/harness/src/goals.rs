@@ -5,7 +5,7 @@ use std::fmt;
 use crate::cases::{CROWD, MANY_TUNNELS};
 use crate::client::{OUR_RATE, Who};
 use crate::emulator::{Agent, Far, Payload};
-use crate::figures::{Company, Figures, Holding, Quantity, Setting, Share};
+use crate::figures::{Comer, Company, Figures, Holding, Quantity, Setting, Share};
 use crate::load::Direction;
 
 /// A value that is held against a bound.
@@ -272,7 +272,18 @@ impl Judge<'_> {
                 bound: Bound::AtMost(1_000.0),
                 value: self.value(setting, Quantity::Recovery, Who::Ours),
             },
+            self.wake(Comer::Old, setting),
+            self.wake(Comer::New, setting),
         ]
+    }
+
+    fn wake(&self, comer: Comer, setting: Setting) -> Goal {
+        let quantity = Quantity::Wake(comer);
+        Goal {
+            name: format!("{quantity}, in ms"),
+            bound: Bound::AtMost(2_000.0),
+            value: self.value(setting, quantity, Who::Ours),
+        }
     }
 
     /// Returns our value as a multiple of another client's.
@@ -443,9 +454,9 @@ mod tests {
     fn every_goal_of_the_issue_is_there() {
         let goals = judge(&Figures::default(), &[0, 20, 100]);
         // Per round trip: 16 of unpaced bulk, 3 of paced bulk, 6 of pings; 4 of bulk through an endpoint, 1 of pings
-        // through an SSH server. Without round trip, and with the longest, 4 of bulk through the latter; and once 2, and
+        // through an SSH server. Without round trip, and with the longest, 4 of bulk through the latter; and once 4, and
         // 6 of many tunnels and connections.
-        assert_eq!(goals.len(), 3 * (16 + 3 + 6 + 4 + 1) + 2 * 4 + 2 + 6);
+        assert_eq!(goals.len(), 3 * (16 + 3 + 6 + 4 + 1) + 2 * 4 + 4 + 6);
         assert!(goals.iter().all(|goal| goal.verdict() == Verdict::Open));
     }
 }

@@ -90,6 +90,8 @@ enum Case {
     Throng,
     /// The way back after an outage
     Outage,
+    /// The way back after a sleep
+    Wake,
     /// Bulk transfers and ping-pong through an endpoint of Instance Connect
     Eice,
     /// Bulk transfers through an SSH server behind such an endpoint
@@ -236,6 +238,7 @@ fn run(bench: &mut Bench<'_>, case: Case, setting: Setting) {
         Case::Many => bench.many(setting),
         Case::Throng => bench.crowd(setting),
         Case::Outage => bench.outage(setting),
+        Case::Wake => bench.wake(setting),
         Case::Eice => {
             bulk(bench, Direction::Down);
             bulk(bench, Direction::Up);
@@ -288,7 +291,8 @@ fn fars(case: Case) -> &'static [Far] {
         | Case::Stall
         | Case::Memory
         | Case::Many
-        | Case::Outage => &[Far::Agent(Agent::Stock)],
+        | Case::Outage
+        | Case::Wake => &[Far::Agent(Agent::Stock)],
         Case::Throng => &[Far::Target],
         Case::Eice => &[Far::Endpoint],
         Case::Ssh | Case::SshStall => &[Far::Server],
@@ -309,7 +313,7 @@ fn round_trips(case: Case, effort: &Effort) -> &'static [u32] {
         | Case::Eice
         | Case::Ssh
         | Case::SshStall => effort.round_trips,
-        Case::Memory | Case::Many | Case::Throng | Case::Outage => &[0],
+        Case::Memory | Case::Many | Case::Throng | Case::Outage | Case::Wake => &[0],
     }
 }
 

@@ -85,6 +85,12 @@ impl Process {
         resident_of(&text).context("/proc/PID/status is not as expected")
     }
 
+    /// Sends it a signal.
+    pub(crate) fn signal(&self, signal: Signal) -> anyhow::Result<()> {
+        let id = i32::try_from(self.child.id()).ok().and_then(Pid::from_raw);
+        Ok(kill_process(id.context("it has no id")?, signal)?)
+    }
+
     /// Returns the end of its log.
     pub(crate) fn last_words(&self) -> String {
         const LINES: usize = 3;
@@ -100,8 +106,9 @@ impl Drop for Process {
         let alive = matches!(self.child.try_wait(), Ok(None));
         let id = i32::try_from(self.child.id()).ok().and_then(Pid::from_raw);
         if let Some(id) = id.filter(|_| alive) {
-            // It may be about to end by itself.
+            // It may be about to end by itself; one that was stopped hears nothing else.
             let _ = kill_process(id, Signal::TERM);
+            let _ = kill_process(id, Signal::CONT);
         }
         let deadline = Instant::now() + GRACE;
         while Instant::now() < deadline {

@@ -13,6 +13,7 @@ mod eice;
 mod endings;
 mod failures;
 mod hostile;
+mod laptop;
 mod lifecycle;
 mod load;
 mod managed;

@@ -26,14 +26,17 @@ pub(crate) const LOOK: Duration = Duration::from_millis(10);
 /// What is shorter is no secret that could be told from ordinary words; those of the emulator have 39 letters and more.
 const SHORTEST_SECRET: usize = 16;
 
+/// Tests run as whoever runs them, the daemon too.
+const AS_WHOEVER: &str = "--allow-root";
+
 /// One user's machine.
 pub(crate) struct World {
     pub(crate) folder: TempDir,
     pub(crate) emulator: Emulator,
     runtime: Runtime,
     environment: BTreeMap<String, String>,
-    /// How many files the daemon may open, where a test has set it.
-    most_files: Option<u32>,
+    /// What starts the daemon, where that is not the test itself: a program and its arguments.
+    launcher: Vec<String>,
     daemon: Option<Child>,
     /// Who runs our programs, if somebody else than we, and where those programs are.
     user: Option<(u32, TempDir)>,
@@ -68,7 +71,7 @@ impl World {
             emulator,
             runtime,
             environment,
-            most_files: None,
+            launcher: Vec::new(),
             daemon: None,
             user: None,
             printed: Mutex::default(),
@@ -103,9 +106,15 @@ impl World {
         self.environment.insert(name.to_owned(), value.to_owned());
     }
 
-    /// Lets the next daemon open no more than so many files.
+    /// Lets the next daemon open no more than so many files. A shell's limit is both of them, so that the daemon cannot
+    /// raise it.
     pub(crate) fn limit_files(&mut self, most: u32) {
-        self.most_files = Some(most);
+        self.launch_by(&["sh", "-c", "ulimit -n \"$0\" && exec \"$@\"", &most.to_string()]);
+    }
+
+    /// Has a program start the daemon in its own place.
+    pub(crate) fn launch_by(&mut self, launcher: &[&str]) {
+        self.launcher = launcher.iter().map(ToString::to_string).collect();
     }
 
     /// Has AWS replace its credentials, which have expired then, and writes the new ones to a profile as the AWS CLI does:
@@ -151,16 +160,14 @@ impl World {
 
     /// The daemon's program, under the limits that are set for it.
     fn daemon(&self) -> Command {
-        let Some(most) = self.most_files else {
+        let Some((launcher, arguments)) = self.launcher.split_first() else {
             return self.command("tunneld");
         };
-        // A shell's limit is both of them, so that the daemon cannot raise it.
-        let mut command = Command::new("sh");
-        self.in_environment(&mut command).args([
-            "-c",
-            "ulimit -n \"$0\" && exec tunneld \"$@\"",
-            &most.to_string(),
-        ]);
+        let mut command = Command::new(launcher);
+        self.in_environment(&mut command)
+            .args(arguments)
+            .arg(binary("tunneld"))
+            .arg(AS_WHOEVER);
         command
     }
 
@@ -206,8 +213,7 @@ impl World {
         };
         self.in_environment(&mut command);
         if program == "tunneld" {
-            // Tests run as whoever runs them.
-            command.arg("--allow-root");
+            command.arg(AS_WHOEVER);
         }
         command
     }

@@ -8,10 +8,11 @@
 //! A profile that a tunnel names wins over keys in the environment, as with `aws --profile`; the SDK's own chain has
 //! it the other way round. Credentials are kept only here, in memory, and lent for one call.
 
+mod location;
+
 use std::collections::HashMap;
 use std::fmt;
 use std::io;
-use std::path::PathBuf;
 use std::time::{Duration, SystemTime};
 
 use aws_config::ecs::EcsCredentialsProvider;
@@ -28,6 +29,8 @@ use aws_types::os_shim_internal::{Env, Fs};
 use tokio::sync::Mutex;
 use tokio::time::Instant;
 
+pub(super) use self::location::files;
+use self::location::{CONFIG, CREDENTIALS, Location};
 use super::wall_clock;
 use crate::config::AccountSpec;
 use crate::connector::Environment;
@@ -50,8 +53,8 @@ pub(super) struct ProfileFiles {
 impl ProfileFiles {
     pub(super) async fn read(environment: &Environment) -> Result<Self, Failure> {
         Ok(Self {
-            config: read(environment, "AWS_CONFIG_FILE", "config").await?,
-            credentials: read(environment, "AWS_SHARED_CREDENTIALS_FILE", "credentials").await?,
+            config: read(environment, CONFIG).await?,
+            credentials: read(environment, CREDENTIALS).await?,
         })
     }
 
@@ -77,15 +80,9 @@ impl ProfileFiles {
     }
 }
 
-async fn read(environment: &Environment, variable: &str, name: &str) -> Result<String, Failure> {
-    let home = environment
-        .first_of(&["HOME", "USERPROFILE"])
-        .map(|(_, home)| PathBuf::from(home));
-    let path = match (environment.variable(variable), home) {
-        (Some(path), Some(home)) if path.starts_with("~/") => home.join(&path[2..]),
-        (Some(path), _) => PathBuf::from(path),
-        (None, Some(home)) => home.join(".aws").join(name),
-        (None, None) => return Ok(String::new()),
+async fn read(environment: &Environment, location: Location) -> Result<String, Failure> {
+    let Some(path) = location.path(environment) else {
+        return Ok(String::new());
     };
     match tokio::fs::read_to_string(&path).await {
         Ok(text) => Ok(text),

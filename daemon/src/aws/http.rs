@@ -7,7 +7,7 @@ use std::collections::HashMap;
 use std::fmt;
 use std::future::Future;
 use std::pin::Pin;
-use std::sync::Mutex;
+use std::sync::{Arc, Mutex};
 use std::task::{Context, Poll};
 use std::time::Duration;
 
@@ -33,11 +33,12 @@ use crate::failure::{Failure, Reason, Remedy};
 /// noticed after this time at the earliest.
 const IDLE_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// Makes the SDK's HTTP requests over a [`Connector`].
+/// Makes the SDK's HTTP requests over a [`Connector`]. Clones share the connections.
+#[derive(Clone)]
 pub(super) struct Http {
     connector: Connector,
     /// One per pair of time limits, as the SDK asks for them.
-    clients: Mutex<HashMap<Limits, SharedHttpConnector>>,
+    clients: Arc<Mutex<HashMap<Limits, SharedHttpConnector>>>,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -50,8 +51,17 @@ impl Http {
     pub(super) fn new(connector: Connector) -> Self {
         Self {
             connector,
-            clients: Mutex::default(),
+            clients: Arc::default(),
         }
+    }
+
+    /// Lets go of the connections that no request uses: they may be dead, and would cost the next one its time. The SDK
+    /// asks for its client with each attempt of a call, and so gets one without any.
+    pub(super) fn let_go(&self) {
+        self.clients
+            .lock()
+            .expect("nothing panics while it is held")
+            .clear();
     }
 }
 
@@ -73,6 +83,7 @@ impl HttpClient for Http {
                 .build(dial);
             SharedHttpConnector::new(Requests {
                 client,
+                connector: self.connector.clone(),
                 limit: limits.read,
             })
         });
@@ -86,28 +97,40 @@ impl fmt::Debug for Http {
     }
 }
 
-#[derive(Debug)]
 struct Requests {
     client: Client<Dial, SdkBody>,
+    connector: Connector,
     limit: Option<Duration>,
+}
+
+impl fmt::Debug for Requests {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Requests")
+            .field("limit", &self.limit)
+            .finish_non_exhaustive()
+    }
 }
 
 impl HttpConnector for Requests {
     fn call(&self, request: HttpRequest) -> HttpConnectorFuture {
-        let (client, limit) = (self.client.clone(), self.limit);
+        let (client, connector, limit) = (self.client.clone(), self.connector.clone(), self.limit);
         HttpConnectorFuture::new(async move {
             let request = request
                 .try_into_http1x()
                 .map_err(|error| ConnectorError::user(error.into()))?;
-            let answer = client.request(request);
+            let answer = async {
+                tokio::select! {
+                    answer = client.request(request) => answer.map_err(|error| ConnectorError::io(error.into())),
+                    stranded = connector.stranded() => Err(ConnectorError::io(stranded.into())),
+                }
+            };
             let answer = match limit {
                 Some(limit) => timeout(limit, answer)
                     .await
                     .map_err(|late| ConnectorError::timeout(late.into()))?,
                 None => answer.await,
             };
-            let response = answer.map_err(|error| ConnectorError::io(error.into()))?;
-            HttpResponse::try_from(response.map(SdkBody::from_body_1_x))
+            HttpResponse::try_from(answer?.map(SdkBody::from_body_1_x))
                 .map_err(|error| ConnectorError::other(error.into(), None))
         })
     }

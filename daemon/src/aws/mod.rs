@@ -8,8 +8,8 @@
 //!    └─ Connector, Environment           └─ credentials: kept here alone, lent for one call
 //! ```
 //!
-//! An [`Account`] is made once and shared. It is made anew when the profile files changed, or when AWS no longer
-//! accepts its credentials: so ask [`Aws::account`] before each attempt rather than keeping one.
+//! An [`Account`] is made once and shared. It is made anew when the profile files changed, when somebody may have logged
+//! in, or when AWS no longer accepts its credentials: so ask [`Aws::account`] before each attempt rather than keeping one.
 //!
 //! Nothing here logs a token, a stream URL or a credential. The SDK's own logs at level trace do: whoever sets up
 //! logging keeps `aws_*`, `hyper` and `tungstenite` above it.
@@ -32,6 +32,7 @@ mod throttle;
 use std::collections::HashMap;
 use std::error::Error;
 use std::fmt;
+use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, SystemTime};
@@ -83,7 +84,7 @@ const ATTEMPTS: u32 = 3;
 pub struct Aws {
     environment: Environment,
     connector: Connector,
-    http: SharedHttpClient,
+    http: Http,
     accounts: Mutex<HashMap<AccountSpec, Arc<Account>>>,
     /// Outlive the accounts, which are made anew with new credentials.
     throttles: Mutex<HashMap<AccountSpec, Arc<Throttle>>>,
@@ -94,7 +95,7 @@ impl Aws {
     /// Prepares access to AWS. Nothing is asked of anybody yet; an environment that cannot work is a failure.
     pub fn new(environment: Environment) -> Result<Self, Failure> {
         let connector = Connector::new(&environment)?;
-        let http = SharedHttpClient::new(Http::new(connector.clone()));
+        let http = Http::new(connector.clone());
         Ok(Self {
             environment,
             connector,
@@ -129,6 +130,23 @@ impl Aws {
         Ok(account)
     }
 
+    /// Returns the files and folders that change when somebody logs in.
+    pub(crate) fn credential_files(&self) -> Vec<PathBuf> {
+        credentials::files(&self.environment)
+    }
+
+    /// Credentials may be others than before: every account is made anew, from what is in the files then.
+    pub(crate) fn forget_accounts(&self) {
+        self.known().clear();
+    }
+
+    /// The machine woke, or its network is another one: connections that were kept are let go, and calls that are under
+    /// way fail soon if nothing comes.
+    pub(crate) fn network_changed(&self) {
+        self.http.let_go();
+        self.connector.network_changed();
+    }
+
     fn known(&self) -> std::sync::MutexGuard<'_, HashMap<AccountSpec, Arc<Account>>> {
         self.accounts.lock().expect("nothing panics while it is held")
     }
@@ -147,15 +165,16 @@ impl Aws {
             .operation_attempt_timeout(ATTEMPT_TIMEOUT)
             .operation_timeout(OPERATION_TIMEOUT)
             .build();
+        let http = SharedHttpClient::new(self.http.clone());
         let for_credentials = ProviderConfig::without_region()
             .with_region(Some(region.clone()))
-            .with_http_client(self.http.clone())
+            .with_http_client(http.clone())
             .with_retry_config(retries.clone())
             .with_timeout_config(timeouts.clone());
         let credentials = identity.provider(&self.environment, &files, &for_credentials);
 
         let loaded = aws_config::defaults(BehaviorVersion::latest())
-            .http_client(self.http.clone())
+            .http_client(http)
             .profile_files(files.for_sdk())
             .profile_name(&identity.profile)
             .region(region)

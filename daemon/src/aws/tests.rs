@@ -807,3 +807,60 @@ async fn a_service_that_cannot_be_reached_is_worth_a_retry() {
         format!("cannot connect to `127.0.0.1:{port}`")
     );
 }
+
+/// Answers a request with an empty object, and says nothing more on its connection, which it keeps.
+async fn answer_once(listener: &TcpListener) -> tokio::net::TcpStream {
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+
+    let (mut socket, _) = listener.accept().await.unwrap();
+    assert_ne!(socket.read(&mut [0; 16 << 10]).await.unwrap(), 0);
+    let answer =
+        b"HTTP/1.1 200 OK\r\nContent-Type: application/x-amz-json-1.1\r\nContent-Length: 2\r\n\r\n{}";
+    socket.write_all(answer).await.unwrap();
+    socket
+}
+
+#[tokio::test]
+async fn a_connection_that_died_with_its_network_costs_the_next_call_nothing() {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let url = format!("http://{}", listener.local_addr().unwrap());
+    let fake = FakeAws::start().await;
+    let aws = fake.aws(&[("AWS_ENDPOINT_URL", &url)]);
+    let account = aws.account(&AccountSpec::default()).await.unwrap();
+    let (first, _dead) = tokio::join!(account.terminate_session("me-1"), answer_once(&listener));
+    first.unwrap();
+    aws.network_changed();
+    let both = async { tokio::join!(account.terminate_session("me-2"), answer_once(&listener)) };
+    let (second, _) = timeout(ATTEMPT_TIMEOUT / 2, both)
+        .await
+        .expect("a new connection");
+    second.unwrap();
+}
+
+#[tokio::test]
+async fn a_call_that_the_network_forgot_is_made_again_soon_after_the_change() {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let url = format!("http://{}", listener.local_addr().unwrap());
+    let fake = FakeAws::start().await;
+    let aws = fake.aws(&[("AWS_ENDPOINT_URL", &url)]);
+    let account = aws.account(&AccountSpec::default()).await.unwrap();
+    let far = async {
+        let (silent, _) = listener.accept().await.unwrap();
+        aws.network_changed();
+        (silent, answer_once(&listener).await)
+    };
+    let both = async { tokio::join!(account.terminate_session("me-1"), far) };
+    let (ended, _) = timeout(ATTEMPT_TIMEOUT / 2, both).await.expect("another attempt");
+    ended.unwrap();
+}
+
+#[tokio::test]
+async fn accounts_are_made_anew_once_somebody_may_have_logged_in() {
+    let fake = FakeAws::start().await;
+    let aws = fake.aws(&[]);
+    let spec = AccountSpec::default();
+    let before = aws.account(&spec).await.unwrap();
+    assert!(Arc::ptr_eq(&before, &aws.account(&spec).await.unwrap()));
+    aws.forget_accounts();
+    assert!(!Arc::ptr_eq(&before, &aws.account(&spec).await.unwrap()));
+}

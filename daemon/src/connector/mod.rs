@@ -19,10 +19,13 @@ use std::io::{self, IoSlice};
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
+use std::time::Duration;
 
 use http::Uri;
 use hyper_util::client::proxy::matcher::Intercept;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::sync::watch;
+use tokio::time::sleep;
 
 pub use self::environment::Environment;
 pub(crate) use self::proxy::is_loopback;
@@ -40,7 +43,13 @@ pub struct Connector {
 struct Inner {
     proxies: Proxies,
     trust: Trust,
+    /// Told when the network is another than before.
+    network: watch::Sender<()>,
 }
+
+/// How long an answer may still take when the network has changed since the question. One that is on its way over a
+/// network that lives takes less; one that is not would be waited for until its time limit.
+const STRANDED: Duration = Duration::from_secs(1);
 
 impl Connector {
     /// Reads proxies and trust from the environment. What is set but cannot be used is a failure.
@@ -49,8 +58,24 @@ impl Connector {
             inner: Arc::new(Inner {
                 proxies: Proxies::new(environment)?,
                 trust: Trust::new(environment)?,
+                network: watch::Sender::new(()),
             }),
         })
+    }
+
+    /// The machine woke, or its network is another than before.
+    pub(crate) fn network_changed(&self) {
+        self.inner.network.send_replace(());
+    }
+
+    /// Resolves when whoever waits for an answer since the call had better ask again: the network has changed, and no
+    /// answer came soon after that.
+    pub(crate) async fn stranded(&self) -> Failure {
+        // The sender lives as long as this.
+        let _ = self.inner.network.subscribe().changed().await;
+        sleep(STRANDED).await;
+        let doing = "the network changed, and no answer came over the former one";
+        Failure::new(Reason::Unreachable, Remedy::Retry, doing)
     }
 
     /// Connects to where an `http`, `ws`, `https` or `wss` URL points, with TLS for the last two.

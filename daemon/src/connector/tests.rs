@@ -262,3 +262,15 @@ async fn a_destination_that_refuses_is_unreachable_and_worth_a_retry() {
         format!("cannot connect to `127.0.0.1:{port}`")
     );
 }
+
+#[tokio::test(start_paused = true)]
+async fn whoever_waits_for_an_answer_is_told_soon_after_the_network_changed() {
+    let connector = Connector::new(&Environment::default()).unwrap();
+    connector.network_changed();
+    let patient = tokio::time::timeout(STRANDED * 100, connector.stranded()).await;
+    assert!(patient.is_err(), "it asked after that change");
+    let began = tokio::time::Instant::now();
+    let change = async { connector.network_changed() };
+    let (failure, ()) = tokio::join!(connector.stranded(), change);
+    assert_eq!((failure.remedy(), began.elapsed()), (&Remedy::Retry, STRANDED));
+}

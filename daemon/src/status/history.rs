@@ -71,7 +71,8 @@ impl History {
             (_, State::Up) => {
                 if let Some(outage) = self.outage.take() {
                     let lost = meter.lost().saturating_sub(outage.lost_before);
-                    let how = if let State::Waiting { until: None, .. } = before {
+                    // Also one that waited for a login, which else leads to an attempt first.
+                    let how = if let State::Waiting { until: None, .. } | State::Blocked { .. } = before {
                         meter.resumed(now.duration_since(outage.since));
                         "resumed"
                     } else {

@@ -10,6 +10,8 @@
 //! A link is well as long as one of its members takes new streams, or one is on its way. It has ended when none is
 //! left.
 
+mod held;
+
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
@@ -18,8 +20,9 @@ use tokio::time::{Instant, sleep_until};
 use tokio_util::sync::CancellationToken;
 use tracing::{Instrument, debug, info};
 
-use super::member::{Ask, Judgement, Kind, Report, Reporter, Seat, Station, Term};
-use super::pool::{Action, Fitness, Member, Need, Pool, Sharing, Ticket};
+use self::held::{Held, Trouble};
+use super::member::{Ask, Judgement, Kind, Report, Reporter, Seat, Station};
+use super::pool::{Action, Fitness, Hindrance, Member, Need, Pool, Sharing, Ticket};
 use super::pooled::PooledLink;
 use super::{Health, Impaired, Link, LinkDetails};
 use crate::failure::{Failure, Reason, Remedy};
@@ -30,6 +33,8 @@ pub(super) enum Request<C> {
     Open(oneshot::Sender<Choice<C>>),
     /// A sign of life of every member.
     Probe,
+    /// Another attempt at whatever waits for a login.
+    Retry,
 }
 
 /// A place for one stream and the way to its member, or why there is none.
@@ -56,21 +61,6 @@ pub(super) struct Keeper<K: Kind> {
     details: LinkDetails,
     /// Why the last member was not to be had, or ended.
     last: Option<Arc<Failure>>,
-}
-
-struct Held<C> {
-    commands: mpsc::UnboundedSender<C>,
-    goodbye: CancellationToken,
-    finished: CancellationToken,
-    trouble: Option<Trouble>,
-    term: Option<Term>,
-    /// What there is to say of one whose streams will be cut.
-    farewell: Option<String>,
-}
-
-enum Trouble {
-    Impaired(Arc<Failure>),
-    Stalled(Arc<Failure>),
 }
 
 enum Wake<C> {
@@ -161,10 +151,15 @@ impl<K: Kind> Keeper<K> {
                     self.tickets.insert(ticket, answer);
                 }
                 Wake::Request(Request::Probe) => {
-                    for held in self.members.values() {
-                        // A member that is gone has said so, or will.
-                        let _ = held.commands.send(Ask::Probe.into());
+                    self.ask_all(|| Ask::Probe);
+                    self.pool.hurry(Instant::now());
+                }
+                Wake::Request(Request::Retry) => {
+                    self.ask_all(|| Ask::Retry);
+                    for held in self.members.values_mut() {
+                        held.renewed = true;
                     }
+                    self.pool.log_in(Instant::now());
                 }
                 Wake::Report(member, report) => self.handle_report(member, report),
                 Wake::Timeout => self.pool.handle_timeout(Instant::now()),
@@ -176,6 +171,13 @@ impl<K: Kind> Keeper<K> {
                 }
                 !answer.is_closed()
             });
+        }
+    }
+
+    fn ask_all(&self, ask: impl Fn() -> Ask) {
+        for held in self.members.values() {
+            // A member that is gone has said so, or will.
+            let _ = held.commands.send(ask().into());
         }
     }
 
@@ -243,15 +245,8 @@ impl<K: Kind> Keeper<K> {
             kind.run(station).await;
         };
         self.kind.tasks().spawn(task.in_current_span());
-        let held = Held {
-            commands,
-            goodbye,
-            finished,
-            trouble: None,
-            term: None,
-            farewell: None,
-        };
-        self.members.insert(member, held);
+        self.members
+            .insert(member, Held::new(commands, goodbye, finished));
     }
 
     fn place(&mut self, ticket: Ticket, member: Member) {
@@ -291,13 +286,20 @@ impl<K: Kind> Keeper<K> {
             }
             Report::Failed(failure) => {
                 info!("{} did not start: {}", K::NAME, failure.in_one_line());
-                self.members.remove(&member);
+                let renewed = self.members.remove(&member).is_some_and(|held| held.renewed);
+                let hindrance = match failure.remedy() {
+                    Remedy::Login { .. } if !renewed => Hindrance::Login,
+                    Remedy::Login { .. } | Remedy::Retry | Remedy::RetryAfter(_) | Remedy::Fix => {
+                        Hindrance::Passing
+                    }
+                };
                 self.last = Some(Arc::new(failure));
-                self.pool.failed(member, now);
+                self.pool.failed(member, hindrance, now);
             }
             Report::Judged(judgement) => {
                 let (fitness, trouble) = match judgement {
                     Judgement::Fit => (Fitness::Fit, None),
+                    Judgement::Suspect => (Fitness::Suspect, None),
                     Judgement::Impaired(cause) => (Fitness::Impaired, Some(Trouble::Impaired(cause))),
                     Judgement::Stalled(cause) => (Fitness::Stalled, Some(Trouble::Stalled(cause))),
                 };
@@ -372,15 +374,6 @@ impl<K: Kind> Keeper<K> {
             finished.cancelled().await;
         }
         self.kind.finish().await;
-    }
-}
-
-impl<C> Held<C> {
-    fn stall(&self) -> Option<&Arc<Failure>> {
-        match &self.trouble {
-            Some(Trouble::Stalled(cause)) => Some(cause),
-            Some(Trouble::Impaired(_)) | None => None,
-        }
     }
 }
 

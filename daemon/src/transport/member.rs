@@ -64,8 +64,10 @@ pub(super) enum Ask {
         client: String,
         answer: oneshot::Sender<Result<Box<dyn Stream>, Failure>>,
     },
-    /// A sign of life of the far end.
+    /// A sign of life of the far end; one that is being brought back tries again at once.
     Probe,
+    /// One that waits for a login tries again.
+    Retry,
 }
 
 /// What a member tells its keeper.
@@ -139,6 +141,8 @@ impl Term {
 /// Whether a member takes new streams.
 pub(super) enum Judgement {
     Fit,
+    /// It is asked whether it lives.
+    Suspect,
     Impaired(Arc<Failure>),
     Stalled(Arc<Failure>),
 }

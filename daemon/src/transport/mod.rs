@@ -72,8 +72,11 @@ pub trait Link: Send + Sync {
     async fn close(&self);
     /// How the link is, latest value.
     fn health(&self) -> watch::Receiver<Health>;
-    /// Asks the far end for a sign of life now; the answer shows in `health` or `closed`.
+    /// Asks the far end for a sign of life now; the answer shows in `health` or `closed`. A link that is being brought
+    /// back tries again at once.
     fn probe(&self);
+    /// Tries again whatever waits for a login.
+    fn retry(&self) {}
 }
 
 /// One byte pipe on a link, serving one accepted connection.

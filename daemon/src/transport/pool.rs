@@ -7,7 +7,7 @@
 //!            ├─ fewer than `max` ─► a new one, waited for up to 1.5 s ─┐ too slow, or failed
 //!            └─ else ─► the one with the fewest streams ◄──────────────┘
 //!
-//!   Starting ─► Fit ◄─► Unfit (resumed, or stalled: no new streams) ─► gone
+//!   Starting ─► Fit ◄─► Unfit (asked for life, resumed, or stalled: no new streams) ─► gone
 //!                ├ no stream for 60 s, and not needed: retired
 //!                └ its time comes ─► Due (a successor is made) ─ that is fit ─► Draining ─ no stream left: retired
 //! ```
@@ -28,8 +28,8 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
-pub(crate) use self::state::{Fitness, Need, Sharing};
-use self::state::{State, Tenure};
+pub(crate) use self::state::{Fitness, Hindrance, Need, Sharing};
+use self::state::{Starts, State, Tenure};
 use crate::config::PoolSize;
 
 /// How long a new connection waits for a member of its own: StartSession, websocket and handshake take about one.
@@ -74,8 +74,7 @@ pub(crate) struct Pool {
     named: u64,
     /// Sessions that did not start, one after the other.
     failures: u32,
-    /// No member is started before this.
-    start_after: Option<Instant>,
+    starts: Starts,
     actions: VecDeque<Action>,
 }
 
@@ -95,7 +94,7 @@ impl Pool {
             waiting: VecDeque::new(),
             named: 0,
             failures: 0,
-            start_after: None,
+            starts: Starts::AtWill,
             actions: VecDeque::new(),
         };
         pool.start();
@@ -128,7 +127,7 @@ impl Pool {
     ) {
         self.sharing = sharing;
         self.failures = 0;
-        self.start_after = None;
+        self.starts = Starts::AtWill;
         if let Some(state) = self.members.get_mut(&member) {
             *state = State::Running {
                 fitness: Fitness::Fit,
@@ -146,7 +145,7 @@ impl Pool {
     }
 
     /// A member did not start.
-    pub(crate) fn failed(&mut self, member: Member, now: Instant) {
+    pub(crate) fn failed(&mut self, member: Member, hindrance: Hindrance, now: Instant) {
         self.members.remove(&member);
         match self.sharing {
             Sharing::Single => {
@@ -157,7 +156,10 @@ impl Pool {
             Sharing::Shared => {
                 let pause = FIRST_PAUSE * 2_u32.saturating_pow(self.failures.min(16));
                 self.failures = self.failures.saturating_add(1);
-                self.start_after = Some(now + pause.min(LONGEST_PAUSE));
+                self.starts = match hindrance {
+                    Hindrance::Passing => Starts::After(now + pause.min(LONGEST_PAUSE)),
+                    Hindrance::Login => Starts::OnceLoggedIn,
+                };
                 // Whoever waited for it takes what there is: the next one would fail in the same way.
                 if let Some(first) = self.waiting.front_mut() {
                     first.until = now;
@@ -165,6 +167,22 @@ impl Pool {
             }
         }
         self.settle(now);
+    }
+
+    /// The network is another than before: the next member may start at once.
+    pub(crate) fn hurry(&mut self, now: Instant) {
+        if let Starts::After(_) = self.starts {
+            self.starts = Starts::AtWill;
+            self.settle(now);
+        }
+    }
+
+    /// Credentials are others than before: what waited for a login may start.
+    pub(crate) fn log_in(&mut self, now: Instant) {
+        if self.starts == Starts::OnceLoggedIn {
+            self.starts = Starts::AtWill;
+            self.settle(now);
+        }
     }
 
     /// A member has ended.
@@ -219,7 +237,10 @@ impl Pool {
             .least_loaded()
             .and_then(|_| self.waiting.front().map(|waiting| waiting.until));
         let retirement = self.superfluous().map(|(_, idle_since)| idle_since + IDLE);
-        let start = self.start_after.filter(|_| self.wants_more());
+        let start = match self.starts {
+            Starts::After(at) => Some(at).filter(|_| self.wants_more()),
+            Starts::AtWill | Starts::OnceLoggedIn => None,
+        };
         let replacement = self.members.values().filter_map(State::replace_at).min();
         [patience, retirement, start, replacement]
             .into_iter()
@@ -244,7 +265,7 @@ impl Pool {
             return;
         }
         self.replace(now);
-        let may_start = self.start_after.is_none_or(|at| at <= now);
+        let may_start = self.starts.are_open(now);
         self.place(may_start, now);
         while may_start && self.wants_more() {
             self.start();
@@ -291,7 +312,7 @@ impl Pool {
     }
 
     fn place(&mut self, may_start: bool, now: Instant) {
-        let mut coming = self.starting();
+        let mut coming = self.coming();
         for waiting in std::mem::take(&mut self.waiting) {
             let may_come = coming > 0 || (may_start && self.has_room());
             let worth_waiting = may_come && waiting.until > now;
@@ -342,9 +363,8 @@ impl Pool {
         // A link that is brought back as a whole would start members into the same dead network.
         let lost = !self.is_able() && self.members.values().any(State::is_impaired);
         let spare = usize::from(busy && self.empty().is_none());
-        let wanted =
-            (self.waiting.len() + spare).max(self.limits.min.saturating_sub(self.counted() - starting));
-        !lost && starting < wanted
+        let missing = self.limits.min.saturating_sub(self.counted() - starting);
+        !lost && (self.coming() < self.waiting.len() + spare || starting < missing)
     }
 
     fn name(&mut self) -> u64 {

@@ -76,6 +76,11 @@ impl<C: From<Ask> + Send + 'static> Link for PooledLink<C> {
         // A keeper that is gone has said why in `closed`.
         let _ = self.requests.send(Request::Probe);
     }
+
+    fn retry(&self) {
+        // As above.
+        let _ = self.requests.send(Request::Retry);
+    }
 }
 
 impl<C> PooledLink<C> {

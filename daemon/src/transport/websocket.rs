@@ -45,12 +45,14 @@ pub(crate) async fn connect(
 ) -> Result<WebSocketStream<Socket>, Failure> {
     let host = request.uri().host().unwrap_or_default().to_owned();
     let doing = format!("cannot open a websocket to `{host}`");
-    timeout(HANDSHAKE_TIMEOUT, upgrade(connector, request, &doing))
-        .await
-        .unwrap_or_else(|_| {
+    let unreachable = || Failure::new(Reason::Unreachable, Remedy::Retry, &doing);
+    tokio::select! {
+        upgraded = timeout(HANDSHAKE_TIMEOUT, upgrade(connector, request, &doing)) => upgraded.unwrap_or_else(|_| {
             let problem = format!("no answer within {} s", HANDSHAKE_TIMEOUT.as_secs());
-            Err(Failure::new(Reason::Unreachable, Remedy::Retry, &doing).because(problem))
-        })
+            Err(unreachable().because(problem))
+        }),
+        stranded = connector.stranded() => Err(unreachable().because(stranded)),
+    }
 }
 
 async fn upgrade(

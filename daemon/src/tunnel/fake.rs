@@ -132,6 +132,7 @@ impl Attempt {
             health: health.clone(),
             ended: watch::Sender::new(None),
             said_goodbye: watch::Sender::new(false),
+            asked: watch::Sender::default(),
         });
         let far = FakeFar {
             link: Arc::clone(&link),
@@ -157,6 +158,16 @@ struct FakeLink {
     health: watch::Sender<Health>,
     ended: watch::Sender<Option<Arc<Failure>>>,
     said_goodbye: watch::Sender<bool>,
+    asked: watch::Sender<Asked>,
+}
+
+/// How often a link was asked for something.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub(crate) struct Asked {
+    /// For a sign of life.
+    pub(crate) probes: u32,
+    /// To try again what waits for a login.
+    pub(crate) retries: u32,
 }
 
 /// The far end of a link, as the test sees it.
@@ -195,7 +206,13 @@ impl Link for FakeLink {
         self.health.subscribe()
     }
 
-    fn probe(&self) {}
+    fn probe(&self) {
+        self.asked.send_modify(|asked| asked.probes += 1);
+    }
+
+    fn retry(&self) {
+        self.asked.send_modify(|asked| asked.retries += 1);
+    }
 }
 
 impl FakeFar {
@@ -218,11 +235,26 @@ impl FakeFar {
         self.link.ended.send_replace(Some(Arc::new(failure)));
     }
 
+    /// Waits until the code under test has asked the link so often.
+    pub(crate) async fn asked(&self, asked: Asked) {
+        let mut seen = self.link.asked.subscribe();
+        let waited = seen.wait_for(|seen| *seen == asked);
+        tokio::time::timeout(Duration::from_secs(600), waited)
+            .await
+            .expect("it is asked")
+            .unwrap();
+    }
+
     /// Lets the link carry nothing, and be kept.
     pub(crate) fn impair(&self) {
+        self.impair_by(lost());
+    }
+
+    /// The same for a reason.
+    pub(crate) fn impair_by(&self, cause: Failure) {
         let impaired = Impaired {
             since: Instant::now(),
-            cause: Arc::new(lost()),
+            cause: Arc::new(cause),
         };
         self.link
             .health

@@ -15,9 +15,15 @@
 //!     port   up or timer: bind again each second ── bound ──► Connecting
 //!     login  up, reload, credentials changed ───────────────► Connecting
 //!     other  up, reload, timer: one attempt each 5 minutes ─► Connecting
+//!
+//!   A change of network:
+//!     Up, Resuming     the link is asked for a sign of life, or to resume at once
+//!     Waiting          the next attempt comes at once, unless the far end asked for time ─► Connecting
+//!     Blocked, other   one attempt at once ───────────────────────────────────────────────► Connecting
 //! ```
 //!
-//! `Resuming` is shown as `waiting`: its link is kept and its streams live, new connections are held.
+//! `Resuming` is shown as `waiting`: its link is kept and its streams live, new connections are held. Where only a login
+//! mends it, it is shown as `blocked`, and `up`, a reload or other credentials have its transport try again.
 //!
 //! An on-demand tunnel has a link only while somebody needs one: a local connection waits for it, or a person asked for
 //! it and there has been none since. When nobody does, these lead to `Idle` and nowhere else:
@@ -37,6 +43,7 @@
 //! and `poll_timeout` give work. It never waits, reads a clock or touches a socket. An event that does not concern the
 //! present state (it raced with another) changes nothing.
 
+mod around;
 mod event;
 mod state;
 #[cfg(test)]
@@ -49,7 +56,7 @@ use std::time::Duration;
 use tokio::time::Instant;
 
 pub(crate) use self::event::{Action, Demand, Event, Parting};
-pub(crate) use self::state::{Ends, Setback, State};
+pub(crate) use self::state::{Ends, Mends, Setback, State};
 use crate::config::Mode;
 use crate::failure::{Failure, Remedy, Scope};
 use crate::tunnel::{Wish, backoff};
@@ -76,6 +83,10 @@ pub(crate) struct Lifecycle {
     demand_since: Instant,
     /// Whether a person asked for a link and there has been none since.
     asked: bool,
+    /// The time to which a change of network has brought an attempt forward, the latest one.
+    hurried: Option<Instant>,
+    /// Whether credentials have changed since the attempt began, which may have read them before.
+    renewed: bool,
     actions: VecDeque<Action>,
     random: fastrand::Rng,
 }
@@ -89,6 +100,8 @@ impl Lifecycle {
             demand: Demand::Nothing,
             demand_since: now,
             asked: false,
+            hurried: None,
+            renewed: false,
             actions: VecDeque::new(),
             random,
         }
@@ -120,10 +133,15 @@ impl Lifecycle {
                 // Its details changed, not what is wrong with it.
                 State::Resuming { cause: known, .. } if Arc::ptr_eq(known, &cause) => {}
                 &State::Up { since, attempt } | &State::Resuming { since, attempt, .. } => {
+                    let mends = match cause.remedy() {
+                        Remedy::Login { .. } => Mends::Login,
+                        Remedy::Retry | Remedy::RetryAfter(_) | Remedy::Fix => Mends::Transport,
+                    };
                     self.enter(State::Resuming {
                         since,
                         attempt,
                         cause,
+                        mends,
                     });
                 }
                 State::Down
@@ -137,22 +155,23 @@ impl Lifecycle {
                     self.enter(State::Up { since, attempt });
                 }
             }
-            Event::CredentialsChanged => {
-                if let State::Blocked {
-                    ends: Ends::Login, ..
-                } = self.state
-                {
-                    self.begin();
-                }
-            }
-            Event::Reloaded => {
-                if let State::Blocked { ends, .. } = self.state {
-                    match ends {
-                        Ends::Bound(_) => self.actions.push_back(Action::Bind),
-                        Ends::Login | Ends::Attempt(_) => self.begin(),
-                    }
-                }
-            }
+            Event::CredentialsChanged => self.credentials_changed(),
+            Event::NetworkChanged => self.network_changed(now),
+            Event::Reloaded => match self.state {
+                State::Blocked {
+                    ends: Ends::Bound(_), ..
+                } => self.actions.push_back(Action::Bind),
+                State::Blocked {
+                    ends: Ends::Login | Ends::Attempt(_),
+                    ..
+                } => self.begin(),
+                State::Resuming { .. } => self.retry(),
+                State::Down
+                | State::Idle { .. }
+                | State::Connecting { .. }
+                | State::Up { .. }
+                | State::Waiting(_) => {}
+            },
         }
     }
 
@@ -231,8 +250,9 @@ impl Lifecycle {
                 self.connect(1);
             }
             (State::Connecting { .. } | State::Waiting(_), Wish::Connect) => self.asked = true,
+            (State::Resuming { .. }, Wish::Listen | Wish::Connect) => self.retry(),
             (State::Idle { .. } | State::Connecting { .. } | State::Waiting(_), Wish::Listen)
-            | (State::Up { .. } | State::Resuming { .. }, Wish::Listen | Wish::Connect) => {}
+            | (State::Up { .. }, Wish::Listen | Wish::Connect) => {}
         }
     }
 
@@ -316,6 +336,9 @@ impl Lifecycle {
             });
         }
         let state = match cause.remedy() {
+            Remedy::Login { .. } if self.renewed && matches!(self.state, State::Connecting { .. }) => {
+                return self.connect(failures.saturating_add(1));
+            }
             Remedy::Retry | Remedy::RetryAfter(_) => State::Waiting(setback),
             Remedy::Login { .. } => State::Blocked {
                 cause,
@@ -354,6 +377,7 @@ impl Lifecycle {
     }
 
     fn connect(&mut self, attempt: u32) {
+        self.renewed = false;
         self.actions.push_back(Action::Connect);
         self.enter(State::Connecting { attempt });
     }

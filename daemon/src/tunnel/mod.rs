@@ -39,6 +39,7 @@ use crate::config::TunnelSpec;
 use crate::heritage::Heritage;
 use crate::limits::Allowance;
 use crate::status::Entry;
+use crate::surroundings::Change;
 use crate::transport::Transport;
 use crate::tunnel::supervisor::{Command, Supervisor};
 
@@ -141,6 +142,14 @@ impl Handle {
     /// Says that the configuration was read again and this tunnel's is as before: a blocked one tries again.
     pub(crate) async fn reloaded(&self) -> Result<(), Finished> {
         self.commands.send(Command::Reloaded).await.map_err(|_| Finished)
+    }
+
+    /// Says what has changed around the daemon.
+    pub(crate) async fn around(&self, change: Change) -> Result<(), Finished> {
+        self.commands
+            .send(Command::Around(change))
+            .await
+            .map_err(|_| Finished)
     }
 
     /// Ends the supervisor. Answers, when its local address is free or left, whether the tunnel was wanted; its

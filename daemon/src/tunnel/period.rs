@@ -178,6 +178,16 @@ impl Linked {
         }
     }
 
+    /// Has the link ask its far end for a sign of life.
+    pub(crate) fn probe(&self) {
+        self.link.probe();
+    }
+
+    /// Has the link try again what waits for a login.
+    pub(crate) fn retry(&self) {
+        self.link.retry();
+    }
+
     /// Lends the link to a connection.
     pub(crate) fn lease(&self) -> Lease {
         Lease {

@@ -6,7 +6,7 @@ use tokio::time::Instant;
 use tracing::{debug, error, info};
 
 use crate::status::{self, wall_clock};
-use crate::tunnel::lifecycle::{Ends, Setback, State};
+use crate::tunnel::lifecycle::{Ends, Mends, Setback, State};
 use crate::tunnel::period::Linked;
 use crate::tunnel::slot::Slot;
 
@@ -45,7 +45,12 @@ pub(crate) fn status(state: &State, now: Instant) -> status::State {
         },
         State::Connecting { attempt } => status::State::Connecting { attempt: *attempt },
         State::Up { .. } => status::State::Up,
-        State::Resuming { attempt, cause, .. } => status::State::Waiting {
+        State::Resuming {
+            attempt,
+            cause,
+            mends: Mends::Transport,
+            ..
+        } => status::State::Waiting {
             attempt: *attempt,
             until: None,
             cause: Arc::clone(cause),
@@ -59,7 +64,12 @@ pub(crate) fn status(state: &State, now: Instant) -> status::State {
             until: Some(wall_clock() + until.saturating_duration_since(now)),
             cause: Arc::clone(cause),
         },
-        State::Blocked { cause, .. } => status::State::Blocked {
+        State::Resuming {
+            cause,
+            mends: Mends::Login,
+            ..
+        }
+        | State::Blocked { cause, .. } => status::State::Blocked {
             cause: Arc::clone(cause),
         },
     }
@@ -74,7 +84,13 @@ pub(crate) fn log(state: &State, reason: &str, now: Instant) {
         State::Connecting { attempt } => debug!(attempt, "connecting"),
         State::Up { .. } if reason.is_empty() => info!("up"),
         State::Up { .. } => info!("up: {reason}"),
-        State::Resuming { .. } => info!("waiting for the link to be resumed: {reason}"),
+        State::Resuming {
+            mends: Mends::Transport,
+            ..
+        } => info!("waiting for the link to be resumed: {reason}"),
+        State::Resuming {
+            mends: Mends::Login, ..
+        } => error!("blocked, and the link kept to be resumed: {reason}"),
         State::Waiting(Setback { attempt, until, .. }) => {
             let wait = until.saturating_duration_since(now);
             info!(attempt, ?wait, "waiting: {reason}");

@@ -29,6 +29,7 @@ use crate::config::TunnelSpec;
 use crate::failure::Failure;
 use crate::meter::Presence;
 use crate::status::{self, Entry};
+use crate::surroundings::Change;
 use crate::transport::{Health, Link, LinkDetails, Transport};
 use crate::tunnel::client::Client;
 use crate::tunnel::lifecycle::{Action, Demand, Event, Lifecycle, Parting, State};
@@ -53,6 +54,8 @@ pub(crate) enum Command {
     Down(oneshot::Sender<()>),
     /// Try again if blocked.
     Reloaded,
+    /// Do what follows from a change around the daemon.
+    Around(Change),
     /// End for good.
     Finish {
         /// How long connections may take to end by themselves.
@@ -153,6 +156,7 @@ impl Supervisor {
                     self.handle(Event::Down);
                 }
                 Wake::Command(Some(Command::Reloaded)) => self.handle(Event::Reloaded),
+                Wake::Command(Some(Command::Around(change))) => self.around(change),
                 Wake::Command(Some(Command::Finish {
                     grace,
                     afterwards,
@@ -212,6 +216,8 @@ impl Supervisor {
                     let transport = Arc::clone(&self.transport);
                     self.period.attempt = Some(Box::pin(async move { transport.connect().await }));
                 }
+                Action::Probe => self.period.linked.iter().for_each(Linked::probe),
+                Action::Retry => self.period.linked.iter().for_each(Linked::retry),
                 Action::Release(parting) => {
                     match parting {
                         Parting::Lost => self.entry.meter().link_lost(),
@@ -310,6 +316,19 @@ impl Supervisor {
         match health.impaired {
             None => self.handle(Event::Recovered),
             Some(impaired) => self.handle(Event::Impaired(impaired.cause)),
+        }
+    }
+
+    fn around(&mut self, change: Change) {
+        match change {
+            Change::Woke(woke) => {
+                if self.period.linked.is_some() {
+                    self.entry.note(&woke.to_string());
+                }
+                self.handle(Event::NetworkChanged);
+            }
+            Change::Network => self.handle(Event::NetworkChanged),
+            Change::Credentials => self.handle(Event::CredentialsChanged),
         }
     }
 

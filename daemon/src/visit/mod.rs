@@ -164,6 +164,22 @@ impl Visits {
         }
     }
 
+    /// Has all links ask their far ends for a sign of life.
+    pub(crate) fn probe(&self) {
+        self.known()
+            .iter()
+            .filter_map(|way| way.link())
+            .for_each(|link| link.probe());
+    }
+
+    /// Has all links try again what waits for a login.
+    pub(crate) fn retry(&self) {
+        self.known()
+            .iter()
+            .filter_map(|way| way.link())
+            .for_each(|link| link.retry());
+    }
+
     /// Lets nobody else use a way.
     fn forget(&self, way: &Arc<Way>) {
         self.known().retain(|known| !Arc::ptr_eq(known, way));

@@ -202,3 +202,18 @@ async fn when_the_daemon_stops_visits_have_the_grace_period_and_are_then_reset()
     );
     assert!(rig.attempts.is_quiet());
 }
+
+#[tokio::test(start_paused = true)]
+async fn links_of_visits_are_asked_for_a_sign_of_life_too() {
+    let mut rig = Rig::new();
+    rig.visits.probe();
+    let (_client, far) = rig.linked().await;
+    let _target = far.accept().await;
+    rig.visits.probe();
+    rig.visits.retry();
+    far.asked(fake::Asked {
+        probes: 1,
+        retries: 1,
+    })
+    .await;
+}

@@ -91,12 +91,18 @@ impl Way {
         }
     }
 
+    /// Returns its link, if it is made.
+    pub(super) fn link(&self) -> Option<Arc<dyn Link>> {
+        match &*self.state.borrow() {
+            State::Linked(link) => Some(Arc::clone(link)),
+            State::Connecting | State::Failed(_) => None,
+        }
+    }
+
     /// Returns what its link has to say, a sentence each.
     pub(super) fn notes(&self) -> Vec<String> {
-        match &*self.state.borrow() {
-            State::Linked(link) => link.health().borrow().details.notes.clone(),
-            State::Connecting | State::Failed(_) => Vec::new(),
-        }
+        let notes = |link: Arc<dyn Link>| link.health().borrow().details.notes.clone();
+        self.link().map(notes).unwrap_or_default()
     }
 
     /// Returns whether nobody uses it.

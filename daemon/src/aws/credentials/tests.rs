@@ -32,7 +32,7 @@ const KEYS: [(&str, &str); 3] = [
     ("AWS_REGION", "sa-east-1"),
 ];
 
-fn files() -> ProfileFiles {
+fn profiles() -> ProfileFiles {
     ProfileFiles {
         config: CONFIG.to_owned(),
         credentials: CREDENTIALS.to_owned(),
@@ -47,13 +47,13 @@ fn spec(profile: Option<&str>, region: Option<&str>) -> AccountSpec {
 }
 
 async fn choose(variables: &[(&str, &str)], spec: &AccountSpec) -> Result<Identity, Failure> {
-    Identity::choose(&variables.iter().copied().collect(), &files(), spec).await
+    Identity::choose(&variables.iter().copied().collect(), &profiles(), spec).await
 }
 
 async fn key_id(variables: &[(&str, &str)], spec: &AccountSpec) -> String {
     let environment = variables.iter().copied().collect();
     let identity = choose(variables, spec).await.unwrap();
-    let provider = identity.provider(&environment, &files(), &ProviderConfig::empty());
+    let provider = identity.provider(&environment, &profiles(), &ProviderConfig::empty());
     provider
         .provide_credentials()
         .await
@@ -144,7 +144,7 @@ async fn profile_files_are_found_by_variable_or_in_the_home_folder_and_may_be_mi
     let home_folder = home.path().to_str().unwrap();
     let environment =
         Environment::from_iter([("HOME", home_folder), ("AWS_SHARED_CREDENTIALS_FILE", "~/keys")]);
-    assert!(ProfileFiles::read(&environment).await.unwrap() == files());
+    assert!(ProfileFiles::read(&environment).await.unwrap() == profiles());
 
     let nothing = ProfileFiles::read(&Environment::from_iter([("HOME", "/nowhere")]))
         .await
@@ -233,4 +233,26 @@ fn what_is_secret_stays_out_of_debug() {
         kept: Mutex::new(Some((kept, Instant::now()))),
     };
     assert!(!format!("{kept:?}").contains("hunter2"));
+}
+
+#[test]
+fn what_changes_with_a_login_is_where_the_environment_says() {
+    let places = |variables: &[(&str, &str)]| {
+        let paths = files(&Environment::from_iter(variables.iter().copied()));
+        let paths: Vec<_> = paths.iter().map(|path| path.display().to_string()).collect();
+        paths.join(" ")
+    };
+    assert_eq!(
+        places(&[("HOME", "/home/me")]),
+        "/home/me/.aws/config /home/me/.aws/credentials /home/me/.aws/sso/cache /home/me/.aws/login/cache"
+    );
+    assert_eq!(
+        places(&[
+            ("HOME", "/home/me"),
+            ("AWS_CONFIG_FILE", "~/aws.ini"),
+            ("AWS_SHARED_CREDENTIALS_FILE", "/run/keys"),
+        ]),
+        "/home/me/aws.ini /run/keys /home/me/.aws/sso/cache /home/me/.aws/login/cache"
+    );
+    assert_eq!(places(&[("AWS_CONFIG_FILE", "/etc/aws")]), "/etc/aws");
 }

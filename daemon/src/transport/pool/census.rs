@@ -23,7 +23,7 @@ impl Pool {
         let has_others = self.running() > 0;
         let able = |state: &State| match state {
             State::Starting => has_others,
-            State::Running { .. } => state.takes_streams(),
+            State::Running { .. } => state.takes_streams() || state.is_suspect(),
         };
         self.sharing == Sharing::Single || self.members.values().any(able)
     }
@@ -66,6 +66,12 @@ impl Pool {
     pub(super) fn starting(&self) -> usize {
         let is_starting = |state: &&State| matches!(state, State::Starting);
         self.members.values().filter(is_starting).count()
+    }
+
+    /// Returns how many members are expected to take streams in a moment: they start, or are asked whether they live.
+    pub(super) fn coming(&self) -> usize {
+        let is_suspect = |state: &&State| state.is_suspect();
+        self.starting() + self.members.values().filter(is_suspect).count()
     }
 
     pub(super) fn open_streams(&self) -> usize {

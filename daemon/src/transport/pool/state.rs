@@ -25,10 +25,43 @@ pub(crate) enum Need {
 pub(crate) enum Fitness {
     /// It does.
     Fit,
+    /// Not before it has answered whether it lives, which takes a moment.
+    Suspect,
     /// Not while it is brought back.
     Impaired,
     /// Not while a target behind it takes nothing, or its agent is away.
     Stalled,
+}
+
+/// What keeps a member from starting.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Hindrance {
+    /// Time may mend it.
+    Passing,
+    /// A login is missing.
+    Login,
+}
+
+/// When members may be started.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Starts {
+    /// Whenever one is wanted.
+    AtWill,
+    /// Not before this time: the last one did not start.
+    After(Instant),
+    /// Not before somebody has logged in.
+    OnceLoggedIn,
+}
+
+impl Starts {
+    /// Returns whether a member may be started now.
+    pub(super) fn are_open(self, now: Instant) -> bool {
+        match self {
+            Self::AtWill => true,
+            Self::After(at) => at <= now,
+            Self::OnceLoggedIn => false,
+        }
+    }
 }
 
 /// A member.
@@ -83,6 +116,16 @@ impl State {
                     ..
                 }
             )
+    }
+
+    /// Returns whether it is expected to take new streams in a moment.
+    pub(super) fn is_suspect(&self) -> bool {
+        match self {
+            Self::Starting => false,
+            Self::Running { fitness, tenure, .. } => {
+                *fitness == Fitness::Suspect && *tenure != Tenure::Draining
+            }
+        }
     }
 
     /// Returns when its time comes.

@@ -81,7 +81,12 @@ impl Rig {
     }
 
     fn fails(&mut self, member: Member) {
-        self.pool.failed(member, self.now);
+        self.pool.failed(member, Hindrance::Passing, self.now);
+        self.perform();
+    }
+
+    fn fails_for_a_login(&mut self, member: Member) {
+        self.pool.failed(member, Hindrance::Login, self.now);
         self.perform();
     }
 
@@ -425,6 +430,65 @@ fn what_is_only_on_its_way_does_not_make_up_for_the_last_that_ended() {
     assert!(rig.pool.is_able());
 }
 
+#[test]
+fn a_session_that_is_asked_whether_it_lives_is_waited_for_and_not_replaced() {
+    let (mut rig, first) = Rig::ready(LIMITS);
+    rig.open();
+    let spare = rig.last_started();
+    rig.starts(spare);
+    for member in [first, spare] {
+        rig.judge(member, Fitness::Suspect);
+    }
+    assert!(rig.pool.is_able(), "nobody is told of the moment that it takes");
+    let ticket = rig.open();
+    assert_eq!(rig.place_of(ticket), None);
+    assert_eq!(rig.started.len(), 2);
+    rig.judge(spare, Fitness::Fit);
+    assert_eq!(rig.place_of(ticket), Some(spare));
+}
+
+#[test]
+fn a_session_that_does_not_answer_soon_gets_company() {
+    let (mut rig, first) = Rig::ready(PoolSize { min: 1, max: 1 });
+    rig.judge(first, Fitness::Suspect);
+    let ticket = rig.open();
+    rig.judge(first, Fitness::Stalled);
+    let second = rig.last_started();
+    assert_ne!(second, first);
+    rig.starts(second);
+    assert_eq!(rig.place_of(ticket), Some(second));
+}
+
+#[test]
+fn no_session_is_started_without_a_login_until_there_is_one() {
+    let (mut rig, first) = Rig::ready(LIMITS);
+    rig.open();
+    let spare = rig.last_started();
+    rig.fails_for_a_login(spare);
+    let started = rig.started.len();
+    rig.wait(HALF_AN_HOUR);
+    rig.pool.hurry(rig.now);
+    rig.perform();
+    assert_eq!(rig.started.len(), started, "AWS is not asked");
+    let ticket = rig.open();
+    rig.wait(PATIENCE);
+    assert_eq!(rig.place_of(ticket), Some(first), "what there is is shared");
+    rig.pool.log_in(rig.now);
+    rig.perform();
+    assert_eq!(rig.started.len(), started + 1);
+}
+
+#[test]
+fn another_network_ends_the_pause_after_a_session_that_did_not_start() {
+    let (mut rig, _) = Rig::ready(LIMITS);
+    rig.open();
+    rig.fails(rig.last_started());
+    let started = rig.started.len();
+    rig.pool.hurry(rig.now);
+    rig.perform();
+    assert_eq!(rig.started.len(), started + 1);
+}
+
 #[derive(Debug, Clone)]
 enum Step {
     Open,
@@ -445,7 +509,7 @@ fn steps() -> impl Strategy<Value = Vec<Step>> {
         1 => any::<usize>().prop_map(Step::Failed),
         1 => any::<usize>().prop_map(Step::Ended),
         3 => any::<usize>().prop_map(Step::StreamEnded),
-        1 => (any::<usize>(), 0..3_usize).prop_map(|(member, fitness)| Step::Judge(member, fitness)),
+        1 => (any::<usize>(), 0..4_usize).prop_map(|(member, fitness)| Step::Judge(member, fitness)),
         2 => (0..90_000_u64).prop_map(Step::Wait),
         1 => (0..3_000_000_u64).prop_map(Step::Wait),
     ];
@@ -482,7 +546,8 @@ proptest! {
                 }
                 Step::StreamEnded(index) => rig.stream_ends(member(index)),
                 Step::Judge(index, fitness) => {
-                    let fitness = [Fitness::Fit, Fitness::Impaired, Fitness::Stalled][fitness];
+                    let all = [Fitness::Fit, Fitness::Suspect, Fitness::Impaired, Fitness::Stalled];
+                    let fitness = all[fitness];
                     rig.judge(member(index), fitness);
                 }
                 Step::Wait(milliseconds) => rig.wait(Duration::from_millis(milliseconds)),

@@ -8,6 +8,7 @@
 //!                                        streams fail ◄── lost, closed ┘
 //! ```
 
+use std::future::pending;
 use std::net::SocketAddr;
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
@@ -16,15 +17,16 @@ use russh::client::{Config, Handle};
 use russh::{Disconnect, Preferred, SshId};
 use tokio::sync::{Mutex, mpsc, oneshot, watch};
 use tokio::task::JoinSet;
-use tokio::time::{Instant, timeout};
+use tokio::time::{Instant, sleep_until, timeout};
 use tokio_util::sync::{CancellationToken, DropGuard};
 use tracing::{Instrument, debug, info};
 
 use super::Context;
-use super::greeting::Heard;
+use super::greeting::{Heard, Tally};
 use super::handler::{Ears, Ended};
 use super::host::Places;
 use super::host_keys::Expectation;
+use super::life::Life;
 use super::login::Login;
 use super::members::Connections;
 use super::stream::{Berth, Company, pair};
@@ -32,7 +34,7 @@ use super::words;
 use crate::failure::Failure;
 use crate::transport::member::{Ask, Judgement, Report, Station, Term};
 use crate::transport::pool::{Need, Sharing};
-use crate::transport::{Link, LinkDetails, Stream};
+use crate::transport::{Health, Link, LinkDetails, Stream};
 
 /// How long the server may take from the first byte to the end of the key exchange. The way below says only that it was
 /// opened, not that somebody is there.
@@ -41,8 +43,6 @@ pub(super) const HANDSHAKE: Duration = Duration::from_secs(15);
 /// noticed within a minute, and a NAT that forgets after a few is kept awake.
 const KEEPALIVE: Duration = Duration::from_secs(15);
 const MOST_MISSED: usize = 3;
-/// How long an answer may take when there is reason for doubt.
-const PROBE: Duration = Duration::from_secs(5);
 /// What a server may send ahead on one channel. It is asked for more when half of it has come, so that at least 4 MiB are
 /// under way: 40 MB/s at a round trip of 100 ms, four times what OpenSSH's own window of 2 MiB gives in this way. An sshd
 /// gathers in memory what it may send ahead, and with 16 MiB it was half as fast on a short path.
@@ -61,6 +61,7 @@ pub(super) struct Connection {
     places: Arc<Places>,
     handle: Arc<Handle<Ears>>,
     below: Arc<dyn Link>,
+    tally: Tally,
     /// Where the route below will cut it.
     term: Option<Term>,
     refusals: Arc<Mutex<mpsc::UnboundedReceiver<String>>>,
@@ -107,7 +108,7 @@ impl Connections {
             ended: Some(tell_end),
         };
         let cut = CancellationToken::new();
-        let (heard, greeting) = Heard::new(stream, cut.clone());
+        let (heard, greeting, tally) = Heard::new(stream, cut.clone());
         let cut = cut.drop_guard();
         let shaken = timeout(HANDSHAKE, russh::client::connect_stream(config, heard, ears)).await;
         let mut handle = match shaken {
@@ -134,6 +135,7 @@ impl Connections {
             places,
             handle: Arc::new(handle),
             below,
+            tally,
             _cut: cut,
             term,
             refusals: Arc::new(Mutex::new(refusals)),
@@ -170,14 +172,9 @@ enum Wake {
     Ended(Result<Ended, oneshot::error::RecvError>),
     Ask(Ask),
     Below,
-    Probed(Probed),
-    Finished,
-}
-
-/// What came of a ping.
-enum Probed {
     Answered,
-    Silent,
+    Silence,
+    Finished,
 }
 
 impl Connection {
@@ -224,28 +221,29 @@ impl Connection {
         let mut is_worn_out = false;
         let mut below = self.below.health();
         below.mark_changed();
-        let mut probes = JoinSet::new();
+        let mut pings = JoinSet::new();
+        let mut life = Life::Known;
         loop {
+            let silence = async {
+                match life.poll_timeout() {
+                    Some(due) => sleep_until(due).await,
+                    None => pending().await,
+                }
+            };
             let wake = tokio::select! {
                 biased;
                 () = station.goodbye.cancelled() => Wake::Goodbye,
                 ended = &mut self.ended => Wake::Ended(ended),
                 Ok(()) = below.changed() => Wake::Below,
-                Some(probed) = probes.join_next() => Wake::Probed(probed.unwrap_or(Probed::Answered)),
+                Some(_) = pings.join_next() => Wake::Answered,
+                () = silence => Wake::Silence,
                 Some(_) = streams.join_next() => Wake::Finished,
                 Some(ask) = station.commands.1.recv() => Wake::Ask(ask),
             };
             match wake {
                 Wake::Goodbye => return Stop::Goodbye,
                 Wake::Ended(ended) => return Stop::Lost(self.lost(ended.ok())),
-                Wake::Below => {
-                    let impaired = below.borrow_and_update().impaired.clone();
-                    let judgement = match impaired {
-                        Some(impaired) => Judgement::Impaired(impaired.cause),
-                        None => Judgement::Fit,
-                    };
-                    station.reporter.tell(Report::Judged(judgement));
-                }
+                Wake::Below => station.reporter.tell(self.judged(&mut below, life)),
                 Wake::Ask(Ask::Open { seat, client, answer }) => {
                     let berth = Berth {
                         seat,
@@ -260,12 +258,28 @@ impl Connection {
                 Wake::Ask(Ask::Probe) => {
                     self.below.probe();
                     // A connection that waits for a reader has no ears for an answer.
-                    if probes.is_empty() && !company.stands_still() {
-                        probes.spawn(self.probe());
+                    if !company.stands_still() {
+                        if pings.is_empty() {
+                            pings.spawn(self.ping());
+                        }
+                        life.asked(Instant::now());
+                        station.reporter.tell(self.judged(&mut below, life));
                     }
                 }
-                Wake::Probed(Probed::Silent) if !company.stands_still() => {
-                    return Stop::Lost(words::unanswered(&self.places.server));
+                Wake::Ask(Ask::Retry) => self.below.retry(),
+                Wake::Answered => {
+                    life.answered();
+                    station.reporter.tell(self.judged(&mut below, life));
+                }
+                Wake::Silence => {
+                    life.handle_timeout(self.tally.read(), Instant::now());
+                    if life == Life::Lost && !company.stands_still() {
+                        return Stop::Lost(words::unanswered(&self.places.server));
+                    }
+                    if life == Life::Lost {
+                        life.answered();
+                    }
+                    station.reporter.tell(self.judged(&mut below, life));
                 }
                 Wake::Finished => {
                     if !is_worn_out && company.is_worn_out() {
@@ -273,7 +287,6 @@ impl Connection {
                         station.reporter.tell(Report::WornOut);
                     }
                 }
-                Wake::Probed(_) => {}
             }
         }
     }
@@ -312,14 +325,25 @@ impl Connection {
         }
     }
 
-    fn probe(&self) -> impl Future<Output = Probed> + Send + 'static {
+    /// Resolves once the server has answered, or the connection has ended, which shows by itself.
+    fn ping(&self) -> impl Future<Output = ()> + Send + 'static {
         let handle = Arc::clone(&self.handle);
         async move {
-            match timeout(PROBE, handle.send_ping()).await {
-                Ok(_) => Probed::Answered,
-                Err(_) => Probed::Silent,
-            }
+            let _ = handle.send_ping().await;
         }
+    }
+
+    /// Says whether new streams may be put on it.
+    fn judged(&self, below: &mut watch::Receiver<Health>, life: Life) -> Report {
+        let impaired = below.borrow_and_update().impaired.clone();
+        Report::Judged(match (impaired, life) {
+            (Some(impaired), _) => Judgement::Impaired(impaired.cause),
+            (None, Life::Known) => Judgement::Fit,
+            (None, Life::Asked { .. }) => Judgement::Suspect,
+            (None, Life::Doubtful { .. } | Life::Lost) => {
+                Judgement::Stalled(Arc::new(words::doubtful(&self.places.server)))
+            }
+        })
     }
 
     fn lost(&self, ended: Option<Ended>) -> Failure {

@@ -109,6 +109,13 @@ impl Sshd {
         self.process.wait().unwrap();
     }
 
+    /// Has every login on it stand still; new ones can be made.
+    pub(super) fn freeze_logins(&self) {
+        for login in descendants(self.process.id()) {
+            rustix::process::kill_process(login, rustix::process::Signal::STOP).unwrap();
+        }
+    }
+
     /// Starts it anew.
     pub(super) async fn start_again(&mut self) {
         self.process = spawn(self.folder.path());

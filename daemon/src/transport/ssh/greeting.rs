@@ -5,6 +5,7 @@
 
 use std::io;
 use std::pin::Pin;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::task::{Context, Poll, ready};
 
@@ -39,10 +40,22 @@ impl Greeting {
     }
 }
 
+/// How many bytes have come.
+#[derive(Debug, Clone, Default)]
+pub(super) struct Tally(Arc<AtomicU64>);
+
+impl Tally {
+    /// Returns their number.
+    pub(super) fn read(&self) -> u64 {
+        self.0.load(Ordering::Relaxed)
+    }
+}
+
 /// A stream of the route below, whose beginning is kept.
 pub(super) struct Heard {
     stream: Box<dyn Stream>,
     greeting: Greeting,
+    tally: Tally,
     /// Whether the beginning is over.
     is_over: bool,
     is_cut: Pin<Box<WaitForCancellationFutureOwned>>,
@@ -50,15 +63,16 @@ pub(super) struct Heard {
 
 impl Heard {
     /// Listens to a stream, which is cut when `cut` is cancelled.
-    pub(super) fn new(stream: Box<dyn Stream>, cut: CancellationToken) -> (Self, Greeting) {
-        let greeting = Greeting::default();
+    pub(super) fn new(stream: Box<dyn Stream>, cut: CancellationToken) -> (Self, Greeting, Tally) {
+        let (greeting, tally) = (Greeting::default(), Tally::default());
         let heard = Self {
             stream,
             greeting: greeting.clone(),
+            tally: tally.clone(),
             is_over: false,
             is_cut: Box::pin(cut.cancelled_owned()),
         };
-        (heard, greeting)
+        (heard, greeting, tally)
     }
 
     /// Fails what has to wait, once the stream is cut.
@@ -83,8 +97,10 @@ impl AsyncRead for Heard {
         let before = buffer.filled().len();
         let polled = Pin::new(&mut self.stream).poll_read(context, buffer);
         ready!(self.unless_cut(polled, context))?;
+        let came = &buffer.filled()[before..];
+        self.tally.0.fetch_add(came.len() as u64, Ordering::Relaxed);
         if !self.is_over {
-            self.greeting.hear(&buffer.filled()[before..]);
+            self.greeting.hear(came);
             self.is_over = self.greeting.is_full();
         }
         Poll::Ready(Ok(()))

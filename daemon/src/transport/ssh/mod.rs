@@ -16,6 +16,7 @@ mod greeting;
 mod handler;
 mod host;
 mod host_keys;
+mod life;
 mod login;
 mod members;
 mod sources;

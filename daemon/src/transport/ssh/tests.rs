@@ -789,6 +789,30 @@ async fn what_is_cut_is_replaced_before_and_told_as_that() {
 }
 
 #[tokio::test]
+async fn a_connection_that_died_in_a_sleep_takes_nobody_new_and_its_streams_are_told() {
+    let rig = Rig::new(Wish {
+        settings: pool_of(1),
+        ..Wish::default()
+    })
+    .await;
+    let link = rig.connect().await;
+    let (mut old, far) = rig.open(&link).await;
+    let mut echoes = JoinSet::new();
+    echoes.spawn(echo(far));
+    ping(&mut old).await;
+    link.probe();
+    ping(&mut old).await;
+    rig.sshd.freeze_logins();
+    link.probe();
+    let (mut new, far) = rig.open(&link).await;
+    echoes.spawn(echo(far));
+    ping(&mut new).await;
+    let failure = failure_in(&mut old).await.in_one_line();
+    assert!(failure.contains("did not answer a ping"), "{failure}");
+    ping(&mut new).await;
+}
+
+#[tokio::test]
 async fn a_link_is_as_impaired_as_the_one_below() {
     let rig = Rig::new(Wish::default()).await;
     let below = Below::to(rig.sshd.port, None);

@@ -93,6 +93,12 @@ pub(super) fn lost(server: &Server, ended: Option<Ended>, is_over: bool) -> Fail
     }
 }
 
+/// A server that was asked for a sign of life has given none so far.
+pub(super) fn doubtful(server: &Server) -> Failure {
+    let doing = format!("{server} does not answer a ping");
+    Failure::new(Reason::Unreachable, Remedy::Retry, doing)
+}
+
 /// A server that was asked for a sign of life gave none.
 pub(super) fn unanswered(server: &Server) -> Failure {
     let doing = format!("the SSH connection to {server} was lost");

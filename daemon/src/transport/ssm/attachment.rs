@@ -46,7 +46,10 @@ impl Driver {
     }
 
     pub(super) fn resume(&mut self, delay: Duration) {
-        let resumed = self.upstream.clone().resume(self.reporter.clone(), delay);
+        let resumed = self
+            .upstream
+            .clone()
+            .resume(self.reporter.clone(), delay, self.spur.felt());
         self.phase = Phase::Resuming(Box::pin(resumed));
     }
 

@@ -24,8 +24,12 @@ const QUEUE: usize = 128 << 10;
 const PING_INTERVAL: Duration = Duration::from_secs(20);
 /// Without any frame for this long after a ping the websocket is dead (ssm.md section 12).
 const PONG_DEADLINE: Duration = Duration::from_secs(20);
-/// The same for a ping that was asked for, when there is reason for doubt.
-const PROBE_DEADLINE: Duration = Duration::from_secs(5);
+/// The same for a ping of a transfer that stopped, where there is reason for doubt.
+const LULL_DEADLINE: Duration = Duration::from_secs(5);
+/// The same after a sleep or a change of network, where the websocket is more likely dead than not: several round trips,
+/// and little enough for the tunnel to work again within two seconds. One that is given up in error costs nothing but
+/// its replacement.
+const PROBE_DEADLINE: Duration = Duration::from_secs(1);
 /// Without a frame for this long after one came, the far end is asked too, once: a transfer that stops in its midst may
 /// have lost its network, which the next ping would notice half a minute later.
 const LULL: Duration = Duration::from_secs(3);
@@ -43,6 +47,15 @@ pub(super) struct Channel {
     pong_due: Option<Instant>,
     /// When to ask after the last frame; `None` once that was done.
     lull: Option<Instant>,
+}
+
+/// Why a websocket may be dead.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Doubt {
+    /// What should have come has not.
+    Lull,
+    /// The machine slept, or its network is another one.
+    Network,
 }
 
 /// What came of waiting on a channel.
@@ -97,13 +110,15 @@ impl Channel {
     }
 
     /// Asks the far end for a sign of life now.
-    pub(super) fn probe(&mut self) {
+    pub(super) fn probe(&mut self, doubt: Doubt) {
         let now = Instant::now();
+        let due = now
+            + match doubt {
+                Doubt::Lull => LULL_DEADLINE,
+                Doubt::Network => PROBE_DEADLINE,
+            };
         self.next_ping = now;
-        self.pong_due = Some(
-            self.pong_due
-                .map_or(now + PROBE_DEADLINE, |due| due.min(now + PROBE_DEADLINE)),
-        );
+        self.pong_due = Some(self.pong_due.map_or(due, |known| known.min(due)));
     }
 
     /// Returns a message that has come already.
@@ -162,7 +177,7 @@ impl Channel {
             return Err(Lost::Stuck);
         }
         if self.lull.take_if(|lull| *lull <= now).is_some() {
-            self.probe();
+            self.probe(Doubt::Lull);
         }
         if self.next_ping <= now {
             self.next_ping = now + PING_INTERVAL;
@@ -273,7 +288,18 @@ mod tests {
         far.send(Message::binary(vec![1])).await.unwrap();
         let (lost, after) = lost(&mut channel).await;
         assert!(matches!(lost, Lost::Silent), "{lost}");
-        assert_eq!(after, LULL + PROBE_DEADLINE);
+        assert_eq!(after, LULL + LULL_DEADLINE);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_websocket_that_died_in_a_sleep_is_lost_at_once_although_a_ping_was_out() {
+        let (mut channel, _far) = channel().await;
+        let idle = timeout(PING_INTERVAL + PONG_DEADLINE / 2, lost(&mut channel)).await;
+        assert!(idle.is_err(), "the ping has time");
+        channel.probe(Doubt::Network);
+        let (lost, after) = lost(&mut channel).await;
+        assert!(matches!(lost, Lost::Silent), "{lost}");
+        assert_eq!(after, PROBE_DEADLINE);
     }
 
     #[tokio::test(start_paused = true)]
@@ -289,7 +315,7 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn what_came_during_a_sleep_counts_although_its_deadline_passed() {
         let (mut channel, mut far) = channel().await;
-        channel.probe();
+        channel.probe(Doubt::Network);
         assert!(
             matches!(channel.activity(false).await, Ok(Activity::Nothing)),
             "the ping is due"

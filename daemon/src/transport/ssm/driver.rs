@@ -25,9 +25,10 @@ use tracing::{debug, trace};
 use tunneld_wire::smux::StreamId;
 use tunneld_wire::ssm::{End, Session};
 
-use super::channel::{Activity, Channel, Lost};
+use super::channel::{Activity, Channel, Doubt, Lost};
 use super::renewal::Renewal;
 use super::resume::{Hopeless, Resumed, Upstream};
+use super::spur::Spur;
 use super::stream::{StreamEnd, pair};
 use crate::failure::Failure;
 use crate::transport::member::{Ask, Judgement, Report, Reporter, Station, Term};
@@ -75,6 +76,8 @@ pub(super) struct Driver {
     pub(super) doubted: bool,
     /// How long to wait before resuming: grows while websockets open and carry nothing.
     pub(super) calm: Duration,
+    /// Hurries an attempt to resume.
+    pub(super) spur: Spur,
 }
 
 pub(super) enum Phase {
@@ -142,6 +145,7 @@ impl Driver {
             frames: 0,
             doubted: false,
             calm: Duration::ZERO,
+            spur: Spur::default(),
         };
         driver.attach(first);
         driver
@@ -299,14 +303,12 @@ impl Driver {
                 Some(_) => self.session.reset(id),
                 None => {}
             },
-            Command::Ask(Ask::Probe) => {
-                match &mut self.phase {
-                    Phase::Attached { channel, .. } => channel.probe(),
-                    // The attempt under way may wait for a network that is gone.
-                    Phase::Resuming(_) => self.resume(Duration::ZERO),
-                    Phase::Over => {}
-                }
-            }
+            Command::Ask(Ask::Probe) => match &mut self.phase {
+                Phase::Attached { channel, .. } => channel.probe(Doubt::Network),
+                Phase::Resuming(_) => self.spur.network(),
+                Phase::Over => {}
+            },
+            Command::Ask(Ask::Retry) => self.spur.login(),
         }
     }
 

@@ -9,7 +9,7 @@ use tracing::{debug, info, warn};
 use tunneld_wire::smux::StreamId;
 use tunneld_wire::ssm::{End, Event};
 
-use super::channel::{Activity, Lost};
+use super::channel::{Activity, Doubt, Lost};
 use super::driver::{Command, Driver, Phase, Stop};
 use super::resume::Hopeless;
 use crate::failure::{Failure, Reason, Remedy};
@@ -52,7 +52,7 @@ impl Driver {
                 Event::Doubtful => self.handle_loss(Lost::Paused),
                 Event::Unanswered => {
                     if let Phase::Attached { channel, .. } = &mut self.phase {
-                        channel.probe();
+                        channel.probe(Doubt::Lull);
                     }
                 }
                 Event::Stalled(suspect) => self.stalled(suspect),
@@ -202,7 +202,7 @@ impl Driver {
         self.commands.close();
         while let Ok(command) = self.commands.try_recv() {
             match command {
-                Command::Ask(Ask::Open { .. } | Ask::Probe) => {}
+                Command::Ask(Ask::Open { .. } | Ask::Probe | Ask::Retry) => {}
                 // A client that has said its last words and left.
                 Command::Write { .. } | Command::Finish(_) | Command::Drop(_) => self.handle_command(command),
             }

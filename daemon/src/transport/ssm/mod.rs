@@ -21,6 +21,7 @@ mod happenings;
 mod ledger;
 mod renewal;
 mod resume;
+mod spur;
 mod start;
 mod stream;
 

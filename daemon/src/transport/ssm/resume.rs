@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use tokio::time::{Instant, sleep, timeout};
+use tokio::time::{Instant, timeout};
 use tokio_tungstenite::WebSocketStream;
 use tracing::{debug, info, warn};
 use tunneld_wire::ssm::{End, HandshakeError, PayloadProbe};
@@ -11,6 +11,7 @@ use tunneld_wire::ssm::{End, HandshakeError, PayloadProbe};
 use super::Context;
 use super::ledger::Orphan;
 use super::renewal::Schedule;
+use super::spur::{Felt, Wait};
 use crate::aws::{SessionGrant, Token};
 use crate::config::AccountSpec;
 use crate::connector::Socket;
@@ -26,8 +27,6 @@ pub(super) const FIRST_DELAY: Duration = Duration::from_millis(100);
 pub(super) const LONGEST_DELAY: Duration = Duration::from_millis(1_500);
 /// The longest such delay where AWS answers, but with an error: it has to be spared.
 const LONGEST_ANSWERED_DELAY: Duration = Duration::from_secs(10);
-/// The delay where credentials are missing: the session lives on for its idle timeout, and a person needs a while.
-const LOGIN_DELAY: Duration = Duration::from_secs(30);
 /// How long what only a person can mend is taken for something that is just being mended, with every stream at stake: a
 /// clock that is set after a sleep, a profile that is written anew.
 const PASSING: Duration = Duration::from_secs(60);
@@ -113,16 +112,23 @@ impl Upstream {
     }
 
     /// Brings the session back, however long it takes; fails once AWS says that it is gone, or if a reason that time does
-    /// not mend outlasts [`PASSING`]. The first attempt comes after a part of `delay`.
-    pub(super) async fn resume(self, reporter: Reporter, delay: Duration) -> Result<Resumed, Hopeless> {
+    /// not mend outlasts [`PASSING`]. The first attempt comes after a part of `delay`. Where credentials are missing,
+    /// nothing is asked of AWS before there may be others: the session lives on for its idle timeout.
+    pub(super) async fn resume(
+        self,
+        reporter: Reporter,
+        delay: Duration,
+        mut felt: Felt,
+    ) -> Result<Resumed, Hopeless> {
         let patient_until = Instant::now() + PASSING;
-        sleep(delay.mul_f64(fastrand::f64())).await;
+        felt.sleep(delay.mul_f64(fastrand::f64())).await;
         let mut bound = FIRST_DELAY;
         loop {
-            let failure = match self.attempt().await {
-                Ok(Some(resumed)) => return Ok(resumed),
-                Ok(None) => return Err(Hopeless::Gone(self.gone())),
-                Err(failure) => failure,
+            let failure = match felt.unless_stranded(self.attempt()).await {
+                None => continue,
+                Some(Ok(Some(resumed))) => return Ok(resumed),
+                Some(Ok(None)) => return Err(Hopeless::Gone(self.gone())),
+                Some(Err(failure)) => failure,
             };
             debug!(
                 cause = failure.in_one_line(),
@@ -141,15 +147,15 @@ impl Upstream {
                 | Reason::Invalid
                 | Reason::Expired => LONGEST_ANSWERED_DELAY,
             };
-            let delay = match failure.remedy() {
+            let wait = match failure.remedy() {
                 Remedy::Fix if Instant::now() >= patient_until => return Err(Hopeless::GivenUp(failure)),
-                Remedy::Login { .. } => LOGIN_DELAY,
-                Remedy::RetryAfter(delay) => *delay,
-                Remedy::Fix | Remedy::Retry => bound.mul_f64(fastrand::f64()),
+                Remedy::Login { .. } => Wait::Login,
+                Remedy::RetryAfter(delay) => Wait::Asked(*delay),
+                Remedy::Fix | Remedy::Retry => Wait::Pause(bound.mul_f64(fastrand::f64())),
             };
             bound = (bound * 2).min(longest);
             reporter.tell(Report::Judged(Judgement::Impaired(Arc::new(failure))));
-            sleep(delay).await;
+            felt.wait(wait).await;
         }
     }
 

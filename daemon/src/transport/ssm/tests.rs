@@ -184,6 +184,64 @@ async fn a_stream_survives_a_lost_websocket_and_new_ones_are_held() {
 }
 
 #[tokio::test]
+async fn a_session_whose_credentials_expired_is_kept_and_aws_is_not_asked_until_there_are_others() {
+    let rig = Rig::with(|context| context.settings.sessions = PoolSize { min: 1, max: 1 }).await;
+    let link = rig.link().await;
+    let mut stream = link.open("a").await.unwrap();
+    echoes(&mut stream, b"before").await;
+    rig.emulator.faults().set("expired-token").unwrap();
+    rig.emulator.cut();
+    let asked = || rig.emulator.calls()["ssm:ResumeSession"];
+    let mut health = link.health();
+    let mut known = None;
+    for attempts in 1..=2 {
+        let is_news = |cause: &Arc<Failure>| {
+            cause.reason() == Reason::Login && !known.as_ref().is_some_and(|known| Arc::ptr_eq(known, cause))
+        };
+        let waits = health.wait_for(|health| {
+            let cause = health.impaired.as_ref().map(|impaired| &impaired.cause);
+            cause.is_some_and(is_news)
+        });
+        let health = timeout(PATIENCE, waits)
+            .await
+            .expect("it waits for a login")
+            .unwrap();
+        known = health
+            .impaired
+            .as_ref()
+            .map(|impaired| Arc::clone(&impaired.cause));
+        assert_eq!(asked(), attempts);
+        drop(health);
+        // Another network is no reason: were it one, the next round would have one attempt too many.
+        link.probe();
+        if attempts == 1 {
+            link.retry();
+        }
+    }
+    rig.emulator.faults().clear_all();
+    link.probe();
+    link.retry();
+    echoes(&mut stream, b"after").await;
+    assert_eq!(asked(), 3);
+}
+
+#[tokio::test]
+async fn a_websocket_that_died_in_a_sleep_is_replaced_within_two_seconds() {
+    let rig = Rig::with(|context| context.settings.sessions = PoolSize { min: 1, max: 1 }).await;
+    let link = rig.link().await;
+    let mut stream = link.open("a").await.unwrap();
+    echoes(&mut stream, b"before").await;
+    rig.emulator.freeze();
+    let began = Instant::now();
+    link.probe();
+    echoes(&mut stream, b"after").await;
+    let took = began.elapsed();
+    // The goal is checked where nothing else runs; here it has ten times as long.
+    assert!(took < Duration::from_secs(20), "{took:?}");
+    println!("an idle stream went on after {took:?}");
+}
+
+#[tokio::test]
 async fn a_session_that_is_gone_takes_its_streams_and_the_link_goes_on_with_the_others() {
     let rig = Rig::with(|context| context.settings.sessions = PoolSize { min: 1, max: 2 }).await;
     let link = rig.link().await;

@@ -26,12 +26,10 @@ pub(crate) enum Event {
     Impaired(Arc<Failure>),
     /// The link carries bytes again.
     Recovered,
-    /// Somebody logged in.
-    #[cfg_attr(
-        not(test),
-        expect(dead_code, reason = "raised once aws::credentials announces changes")
-    )]
+    /// Credentials may be others than before.
     CredentialsChanged,
+    /// The machine woke, or its network is another than before.
+    NetworkChanged,
     /// The configuration was read again, and this tunnel's is as before.
     Reloaded,
 }
@@ -54,6 +52,10 @@ pub(crate) enum Action {
     Bind,
     /// Start an attempt, and say [`Event::Connected`] or [`Event::Lost`].
     Connect,
+    /// Have the link ask its far end for a sign of life.
+    Probe,
+    /// Have the link try again whatever waits for a login.
+    Retry,
     /// Let go of the link: it takes no new streams; those it has may end in their own time.
     Release(Parting),
     /// End attempt, listener, streams and link.

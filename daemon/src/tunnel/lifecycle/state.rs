@@ -28,7 +28,7 @@ pub(crate) enum State {
         /// The attempt that made it.
         attempt: u32,
     },
-    /// The link is kept but carries nothing; its transport mends it.
+    /// The link is kept but carries nothing.
     Resuming {
         /// When the link was made.
         since: Instant,
@@ -36,6 +36,8 @@ pub(crate) enum State {
         attempt: u32,
         /// What happened to it.
         cause: Arc<Failure>,
+        /// What mends it.
+        mends: Mends,
     },
     /// The next attempt has its time.
     Waiting(Setback),
@@ -46,6 +48,15 @@ pub(crate) enum State {
         /// What ends it besides `up` and `down`.
         ends: Ends,
     },
+}
+
+/// What mends a link that carries nothing.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Mends {
+    /// Its transport, in its own time.
+    Transport,
+    /// A login; nothing is asked of AWS before.
+    Login,
 }
 
 /// What ends `Blocked` by itself.

@@ -1,5 +1,6 @@
 use proptest::prelude::*;
 
+use super::around::HURRY_AGAIN;
 use super::*;
 use crate::failure::Reason;
 
@@ -575,6 +576,164 @@ fn a_tunnel_that_is_always_connected_does_not_ask_who_is_there() {
     assert!(matches!(rig.machine.state(), State::Waiting(_)));
 }
 
+#[test]
+fn a_change_of_network_has_the_link_asked_for_a_sign_of_life() {
+    let mut rig = Rig::up();
+    assert_eq!(rig.tell(Event::NetworkChanged), [Action::Probe]);
+    rig.tell(Event::Impaired(retry()));
+    assert_eq!(
+        rig.tell(Event::NetworkChanged),
+        [Action::Probe],
+        "to be resumed at once"
+    );
+}
+
+#[test]
+fn a_change_of_network_brings_the_next_attempt_forward() {
+    let mut rig = Rig::new();
+    rig.tell(Event::Up(Wish::Listen));
+    rig.tell(Event::Lost(retry()));
+    assert_eq!(
+        rig.tell(Event::NetworkChanged),
+        [Action::Connect, Action::Publish]
+    );
+    assert!(matches!(rig.machine.state(), State::Connecting { attempt: 2 }));
+    assert_eq!(
+        rig.tell(Event::NetworkChanged),
+        [],
+        "the attempt under way is let be"
+    );
+}
+
+#[test]
+fn a_network_that_changes_again_and_again_hurries_no_more_than_so_often() {
+    let mut rig = Rig::new();
+    rig.tell(Event::Up(Wish::Listen));
+    // Long waits, as after many attempts.
+    for _ in 0..10 {
+        rig.tell(Event::Lost(retry()));
+        rig.wait_for_timer();
+    }
+    const BURST: Duration = Duration::from_millis(900);
+    let (began, mut attempts) = (rig.now, Vec::new());
+    while rig.now < began + 4 * HURRY_AGAIN {
+        rig.tell(Event::Lost(retry()));
+        let mut actions = rig.tell(Event::NetworkChanged);
+        if actions.contains(&Action::Connect) {
+            attempts.push(rig.now);
+        }
+        actions = rig.wait(BURST);
+        if actions.contains(&Action::Connect) {
+            attempts.push(rig.now);
+        }
+    }
+    // The timer is looked at with each change only.
+    let too_soon = attempts
+        .windows(2)
+        .any(|pair| pair[1] - pair[0] + BURST < HURRY_AGAIN);
+    assert!(attempts.len() >= 2 && !too_soon, "{attempts:?}");
+}
+
+#[test]
+fn a_change_of_network_is_no_reason_to_ask_again_who_asked_for_time() {
+    let mut rig = Rig::new();
+    rig.tell(Event::Up(Wish::Listen));
+    rig.tell(Event::Lost(failure(Remedy::RetryAfter(Duration::from_secs(60)))));
+    let due = rig.machine.poll_timeout();
+    assert_eq!(rig.tell(Event::NetworkChanged), []);
+    assert_eq!(rig.machine.poll_timeout(), due);
+}
+
+#[test]
+fn a_change_of_network_may_mend_what_blocks_but_no_login_and_no_port() {
+    let mut rig = Rig::new();
+    rig.tell(Event::Up(Wish::Listen));
+    rig.tell(Event::Lost(failure(Remedy::Fix)));
+    assert_eq!(
+        rig.tell(Event::NetworkChanged),
+        [Action::Connect, Action::Publish]
+    );
+    rig.tell(Event::Lost(login()));
+    assert_eq!(rig.tell(Event::NetworkChanged), []);
+    let mut rig = Rig::new();
+    rig.tell(Event::PortTaken(retry()));
+    assert_eq!(rig.tell(Event::NetworkChanged), []);
+}
+
+#[test]
+fn a_change_of_network_connects_no_tunnel_that_nobody_needs() {
+    let mut rig = Rig::idle();
+    assert_eq!(rig.tell(Event::NetworkChanged), []);
+    rig.tell(Event::Demand(Demand::Wait));
+    rig.tell(Event::Lost(retry()));
+    rig.tell(Event::Demand(Demand::Nothing));
+    assert_eq!(rig.tell(Event::NetworkChanged), [Action::Publish]);
+    assert!(matches!(rig.machine.state(), State::Idle { setback: Some(_) }));
+}
+
+#[test]
+fn a_link_that_waits_for_a_login_is_kept_and_tries_again_with_other_credentials() {
+    for event in [
+        Event::CredentialsChanged,
+        Event::Up(Wish::Listen),
+        Event::Up(Wish::Connect),
+        Event::Reloaded,
+    ] {
+        let mut rig = Rig::up();
+        rig.tell(Event::Impaired(login()));
+        assert!(matches!(
+            rig.machine.state(),
+            State::Resuming {
+                mends: Mends::Login,
+                ..
+            }
+        ));
+        assert_eq!(rig.tell(event), [Action::Retry, Action::Publish]);
+        assert!(matches!(
+            rig.machine.state(),
+            State::Resuming {
+                mends: Mends::Transport,
+                ..
+            }
+        ));
+        rig.tell(Event::Impaired(login()));
+        assert!(
+            matches!(
+                rig.machine.state(),
+                State::Resuming {
+                    mends: Mends::Login,
+                    ..
+                }
+            ),
+            "they were of no use"
+        );
+        assert_eq!(rig.tell(Event::Recovered), [Action::Publish]);
+        assert!(matches!(rig.machine.state(), State::Up { .. }));
+    }
+}
+
+#[test]
+fn a_part_of_a_link_that_is_up_may_wait_for_a_login() {
+    let mut rig = Rig::up();
+    assert_eq!(rig.tell(Event::CredentialsChanged), [Action::Retry]);
+}
+
+#[test]
+fn an_attempt_that_read_the_credentials_before_they_changed_is_made_once_more() {
+    let mut rig = Rig::new();
+    rig.tell(Event::Up(Wish::Listen));
+    assert_eq!(rig.tell(Event::CredentialsChanged), []);
+    assert_eq!(rig.tell(Event::Lost(login())), [Action::Connect, Action::Publish]);
+    assert_eq!(rig.tell(Event::Lost(login())), [Action::Publish]);
+    assert!(matches!(
+        rig.machine.state(),
+        State::Blocked {
+            ends: Ends::Login,
+            ..
+        }
+    ));
+}
+
 #[derive(Debug, Clone)]
 enum Step {
     Tell(Event),
@@ -604,6 +763,7 @@ fn step() -> impl Strategy<Value = Step> {
         Just(Event::Connected),
         Just(Event::Recovered),
         Just(Event::CredentialsChanged),
+        Just(Event::NetworkChanged),
         Just(Event::Reloaded),
         cause.clone().prop_map(Event::PortTaken),
         cause.clone().prop_map(Event::Lost),
@@ -630,6 +790,7 @@ proptest! {
         let mut wanted = Demand::Nothing;
         for step in steps {
             let before = machine.state().clone();
+            let attempt_ended = matches!(step, Step::Tell(Event::Lost(_)));
             match step {
                 Step::Tell(event) => {
                     if let Event::Demand(demand) = event {
@@ -644,7 +805,8 @@ proptest! {
             }
             if matches!(before, State::Connecting { .. }) {
                 // The driver's attempt ended with the event that ended the state.
-                attempting = matches!(machine.state(), State::Connecting { .. } | State::Down);
+                attempting =
+                    !attempt_ended && matches!(machine.state(), State::Connecting { .. } | State::Down);
                 linked = matches!(machine.state(), State::Up { .. });
             }
             while let Some(action) = machine.poll_action() {
@@ -656,6 +818,9 @@ proptest! {
                     Action::Release(_) => {
                         prop_assert!(linked, "lets go of a link that it does not have");
                         linked = false;
+                    }
+                    Action::Probe | Action::Retry => {
+                        prop_assert!(linked, "asks a link that it does not have");
                     }
                     Action::Disconnect => (attempting, linked) = (false, false),
                     Action::Bind => {

@@ -9,6 +9,7 @@ use tokio_util::task::TaskTracker;
 use super::*;
 use crate::failure::{Reason, Remedy};
 use crate::status::{Board, Status};
+use crate::surroundings::Woke;
 use crate::transport::Delays;
 use crate::tunnel::Handle;
 use crate::tunnel::fake::{self, Attempts};
@@ -690,4 +691,76 @@ async fn what_an_attempt_waits_for_is_shown_as_long_as_it_does() {
     attempt.fail(full());
     rig.becomes(|status| status.link.is_none() && status.state.name() == "waiting")
         .await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_change_of_network_probes_the_link_and_a_sleep_is_remembered() {
+    let (rig, far) = Rig::up().await;
+    rig.handle.around(Change::Network).await.unwrap();
+    let probes = |probes| fake::Asked { probes, retries: 0 };
+    far.asked(probes(1)).await;
+    let woke = Woke::Slept(Duration::from_secs(20));
+    rig.handle.around(Change::Woke(woke)).await.unwrap();
+    far.asked(probes(2)).await;
+    let last = rig.board.snapshot()[0].history.iter().last().cloned().unwrap();
+    assert_eq!(
+        (last.state, last.reason.as_str()),
+        ("up", "the machine slept for 20 s")
+    );
+}
+
+#[tokio::test(start_paused = true)]
+async fn other_credentials_free_a_tunnel_that_waits_for_a_login() {
+    let mut rig = Rig::new();
+    rig.handle.up(Wish::Listen).await.unwrap();
+    rig.attempts.next().await.fail(login());
+    rig.shows("blocked").await;
+    rig.handle.around(Change::Network).await.unwrap();
+    rig.handle.around(Change::Credentials).await.unwrap();
+    rig.attempts.next().await.succeed();
+    rig.shows("up").await;
+    assert!(rig.attempts.is_quiet());
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_link_that_waits_for_a_login_is_blocked_in_words_and_goes_on_after_it() {
+    let (rig, far) = Rig::up().await;
+    far.impair_by(login());
+    rig.shows("blocked").await;
+    let mut client = rig.client().await;
+    rig.holds(1).await;
+    rig.handle.around(Change::Credentials).await.unwrap();
+    far.asked(fake::Asked {
+        probes: 0,
+        retries: 1,
+    })
+    .await;
+    rig.shows("waiting").await;
+    far.recover();
+    let mut target = far.accept().await;
+    client.write_all(b"held").await.unwrap();
+    target.read_exact(&mut [0; 4]).await.unwrap();
+    let reason = rig
+        .shows("up")
+        .await
+        .history
+        .iter()
+        .last()
+        .unwrap()
+        .reason
+        .clone();
+    assert!(reason.contains("resumed"), "{reason}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_connection_is_held_for_a_login_only_so_long_and_then_reset() {
+    let mut rig = Rig::new();
+    rig.handle.up(Wish::Listen).await.unwrap();
+    rig.attempts.next().await.fail(login());
+    rig.shows("blocked").await;
+    let client = rig.client().await;
+    rig.holds(1).await;
+    let began = Instant::now();
+    assert!(is_reset(client).await);
+    assert_eq!(began.elapsed().as_secs(), rig.spec.hold.as_secs());
 }
