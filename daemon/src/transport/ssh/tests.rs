@@ -961,7 +961,12 @@ async fn a_file_that_is_slow_holds_up_nobody_else() {
 #[tokio::test]
 async fn a_server_is_told_goodbye_each_time() {
     const TIMES: usize = 8;
-    let rig = Rig::new(Wish::default()).await;
+    // A spare connection would be told goodbye too.
+    let rig = Rig::new(Wish {
+        settings: pool_of(1),
+        ..Wish::default()
+    })
+    .await;
     for _ in 0..TIMES {
         let link = rig.connect().await;
         // A server that is still about to begin may find the connection closed before it reads anything.
