@@ -762,6 +762,16 @@ fn a_flag_that_nobody_knows_is_ignored() {
 }
 
 #[test]
+fn a_message_without_bytes_brings_a_stream_nothing() {
+    let mut lone = Lone::ready_client("3.0.150.0");
+    let id = lone.session.open(lone.now).unwrap();
+    lone.data(PayloadType::Output, Bytes::new());
+    lone.data(PayloadType::Output, Bytes::from_static(b"x"));
+    assert_eq!(lone.events(), [Event::Data(id, Bytes::from_static(b"x"))]);
+    assert_eq!(acknowledged(&lone.sent()), [2, 3]);
+}
+
+#[test]
 fn bytes_that_are_not_smux_end_the_session() {
     let mut lone = Lone::ready_client("3.3.987.0");
     lone.data(

@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeMap, VecDeque};
 
+use bytes::Bytes;
 use uuid::Uuid;
 
 use crate::ssm::message::Message;
@@ -79,7 +80,10 @@ impl Incoming {
         {
             self.acknowledge(ack);
             self.early_bytes += message.payload.len();
-            self.early.insert(message.sequence, message);
+            // What waits must not keep all that it was read with.
+            let payload = Bytes::copy_from_slice(&message.payload);
+            self.early
+                .insert(message.sequence, Message { payload, ..message });
         }
     }
 
@@ -151,7 +155,7 @@ mod tests {
             id: Uuid::from_u128(sequence.into()),
             digest: [0; 32],
             payload_type: PayloadType::Output,
-            payload: bytes::Bytes::from_static(b"x"),
+            payload: Bytes::from_static(b"x"),
         }
     }
 
@@ -180,6 +184,23 @@ mod tests {
         incoming.repeat_acks();
         let repeated = count - REPEATED_ACKS as u64..count;
         assert_eq!(acks(&mut incoming), repeated.collect::<Vec<_>>());
+    }
+
+    #[test]
+    fn what_waits_does_not_keep_what_it_was_read_with() {
+        let mut incoming = Incoming::default();
+        let read = Bytes::from(vec![0; 16_384]);
+        for sequence in [1, 0] {
+            let payload = read.slice(..1);
+            incoming.receive(Message {
+                payload,
+                ..message(sequence)
+            });
+        }
+        let mut delivered = std::iter::from_fn(|| incoming.poll_delivery());
+        let shares = |message: Message| read.as_ptr_range().contains(&message.payload.as_ptr());
+        assert_eq!(delivered.next().map(shares), Some(true));
+        assert_eq!(delivered.next().map(shares), Some(false), "it waited");
     }
 
     #[test]

@@ -41,6 +41,7 @@ pub(super) struct Outgoing {
 }
 
 struct Sent {
+    /// Empty once it is acknowledged, however many before it are not.
     frame: Bytes,
     length: usize,
     last_sent: Instant,
@@ -259,7 +260,7 @@ impl Outgoing {
         let Some(sent) = self.sent.get_mut(index).filter(|sent| !sent.acknowledged) else {
             return;
         };
-        sent.acknowledged = true;
+        sent.settle();
         let (sent_at, length) = (sent.last_sent, sent.length);
         let sent_once = sent.times_sent == 1;
         // What comes this soon after a repeat tells of an earlier sending.
@@ -378,7 +379,7 @@ impl Outgoing {
         else {
             return false;
         };
-        sent.acknowledged = true;
+        sent.settle();
         let length = sent.length;
         self.unacknowledged -= length;
         if self.trial == Some(sequence) {
@@ -418,6 +419,14 @@ impl Outgoing {
         let oldest = self.sent.front()?;
         let due = oldest.last_sent + self.round_trip.timeout();
         Some(self.last_tick.map_or(due, |last| due.max(last + TICK)))
+    }
+}
+
+impl Sent {
+    /// It has arrived.
+    fn settle(&mut self) {
+        self.acknowledged = true;
+        self.frame = Bytes::new();
     }
 }
 
@@ -557,6 +566,17 @@ mod tests {
         assert_eq!(outgoing.room(now), None);
         outgoing.handle_ack(0, now);
         assert!(outgoing.room(now).is_some());
+    }
+
+    #[test]
+    fn what_has_arrived_is_not_kept_for_what_was_sent_before_it() {
+        let mut outgoing = Outgoing::new(Policy::client());
+        let (first, second) = (Bytes::from(vec![1]), Bytes::from(vec![2]));
+        outgoing.keep(first.clone(), 1, origin());
+        outgoing.keep(second.clone(), 1, origin());
+        outgoing.handle_ack(1, origin());
+        assert!(!first.is_unique(), "it may have to be sent again");
+        assert!(second.is_unique());
     }
 
     #[test]

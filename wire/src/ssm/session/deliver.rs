@@ -153,6 +153,10 @@ impl Session {
     }
 
     fn deliver_output(&mut self, payload: Bytes, now: Instant) {
+        // The official sides ignore it too (ssm.md section 3.4), and a reader would take it for bytes.
+        if payload.is_empty() {
+            return;
+        }
         let carrier = match &mut self.stage {
             Stage::Running(carrier) => carrier,
             // Output without a handshake is how a shell begins (ssm.md section 5.5). An agent throws early data away.
