@@ -570,6 +570,32 @@ fn a_refused_stream_is_told_apart_and_the_others_go_on() {
 }
 
 #[test]
+fn a_refusal_of_a_stream_that_is_gone_is_not_that_of_the_next_one() {
+    const SECOND: Duration = Duration::from_secs(1);
+    let mut rig = Rig::ready(Duration::from_millis(5));
+    let open = |rig: &mut Rig| {
+        let id = rig.client.session.open(rig.now).unwrap();
+        rig.run_until(SECOND, "the stream", |rig| rig.agent.has(&Event::Opened(id)));
+        id
+    };
+    // It is given up before its refusal comes; and refused twice.
+    for delay in [0, 6] {
+        let gone = open(&mut rig);
+        rig.agent.session.refuse(gone);
+        rig.agent
+            .session
+            .say(PayloadType::Flag, Flag::ConnectToPortError.payload());
+        rig.run_for(Duration::from_millis(delay));
+        rig.client.session.reset(gone);
+        rig.run_for(SECOND);
+        let silent = open(&mut rig);
+        rig.agent.session.close(silent);
+        rig.run_for(SECOND);
+        assert!(rig.client.has(&Event::Finished(silent)), "{delay} ms");
+    }
+}
+
+#[test]
 fn bytes_written_before_a_close_arrive_before_the_end() {
     let mut rig = Rig::ready(Duration::from_millis(5));
     let id = rig.open(bytes(1, 10_000), Vec::new());

@@ -302,6 +302,14 @@ impl Mux {
         self.events.pop_front()
     }
 
+    /// Returns how many streams the far end knows, and has neither said a byte on nor seen ended.
+    pub(crate) fn unheard(&self) -> usize {
+        let streams = self.streams.values();
+        streams
+            .filter(|stream| !stream.heard && stream.syn == Syn::Done && stream.end != End::Closing)
+            .count()
+    }
+
     /// Returns the streams there are.
     pub fn streams(&self) -> impl Iterator<Item = StreamId> + '_ {
         self.streams.keys().copied()

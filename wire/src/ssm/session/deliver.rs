@@ -25,7 +25,10 @@ impl Session {
             (PayloadType::HandshakeComplete, Role::Client) => self.deliver_complete(&payload, now),
             (PayloadType::HandshakeResponse, Role::Agent) => self.deliver_response(&payload, now),
             (PayloadType::Flag, role) => match (Flag::from_payload(&payload), role) {
-                (Some(Flag::ConnectToPortError), Role::Client) => self.refusals += 1,
+                (Some(Flag::ConnectToPortError), Role::Client) => {
+                    self.refusals += 1;
+                    self.forget_stale_refusals();
+                }
                 (Some(Flag::TerminateSession), Role::Agent) => self.events.push_back(Event::Terminate),
                 (Some(Flag::DisconnectToPort), Role::Agent) => {
                     if let Some(carrier) = self.carrier() {
@@ -149,6 +152,15 @@ impl Session {
                 smux::Event::Abandoned(id) => Event::Abandoned(id),
             };
             self.events.push_back(event);
+        }
+        self.forget_stale_refusals();
+    }
+
+    /// A refusal of a stream that is gone must not become that of another one, which ends well.
+    pub(super) fn forget_stale_refusals(&mut self) {
+        if self.refusals > 0 {
+            let unheard = self.carrier().map_or(0, |carrier| carrier.unheard());
+            self.refusals = self.refusals.min(unheard);
         }
     }
 
