@@ -750,6 +750,7 @@ fn a_pause_stops_what_was_to_be_sent_again() {
         .handle_frame(service_message(Kind::PausePublication, Bytes::new()), lone.now)
         .unwrap();
     assert_eq!(lone.sent().iter().filter(|raw| raw.is_data()).count(), 0);
+    lone.now += Duration::from_secs(1);
     lone.session
         .handle_frame(service_message(Kind::StartPublication, Bytes::new()), lone.now)
         .unwrap();

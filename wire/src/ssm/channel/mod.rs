@@ -111,19 +111,16 @@ impl Channel {
         }
     }
 
-    /// The other side is there, as the service says or a frame of it shows.
-    pub(crate) fn resume(&mut self) {
+    /// The other side is there, as the service says or a frame of it shows. What it can't have is sent again.
+    pub(crate) fn resume(&mut self, now: Instant) {
         if matches!(self.presence, Presence::Paused { .. }) {
             self.presence = Presence::Here;
-            if self.outgoing.resend() == Resend::All {
-                self.outgoing.send_all_again();
-            }
+            self.peer_is_back(now);
         }
     }
 
-    /// The service says that the other side has just come: what it can't have is sent again at once.
+    /// The service says that the other side has just come: what it can't have is sent again.
     pub(crate) fn peer_is_back(&mut self, now: Instant) {
-        self.resume();
         if self.presence == Presence::Here && self.outgoing.resend() == Resend::All {
             self.outgoing.send_overdue_again(now);
         }
@@ -164,6 +161,11 @@ impl Channel {
         } else {
             None
         }
+    }
+
+    /// Returns when pacing lets the next message be sent again that waits for it.
+    pub(crate) fn again_at(&self, now: Instant) -> Option<Instant> {
+        self.outgoing.again_at(now).filter(|_| self.is_attached())
     }
 
     /// Returns when pacing lets the next data message leave, if nothing else stands in its way.

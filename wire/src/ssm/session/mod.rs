@@ -325,6 +325,7 @@ impl Session {
             self.doubtful_at(),
             self.silent_until,
             self.channel.poll_timeout(),
+            self.channel.again_at(now),
             carrier
                 .filter(|_| self.channel.is_open())
                 .and_then(Carrier::poll_timeout),
