@@ -15,3 +15,4 @@ pub mod eice;
 mod queue;
 pub mod smux;
 pub mod ssm;
+pub mod text;

@@ -7,7 +7,7 @@ use crate::client::Client;
 use crate::error::Error;
 use crate::json::{Instance, Versioned};
 use crate::output::Output;
-use crate::remote::key::{self, OneTimeKey, PACKAGE};
+use crate::remote::key::{self, OneTimeKey, PACKAGE, knows_pushed_keys};
 use crate::remote::proxy::ProxyCommand;
 use crate::remote::words::Told;
 use crate::remote::{SSH_PORT, foreground};
@@ -65,9 +65,4 @@ pub(super) async fn run(told: &Ssh, client: &mut Client, output: &Output) -> Res
     let code = foreground::wait(&child).await;
     drop(key);
     code
-}
-
-/// Whether EC2 Instance Connect can have it accept a key: it knows instances of EC2 alone.
-fn knows_pushed_keys(id: &str) -> bool {
-    id.starts_with("i-")
 }

@@ -12,6 +12,7 @@ use tunneld_proto::v1::PushKeyRequest;
 use crate::cli::remote::Stdio;
 use crate::client::Client;
 use crate::error::{Error, Exit};
+use crate::remote::key::knows_pushed_keys;
 use crate::remote::pipe::Pipe;
 
 /// Carries bytes until the connection ends.
@@ -21,7 +22,13 @@ pub(super) async fn run(told: &Stdio, client: Result<Client, Error>) -> Result<E
 
 async fn carry(told: &Stdio, client: Result<Client, Error>) -> Result<Exit, Error> {
     let mut client = client?;
-    let pipe = Pipe::open(&mut client, told.reach.opening(&told.instance, told.port)).await?;
+    let (mut reach, mut instance) = (told.reach.clone(), told.instance.clone());
+    if told.push_key.is_some() && !knows_pushed_keys(&instance) {
+        // The key must be for the instance that the connection leads to, and a name may have two while one is replaced.
+        let resolved = client.resolve(reach.question(&instance, told.port)).await?;
+        (reach.route, instance) = (Some(resolved.route), resolved.id);
+    }
+    let pipe = Pipe::open(&mut client, reach.opening(&instance, told.port)).await?;
     // Only now: the wait for a connection may take longer than the instance accepts the key.
     if let (Some(user), Some(file)) = (&told.user, &told.push_key) {
         let public_key = std::fs::read_to_string(file).map_err(|error| {
@@ -29,8 +36,8 @@ async fn carry(told: &Stdio, client: Result<Client, Error>) -> Result<Exit, Erro
                 .because(error.to_string())
         })?;
         let request = PushKeyRequest {
-            account: Some(told.reach.account()),
-            instance: told.instance.clone(),
+            account: Some(reach.account()),
+            instance,
             user: user.clone(),
             public_key: public_key.trim().to_owned(),
         };

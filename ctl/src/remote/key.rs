@@ -73,6 +73,11 @@ pub(crate) fn lasting() -> Result<PathBuf, Error> {
     Ok(private)
 }
 
+/// Whether EC2 Instance Connect can have it accept a key: it knows instances of EC2 alone, by their ids.
+pub(crate) fn knows_pushed_keys(instance: &str) -> bool {
+    instance.starts_with("i-")
+}
+
 /// The folder for what lasts, by the XDG base directory specification.
 fn state_folder() -> Option<PathBuf> {
     let given = std::env::var_os("XDG_STATE_HOME").map(PathBuf::from);

@@ -8,7 +8,7 @@ use tokio::time::timeout;
 use tonic::Status;
 use tunneld_proto::v1::{Failure, Reason};
 
-use crate::fake::{Fake, FarEnd, LIMIT, Ran, command, not_found, run};
+use crate::fake::{Fake, FarEnd, LIMIT, Ran, command, instance, not_found, run};
 
 /// Starts the program with a pipe to its standard input.
 fn start(fake: &Fake, arguments: &[&str]) -> Child {
@@ -137,6 +137,7 @@ async fn what_a_person_must_do_has_its_exit_code() {
 #[tokio::test]
 async fn a_key_is_pushed_once_the_far_end_is_reached_and_before_a_byte_passes() {
     let fake = Fake::serving(Vec::new());
+    fake.script.finds(instance());
     let key = fake.folder().join("id.pub");
     std::fs::write(&key, "ssh-ed25519 AAAA me\n").unwrap();
     let key = key.to_str().unwrap();
@@ -146,9 +147,11 @@ async fn a_key_is_pushed_once_the_far_end_is_reached_and_before_a_byte_passes() 
         fake.script.calls(),
         [
             "version",
-            "open / ec2:web-1:22 ",
-            "push / web-1 admin ssh-ed25519 AAAA me"
-        ]
+            "resolve / web-1 22 ",
+            "open / ec2:i-0123456789abcdef0:22 eice",
+            "push / i-0123456789abcdef0 admin ssh-ed25519 AAAA me"
+        ],
+        "the key is for the instance that was found"
     );
     fake.script.accepts_no_key(refused());
     let ran = send(start(&fake, &arguments), b"hello").await;

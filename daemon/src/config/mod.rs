@@ -304,6 +304,9 @@ pub enum Route {
     Ssh(Box<SshRoute>),
 }
 
+/// Where SSH servers of instances listen.
+pub const SSH_PORT: u16 = 22;
+
 /// A route through an SSH server.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct SshRoute {

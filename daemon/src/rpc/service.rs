@@ -12,7 +12,7 @@ use tonic::{Request, Response, Status as RpcStatus, Streaming};
 use tracing::info;
 use tunneld_proto::v1;
 
-use crate::config::TunnelName;
+use crate::config::{SSH_PORT, TunnelName};
 use crate::daemon::{Daemon, Error};
 use crate::meter::Traffic;
 use crate::rpc::convert;
@@ -21,9 +21,6 @@ use crate::status::{Changes, Snapshot, Status, wall_clock};
 
 /// How often a watcher is told of changed counters: a person reads no faster.
 const TRAFFIC_EVERY: Duration = Duration::from_secs(1);
-
-/// The port of SSH, which pushed keys are for.
-const SSH: u32 = 22;
 
 /// The service `Tunnels`.
 #[derive(Clone)]
@@ -142,7 +139,11 @@ impl v1::tunnels_server::Tunnels for Service {
             user,
             public_key,
         } = request.into_inner();
-        let written = convert::written(account, convert::port_of(&instance, SSH), String::new());
+        let written = convert::written(
+            account,
+            convert::port_of(&instance, SSH_PORT.into()),
+            String::new(),
+        );
         let pushed = self.daemon.push_key(written, &user, &public_key).await;
         Ok(Response::new(v1::PushKeyResponse {
             failure: pushed.err().map(|failure| convert::failure(&failure)),

@@ -1,17 +1,19 @@
-//! The route `direct`: plain TCP from this machine. A link holds nothing open, so it is never lost.
+//! The route `direct`: plain TCP from this machine. A link holds nothing open, so it is never lost; where streams go is
+//! looked up once, and again when it leads nowhere.
 
 use std::sync::Arc;
 
 use async_trait::async_trait;
 use tokio::sync::watch;
 
-use super::{Health, Link, LinkDetails, SSH_PORT, Stream, Transport};
+use super::{Health, Link, LinkDetails, Stream, Transport};
 use crate::aws::Aws;
-use crate::config::{AccountSpec, Target, TunnelSpec};
+use crate::config::{AccountSpec, SSH_PORT, Target, TunnelSpec};
 use crate::connector::{authority, connect_tcp};
 use crate::failure::{Failure, Reason, Remedy};
 
 /// Reaches a target over plain TCP.
+#[derive(Clone)]
 pub(crate) struct Direct {
     target: Target,
     account: AccountSpec,
@@ -26,6 +28,17 @@ impl Direct {
             account: spec.account.clone(),
             aws,
         }
+    }
+
+    /// Looks up where streams go.
+    async fn find(&self) -> Result<LinkDetails, Failure> {
+        let (target_host, target_port, engine) = self.resolve().await?;
+        Ok(LinkDetails {
+            target_host,
+            target_port,
+            engine,
+            ..LinkDetails::default()
+        })
     }
 
     /// Host, port and database engine of the target.
@@ -62,14 +75,9 @@ impl Direct {
 #[async_trait]
 impl Transport for Direct {
     async fn connect(&self) -> Result<Arc<dyn Link>, Failure> {
-        let (host, port, engine) = self.resolve().await?;
-        let details = LinkDetails {
-            target_host: host,
-            target_port: port,
-            engine,
-            ..LinkDetails::default()
-        };
+        let details = self.find().await?;
         Ok(Arc::new(DirectLink {
+            route: self.clone(),
             health: watch::Sender::new(Health {
                 impaired: None,
                 ended: None,
@@ -80,6 +88,7 @@ impl Transport for Direct {
 }
 
 struct DirectLink {
+    route: Direct,
     /// Always well; its details are where the streams go.
     health: watch::Sender<Health>,
 }
@@ -87,19 +96,19 @@ struct DirectLink {
 #[async_trait]
 impl Link for DirectLink {
     async fn open(&self, _: &str) -> Result<Box<dyn Stream>, Failure> {
-        let LinkDetails {
-            target_host: host,
-            target_port: port,
-            ..
-        } = self.health.borrow().details.clone();
-        match connect_tcp(&host, port).await {
-            Ok(stream) => Ok(Box::new(stream)),
-            Err(error) => {
-                let doing = format!("cannot connect to the target `{}`", authority(&host, port));
-                Err(Failure::new(Reason::TargetRefused, Remedy::Retry, doing)
-                    .of_stream()
-                    .because(error))
+        let known = self.health.borrow().details.clone();
+        let failure = match connect(&known).await {
+            Ok(stream) => return Ok(stream),
+            Err(failure) => failure,
+        };
+        match self.route.find().await {
+            Ok(found) if found != known => {
+                self.health.send_modify(|health| health.details = found.clone());
+                connect(&found).await
             }
+            Err(gone) if gone.reason() == Reason::NotFound => Err(gone),
+            // Whether it is another one now cannot be told without AWS, and what is known may still be right.
+            Ok(_) | Err(_) => Err(failure),
         }
     }
 
@@ -116,6 +125,19 @@ impl Link for DirectLink {
     fn probe(&self) {}
 }
 
+async fn connect(to: &LinkDetails) -> Result<Box<dyn Stream>, Failure> {
+    let (host, port) = (&to.target_host, to.target_port);
+    match connect_tcp(host, port).await {
+        Ok(stream) => Ok(Box::new(stream)),
+        Err(error) => {
+            let doing = format!("cannot connect to the target `{}`", authority(host, port));
+            Err(Failure::new(Reason::TargetRefused, Remedy::Retry, doing)
+                .of_stream()
+                .because(error))
+        }
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use futures_util::FutureExt;
@@ -127,6 +149,7 @@ mod tests {
     use crate::config::Instance;
     use crate::connector::Environment;
     use crate::failure::Scope;
+    use crate::tunnel::fake::{self, free_port};
 
     async fn link_to(host: &str, port: u16) -> Arc<dyn Link> {
         let aws = Arc::new(Aws::new(Environment::default()).unwrap());
@@ -170,12 +193,7 @@ mod tests {
 
     #[tokio::test]
     async fn a_target_that_refuses_concerns_one_stream_and_is_named() {
-        let port = TcpListener::bind("127.0.0.1:0")
-            .await
-            .unwrap()
-            .local_addr()
-            .unwrap()
-            .port();
+        let port = free_port();
         let failure = link_to("127.0.0.1", port)
             .await
             .open("127.0.0.1:9")
@@ -205,7 +223,7 @@ mod tests {
         "#;
         let emulator = Emulator::start(World::parse(world).unwrap()).await.unwrap();
         let aws = Arc::new(Aws::new(Environment::from_iter(emulator.environment())).unwrap());
-        let spec = crate::tunnel::fake::spec("db");
+        let spec = fake::spec("db");
         for (id, port, address) in [
             ("i-0123456789abcdef0", 5432, "10.0.1.10"),
             ("i-0123456789abcdef0", SSH_PORT, "203.0.113.10"),
@@ -216,6 +234,41 @@ mod tests {
             let link = route.connect().await.unwrap();
             assert_eq!(link.health().borrow().details.target_host, address, "{id}:{port}");
         }
+    }
+
+    #[tokio::test]
+    async fn a_target_that_has_moved_is_looked_up_anew() {
+        let (old, new) = (free_port(), TcpListener::bind("127.0.0.1:0").await.unwrap());
+        let port = new.local_addr().unwrap().port();
+        let world = format!(
+            "[[databases]]\nid = \"db\"\nkind = \"instance\"\nengine = \"postgres\"\nhost = \"127.0.0.1\"\n\
+             port = {port}\naddress = \"127.0.0.1:{port}\"\n"
+        );
+        let emulator = Emulator::start(World::parse(&world).unwrap()).await.unwrap();
+        let aws = Arc::new(Aws::new(Environment::from_iter(emulator.environment())).unwrap());
+        let target = Target::Rds { id: "db".to_owned() };
+        let route = Direct::new(&fake::spec("db"), target, aws);
+        let found = route.find().await.unwrap();
+        let link = DirectLink {
+            route,
+            health: watch::Sender::new(Health {
+                impaired: None,
+                ended: None,
+                details: LinkDetails {
+                    target_port: old,
+                    ..found.clone()
+                },
+            }),
+        };
+        link.open("127.0.0.1:9").await.unwrap();
+        assert_eq!(link.health.borrow().details, found);
+        drop(new);
+        let failure = link.open("127.0.0.1:9").await.err().unwrap();
+        assert_eq!(
+            failure.reason(),
+            Reason::TargetRefused,
+            "it has not moved: {failure}"
+        );
     }
 
     #[tokio::test]

@@ -19,7 +19,7 @@ use tokio_util::sync::CancellationToken;
 use tracing::{Instrument, debug, info};
 
 use super::member::{Ask, Judgement, Kind, Report, Reporter, Seat, Station, Term};
-use super::pool::{Action, Fitness, Member, Pool, Sharing, Ticket};
+use super::pool::{Action, Fitness, Member, Need, Pool, Sharing, Ticket};
 use super::pooled::PooledLink;
 use super::{Health, Impaired, Link, LinkDetails};
 use crate::failure::{Failure, Reason, Remedy};
@@ -200,7 +200,7 @@ impl<K: Kind> Keeper<K> {
     fn perform(&mut self) {
         while let Some(action) = self.pool.poll_action() {
             match action {
-                Action::Start(member) => self.start(member),
+                Action::Start(member, need) => self.start(member, need),
                 Action::Place(ticket, member) => self.place(ticket, member),
                 Action::Refuse(ticket) => {
                     let failure = self.last.as_ref().map_or_else(not_to_be_had::<K>, Failure::again);
@@ -227,10 +227,11 @@ impl<K: Kind> Keeper<K> {
         self.ending.retain(|finished| !finished.is_cancelled());
     }
 
-    fn start(&mut self, member: Member) {
+    fn start(&mut self, member: Member, need: Need) {
         let (commands, receiver) = mpsc::unbounded_channel();
         let (goodbye, finished) = (CancellationToken::new(), CancellationToken::new());
         let station = Station {
+            need,
             reporter: self.reporter(member),
             commands: (commands.downgrade(), receiver),
             goodbye: goodbye.clone(),

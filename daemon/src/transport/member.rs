@@ -13,7 +13,7 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-use super::pool::{Member, Sharing};
+use super::pool::{Member, Need, Sharing};
 use super::{LinkDetails, Stream};
 use crate::config::PoolSize;
 use crate::failure::Failure;
@@ -47,6 +47,7 @@ pub(super) trait Kind: Send + Sync + 'static {
 
 /// What a member has to do with its keeper and its link.
 pub(super) struct Station<C> {
+    pub(super) need: Need,
     pub(super) reporter: Reporter,
     /// The way to itself, and what came by it.
     pub(super) commands: (mpsc::WeakUnboundedSender<C>, mpsc::UnboundedReceiver<C>),
@@ -88,10 +89,10 @@ pub(super) enum Report {
     Ended(Arc<Failure>),
 }
 
-/// A member is replaced when about half of its time is over: somewhere between these parts of it, so that those of a
-/// pool do not go together.
-const EARLIEST: f64 = 0.45;
-const LATEST: f64 = 0.55;
+/// A member is replaced before half of its time is over: somewhere between these parts of it, so that those of a pool do
+/// not go together. The other half is for the streams that it has then.
+const EARLIEST: f64 = 0.40;
+const LATEST: f64 = 0.50;
 /// Whoever cuts may be a little early: by so much of the time that it gives, and no more than that.
 const EARLY: f64 = 0.05;
 const EARLIEST_CUT: Duration = Duration::from_secs(5);
@@ -184,4 +185,20 @@ fn wall_clock() -> SystemTime {
 fn minute(time: SystemTime) -> String {
     let text = humantime::format_rfc3339_seconds(time).to_string();
     text.get(11..16).unwrap_or_default().to_owned()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_member_is_replaced_before_half_of_its_time_is_over() {
+        let began = Instant::now();
+        let minutes = |minutes: u64| Duration::from_secs(60 * minutes);
+        for _ in 0..1_000 {
+            let term = Term::between(began, began + minutes(60));
+            let after = term.replace_at - began;
+            assert!(minutes(24) <= after && after <= minutes(30), "{after:?}");
+        }
+    }
 }

@@ -9,6 +9,7 @@
 //! A stream that ends abnormally yields an `io::Error` that wraps a [`Failure`]: see [`failure_of`].
 
 mod budget;
+mod delays;
 mod direct;
 mod eice;
 mod inbox;
@@ -34,10 +35,11 @@ use tokio::time::Instant;
 use tokio_util::task::TaskTracker;
 
 use crate::aws::Aws;
-use crate::config::{Route, Target, TunnelSpec};
+use crate::config::{Route, SSH_PORT, Target, TunnelSpec};
 use crate::failure::{Failure, Reason, Remedy};
 
 pub use self::budget::{Budget, RECEIVE_BUDGET};
+pub(crate) use self::delays::Delays;
 pub use self::eice::Slots;
 pub use self::ssh::SshFiles;
 pub use self::ssm::{Ledger, Orphan, end_orphans};
@@ -47,6 +49,12 @@ pub use self::ssm::{Ledger, Orphan, end_orphans};
 pub trait Transport: Send + Sync {
     /// Establishes a link; called again after every loss. Dropping the future aborts the attempt.
     async fn connect(&self) -> Result<Arc<dyn Link>, Failure>;
+
+    /// Returns what attempts and streams wait for at the moment, the oldest wait first.
+    fn delays(&self) -> watch::Receiver<Vec<Arc<Failure>>> {
+        // Closed: there will be none.
+        watch::channel(Vec::new()).1
+    }
 }
 
 /// A live path to the target, over which byte streams are opened.
@@ -54,6 +62,10 @@ pub trait Transport: Send + Sync {
 pub trait Link: Send + Sync {
     /// Opens one stream: the far end of one accepted connection. `client` is what to call that in messages.
     async fn open(&self, client: &str) -> Result<Box<dyn Stream>, Failure>;
+    /// Opens one stream that can be done without: where it would have to wait for the end of others, it fails.
+    async fn open_at_once(&self, client: &str) -> Result<Box<dyn Stream>, Failure> {
+        self.open(client).await
+    }
     /// Resolves, with the reason, once no more streams can be opened.
     async fn closed(&self) -> Arc<Failure>;
     /// Tells the far side goodbye. Open streams end.
@@ -127,7 +139,14 @@ pub(crate) type Transports = Arc<dyn Fn(&TunnelSpec) -> Arc<dyn Transport> + Sen
 
 /// Builds the transport that follows a tunnel's route to its target.
 pub fn build(spec: &TunnelSpec, shared: &Arc<Shared>) -> Arc<dyn Transport> {
-    follow(&spec.route, &spec.target, Carried::Clients, spec, shared)
+    follow(
+        &spec.route,
+        &spec.target,
+        Carried::Clients,
+        spec,
+        shared,
+        &Delays::default(),
+    )
 }
 
 /// Whose bytes the streams of a transport carry.
@@ -146,6 +165,7 @@ fn follow(
     carried: Carried,
     spec: &TunnelSpec,
     shared: &Arc<Shared>,
+    delays: &Delays,
 ) -> Arc<dyn Transport> {
     match route {
         Route::Direct => Arc::new(direct::Direct::new(spec, target.clone(), Arc::clone(&shared.aws))),
@@ -161,26 +181,29 @@ fn follow(
             endpoint.clone(),
             carried,
             Arc::clone(shared),
+            delays.clone(),
         )),
         Route::Ssh(route) => {
-            let server = Target::Instance {
-                instance: route.host.clone(),
-                port: SSH_PORT,
+            let below = {
+                let (over, spec) = (route.over.clone(), spec.clone());
+                let (shared, delays) = (Arc::clone(shared), delays.clone());
+                move |instance| {
+                    let port = SSH_PORT;
+                    let server = Target::Instance { instance, port };
+                    follow(&over, &server, Carried::Ssh, &spec, &shared, &delays)
+                }
             };
-            let below = follow(&route.over, &server, Carried::Ssh, spec, shared);
             Arc::new(ssh::Ssh::new(
                 spec,
                 target.clone(),
                 route,
-                below,
+                Box::new(below),
                 Arc::clone(shared),
+                delays.clone(),
             ))
         }
     }
 }
-
-/// Where an SSH server listens.
-const SSH_PORT: u16 = 22;
 
 /// What all transports of a daemon share.
 pub struct Shared {

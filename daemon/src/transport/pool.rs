@@ -28,7 +28,7 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
-pub(crate) use self::state::{Fitness, Sharing};
+pub(crate) use self::state::{Fitness, Need, Sharing};
 use self::state::{State, Tenure};
 use crate::config::PoolSize;
 
@@ -51,8 +51,8 @@ pub(crate) struct Ticket(u64);
 /// Work for the pool's owner.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Action {
-    /// Start this member, and say what came of it.
-    Start(Member),
+    /// Start this member, which is needed that much, and say what came of it.
+    Start(Member, Need),
     /// Open the connection's stream on this member.
     Place(Ticket, Member),
     /// Tell the connection that the member for it did not start.
@@ -315,9 +315,10 @@ impl Pool {
     }
 
     fn start(&mut self) {
+        let need = self.need();
         let member = Member(self.name());
         self.members.insert(member, State::Starting);
-        self.actions.push_back(Action::Start(member));
+        self.actions.push_back(Action::Start(member, need));
     }
 
     fn retire(&mut self, member: Member) {
@@ -328,7 +329,7 @@ impl Pool {
     /// Whether another member should be started, if nothing speaks against it.
     fn wants_more(&self) -> bool {
         let starting = self.starting();
-        if self.sharing == Sharing::Shared && starting == 0 && self.members.values().any(State::is_due) {
+        if self.wants_successor() {
             return true;
         }
         if !self.has_room() {

@@ -12,6 +12,7 @@ use tokio_tungstenite::tungstenite::Error;
 use tokio_tungstenite::tungstenite::handshake::client::{Response, generate_key};
 use tokio_tungstenite::tungstenite::protocol::WebSocketConfig;
 use tokio_tungstenite::{WebSocketStream, client_async_with_config};
+use tunneld_wire::text::in_one_line;
 
 use crate::connector::{Connector, Socket};
 use crate::failure::{Failure, Reason, Remedy};
@@ -34,7 +35,7 @@ const WRITE_BUFFER: usize = 256 << 10;
 /// may not open one.
 const ENDED: &str = "Session is already terminated";
 
-/// The most of a refusal's body that is shown.
+/// The most characters of a refusal's body that are shown.
 const SHOWN_BODY: usize = 200;
 
 /// Opens a websocket with a `ws` or `wss` request. What the request has already, a signature above all, stays as it is.
@@ -79,7 +80,8 @@ async fn upgrade(
 
 fn refused(doing: &str, response: &Response) -> Failure {
     let status = response.status();
-    let said = beginning(response.body().as_deref().unwrap_or_default());
+    let body = response.body().as_deref().unwrap_or_default();
+    let said = in_one_line(&String::from_utf8_lossy(body), SHOWN_BODY);
     let failure = match status {
         StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN if said.contains(ENDED) => {
             Failure::new(Reason::Unreachable, Remedy::Retry, doing)
@@ -96,20 +98,6 @@ fn refused(doing: &str, response: &Response) -> Failure {
         format!(": {said}")
     };
     failure.because(format!("the server answered {status}{said}"))
-}
-
-/// The beginning of a body as one line of text, whatever its bytes are.
-fn beginning(body: &[u8]) -> String {
-    let text = String::from_utf8_lossy(&body[..body.len().min(SHOWN_BODY)]);
-    let printable = |c: char| {
-        if c.is_control() || c == char::REPLACEMENT_CHARACTER {
-            ' '
-        } else {
-            c
-        }
-    };
-    let line: String = text.chars().map(printable).collect();
-    line.split_whitespace().collect::<Vec<_>>().join(" ")
 }
 
 #[cfg(test)]

@@ -12,7 +12,7 @@ use crate::aws::Aws;
 use crate::config::{Config, Listen, Mode, TunnelSpec};
 use crate::connector::Environment;
 use crate::failure::{Failure, Reason, Remedy};
-use crate::transport::{Health, Impaired, Link, LinkDetails, Stream, Transport};
+use crate::transport::{Delays, Health, Impaired, Link, LinkDetails, Stream, Transport};
 
 /// A specification with this name, which listens on a free port.
 pub(crate) fn spec(name: &str) -> TunnelSpec {
@@ -64,7 +64,11 @@ pub(crate) fn lost() -> Failure {
 }
 
 /// The transport, as the code under test sees it.
-pub(crate) struct FakeTransport(mpsc::UnboundedSender<Attempt>);
+pub(crate) struct FakeTransport {
+    attempts: mpsc::UnboundedSender<Attempt>,
+    /// What it waits for.
+    pub(crate) delays: Delays,
+}
 
 /// The attempts of a transport, as the test sees them.
 pub(crate) struct Attempts(mpsc::UnboundedReceiver<Attempt>);
@@ -75,15 +79,23 @@ pub(crate) struct Attempt(oneshot::Sender<Result<Arc<dyn Link>, Failure>>);
 /// A transport and its attempts.
 pub(crate) fn transport() -> (Arc<FakeTransport>, Attempts) {
     let (sender, receiver) = mpsc::unbounded_channel();
-    (Arc::new(FakeTransport(sender)), Attempts(receiver))
+    let transport = FakeTransport {
+        attempts: sender,
+        delays: Delays::default(),
+    };
+    (Arc::new(transport), Attempts(receiver))
 }
 
 #[async_trait]
 impl Transport for FakeTransport {
     async fn connect(&self) -> Result<Arc<dyn Link>, Failure> {
         let (answer, answered) = oneshot::channel();
-        self.0.send(Attempt(answer)).ok();
+        self.attempts.send(Attempt(answer)).ok();
         answered.await.expect("the test decides about every attempt")
+    }
+
+    fn delays(&self) -> watch::Receiver<Vec<Arc<Failure>>> {
+        self.delays.watch()
     }
 }
 

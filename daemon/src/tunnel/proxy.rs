@@ -47,6 +47,8 @@ pub(crate) struct Proxy {
     pub(crate) slot: watch::Receiver<Slot>,
     /// How long to wait for one.
     pub(crate) hold: Duration,
+    /// What its transport waits for.
+    pub(crate) delays: watch::Receiver<Vec<Arc<Failure>>>,
     /// Where failures are shown.
     pub(crate) entry: Entry,
     /// Tells the supervisor of links that cannot open streams.
@@ -130,7 +132,7 @@ impl Proxy {
             let opened = tokio::select! {
                 error = self.client.gone() => return End::ClientGone(error),
                 opened = lease.link.open(&client) => opened,
-                () = sleep_until(until.max(opening_until)) => return End::HeldTooLong(self.hold, None),
+                () = sleep_until(until.max(opening_until)) => return self.held_too_long(None),
                 // What can't be had from this link at the moment is waited for like any link.
                 () = superseded(&mut self.slot, lease.number) => continue,
             };
@@ -176,10 +178,16 @@ impl Proxy {
             }
             tokio::select! {
                 error = self.client.gone() => return Err(End::ClientGone(error)),
-                () = sleep_until(until) => return Err(End::HeldTooLong(self.hold, cause)),
+                () = sleep_until(until) => return Err(self.held_too_long(cause)),
                 changed = self.slot.changed() => if changed.is_err() { return Err(End::Stopped) },
             }
         }
+    }
+
+    /// Ends the connection for want of a link; without a cause, for what the transport waits for.
+    fn held_too_long(&self, cause: Option<Arc<Failure>>) -> End {
+        let delay = || self.delays.borrow().first().cloned();
+        End::HeldTooLong(self.hold, cause.or_else(delay))
     }
 
     async fn copy(&mut self, stream: Box<dyn Stream>, tally: &Tally) -> Copied {

@@ -29,7 +29,7 @@ use crate::config::TunnelSpec;
 use crate::failure::Failure;
 use crate::meter::Presence;
 use crate::status::{self, Entry};
-use crate::transport::{Health, Link, Transport};
+use crate::transport::{Health, Link, LinkDetails, Transport};
 use crate::tunnel::client::Client;
 use crate::tunnel::lifecycle::{Action, Demand, Event, Lifecycle, Parting, State};
 use crate::tunnel::listener::{Listener, Taken};
@@ -83,12 +83,15 @@ pub(crate) struct Supervisor {
     links: u64,
     /// What was shown last of a part of a link that ended.
     ended: Option<Arc<Failure>>,
+    /// What the transport waits for.
+    delays: watch::Receiver<Vec<Arc<Failure>>>,
 }
 
 /// What ended a wait.
 enum Wake {
     Command(Option<Command>),
     Happening(Happening),
+    Delay,
     Presence,
     Timeout,
 }
@@ -104,6 +107,7 @@ impl Supervisor {
         Self {
             lifecycle: Lifecycle::new(spec.mode, fastrand::Rng::new(), Instant::now()),
             spec,
+            delays: transport.delays(),
             transport,
             presence: entry.meter().presence(),
             entry,
@@ -148,6 +152,7 @@ impl Supervisor {
                 Wake::Happening(Happening::HealthChanged(health)) => self.health_changed(health),
                 Wake::Happening(Happening::OpenFailed(report)) => self.open_failed(report),
                 Wake::Happening(Happening::Accepted(client)) => self.serve(client),
+                Wake::Delay => self.show_delay(),
                 Wake::Presence => {}
                 Wake::Timeout => self.lifecycle.handle_timeout(Instant::now()),
             }
@@ -166,6 +171,7 @@ impl Supervisor {
             biased;
             command = self.commands.recv() => Wake::Command(command),
             () = time(self.lifecycle.poll_timeout()) => Wake::Timeout,
+            Ok(()) = self.delays.changed() => Wake::Delay,
             happening = self.period.event() => Wake::Happening(happening),
             Ok(()) = self.presence.changed() => Wake::Presence,
         }
@@ -257,8 +263,23 @@ impl Supervisor {
                 self.handle(Event::Connected);
                 self.health_changed(health);
             }
-            Err(failure) => self.handle(Event::Lost(Arc::new(failure))),
+            Err(failure) => {
+                self.entry.link(None);
+                self.handle(Event::Lost(Arc::new(failure)));
+            }
         }
+    }
+
+    /// Shows what an attempt waits for; a link shows it itself.
+    fn show_delay(&self) {
+        if self.period.attempt.is_none() {
+            return;
+        }
+        let delay = self.delays.borrow().first().cloned();
+        self.entry.link(delay.map(|cause| LinkDetails {
+            notes: vec![cause.in_one_line()],
+            ..LinkDetails::default()
+        }));
     }
 
     fn health_changed(&mut self, health: Health) {
@@ -300,6 +321,7 @@ impl Supervisor {
             client,
             slot: self.slot.subscribe(),
             hold: self.spec.hold,
+            delays: self.transport.delays(),
             entry: self.entry.clone(),
             reports: self.period.reports.0.clone(),
             stop: self.period.stop.clone(),

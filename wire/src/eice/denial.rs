@@ -2,6 +2,8 @@
 
 use serde::Deserialize;
 
+use crate::text::in_one_line;
+
 /// The most of a body that is looked at: what AWS says fits many times.
 const LONGEST_BODY: usize = 16 << 10;
 
@@ -33,7 +35,7 @@ impl Denial {
         let Ok(Body { code, message }) = serde_json::from_slice(body) else {
             return Self {
                 code: None,
-                message: in_one_line(&String::from_utf8_lossy(body)),
+                message: in_one_line(&String::from_utf8_lossy(body), LONGEST_MESSAGE),
             };
         };
         let is_code = |code: &String| {
@@ -43,23 +45,8 @@ impl Denial {
         };
         Self {
             code: code.filter(is_code),
-            message: in_one_line(&message.unwrap_or_default()),
+            message: in_one_line(&message.unwrap_or_default(), LONGEST_MESSAGE),
         }
-    }
-}
-
-/// Makes text safe to print, and short.
-fn in_one_line(text: &str) -> String {
-    let printable = |letter: char| match letter {
-        char::REPLACEMENT_CHARACTER => ' ',
-        letter if letter.is_control() => ' ',
-        letter => letter,
-    };
-    let line: String = text.chars().map(printable).collect();
-    let line = line.split_whitespace().collect::<Vec<_>>().join(" ");
-    match line.char_indices().nth(LONGEST_MESSAGE) {
-        Some((end, _)) => format!("{}…", line.get(..end).unwrap_or_default()),
-        None => line,
     }
 }
 

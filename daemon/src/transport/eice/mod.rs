@@ -25,14 +25,14 @@ use tokio::sync::watch;
 use tunneld_wire::eice::{CONNECTIONS, LONGEST_DURATION, Opening};
 
 use self::directory::{Destination, Directory};
-use self::slots::Slot;
 pub use self::slots::Slots;
+use self::slots::{Patience, Slot};
 use self::stream::{EiceStream, Finish, Terms};
 use self::upgrade::Error;
-use super::{Carried, Health, Link, LinkDetails, Shared, Stream, Transport};
+use super::{Carried, Delays, Health, Link, LinkDetails, Shared, Stream, Transport};
 use crate::aws::{Account, SignedOpening};
 use crate::config::{AccountSpec, Target, TunnelSpec};
-use crate::failure::{Failure, Reason};
+use crate::failure::{Failure, Reason, Remedy};
 
 /// Follows the route `eice` to one target.
 pub(super) struct Eice(Arc<Context>);
@@ -46,8 +46,14 @@ struct Context {
     /// How long a stream may last; `None` asks for nothing.
     duration: Option<Duration>,
     finish: Finish,
+    patience: Patience,
     shared: Arc<Shared>,
+    delays: Delays,
 }
+
+/// How long an SSH connection waits for a place: a tunnel needs it, so others may end meanwhile; but a successor has to
+/// come well before its predecessor's hour is over, and whoever is held should learn of it.
+const SSH_PATIENCE: Duration = Duration::from_secs(60);
 
 impl Eice {
     /// The route to a target, through the endpoint of this id or the one of its VPC.
@@ -57,17 +63,21 @@ impl Eice {
         endpoint: Option<String>,
         carried: Carried,
         shared: Arc<Shared>,
+        delays: Delays,
     ) -> Self {
+        let (finish, patience) = match carried {
+            Carried::Clients => (Finish::After(spec.half_close_grace), Patience::Callers),
+            Carried::Ssh => (Finish::AtOnce, Patience::Limited(SSH_PATIENCE)),
+        };
         Self(Arc::new(Context {
             target,
             endpoint,
             account: spec.account.clone(),
             duration: spec.eice.max_tunnel_duration,
-            finish: match carried {
-                Carried::Clients => Finish::After(spec.half_close_grace),
-                Carried::Ssh => Finish::AtOnce,
-            },
+            finish,
+            patience,
             shared,
+            delays,
         }))
     }
 }
@@ -91,6 +101,10 @@ impl Transport for Eice {
             waiting: AtomicUsize::new(0),
         }))
     }
+
+    fn delays(&self) -> watch::Receiver<Vec<Arc<Failure>>> {
+        self.0.delays.watch()
+    }
 }
 
 /// Always well: it holds nothing open.
@@ -105,12 +119,11 @@ struct EiceLink {
 #[async_trait]
 impl Link for EiceLink {
     async fn open(&self, _: &str) -> Result<Box<dyn Stream>, Failure> {
-        let account = self.account().await?;
-        let destination = self.directory.find(&account).await?;
-        match self.attempt(&account, &destination).await {
-            Ok(stream) => Ok(stream),
-            Err(failure) => self.again(&account, &destination, failure).await,
-        }
+        self.open_within(self.context.patience).await
+    }
+
+    async fn open_at_once(&self, _: &str) -> Result<Box<dyn Stream>, Failure> {
+        self.open_within(Patience::None).await
     }
 
     async fn closed(&self) -> Arc<Failure> {
@@ -127,6 +140,15 @@ impl Link for EiceLink {
 }
 
 impl EiceLink {
+    async fn open_within(&self, patience: Patience) -> Result<Box<dyn Stream>, Failure> {
+        let account = self.account().await?;
+        let destination = self.directory.find(&account).await?;
+        match self.attempt(&account, &destination, patience).await {
+            Ok(stream) => Ok(stream),
+            Err(failure) => self.again(&account, &destination, patience, failure).await,
+        }
+    }
+
     async fn account(&self) -> Result<Arc<Account>, Failure> {
         self.context.shared.aws.account(&self.context.account).await
     }
@@ -136,6 +158,7 @@ impl EiceLink {
         &self,
         account: &Account,
         destination: &Destination,
+        patience: Patience,
         failure: Failure,
     ) -> Result<Box<dyn Stream>, Failure> {
         let may_have_moved =
@@ -150,16 +173,17 @@ impl EiceLink {
         if may_have_moved && *found == *destination {
             return Err(failure);
         }
-        self.attempt(&account, &found).await
+        self.attempt(&account, &found, patience).await
     }
 
     async fn attempt(
         &self,
         account: &Account,
         destination: &Arc<Destination>,
+        patience: Patience,
     ) -> Result<Box<dyn Stream>, Failure> {
         self.tell(destination);
-        let slot = self.slot(destination).await;
+        let slot = self.slot(destination, patience).await?;
         let Context { duration, shared, .. } = &*self.context;
         let opening = Opening {
             endpoint: &destination.endpoint,
@@ -209,13 +233,21 @@ impl EiceLink {
     }
 
     /// Waits for one of the endpoint's slots, visibly.
-    async fn slot(&self, destination: &Destination) -> Slot {
+    async fn slot(&self, destination: &Destination, patience: Patience) -> Result<Slot, Failure> {
         let gate = self.context.shared.endpoints.gate(&destination.endpoint);
         if let Some(slot) = gate.try_take() {
-            return slot;
+            return Ok(slot);
         }
-        let _waiting = Waiting::new(self, destination);
-        gate.take().await
+        let waiting = match patience {
+            Patience::None => None,
+            Patience::Limited(_) | Patience::Callers => Some((
+                Waiting::new(self, destination),
+                self.context.delays.begin(crowded(destination)),
+            )),
+        };
+        let slot = gate.take(patience).await;
+        drop(waiting);
+        slot.ok_or_else(|| crowded(destination))
     }
 
     /// Tells where streams go, and how many wait for a slot.
@@ -238,6 +270,17 @@ impl EiceLink {
             is_news
         });
     }
+}
+
+/// There is no slot.
+fn crowded(destination: &Destination) -> Failure {
+    let doing = format!(
+        "all {CONNECTIONS} connections of the endpoint `{}` are in use",
+        destination.endpoint
+    );
+    Failure::new(Reason::Throttled, Remedy::Retry, doing)
+        .of_stream()
+        .hint("a tunnel over SSH takes one alone with: connections = { min = 1, max = 1 }")
 }
 
 /// A stream that waits for a slot, counted for as long as this lives.

@@ -5,8 +5,10 @@
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
 
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::time::timeout;
 use tunneld_wire::eice::CONNECTIONS;
 
 /// The places on every endpoint.
@@ -33,11 +35,29 @@ impl Gate {
         Arc::clone(&self.0).try_acquire_owned().ok().map(Slot)
     }
 
-    /// Waits for a place.
-    pub(super) async fn take(&self) -> Slot {
-        let permit = Arc::clone(&self.0).acquire_owned().await;
-        Slot(permit.expect("nobody closes this semaphore"))
+    /// Waits for a place; returns none when the patience is over.
+    pub(super) async fn take(&self, patience: Patience) -> Option<Slot> {
+        let taken = async {
+            let permit = Arc::clone(&self.0).acquire_owned().await;
+            Slot(permit.expect("nobody closes this semaphore"))
+        };
+        match patience {
+            Patience::None => self.try_take(),
+            Patience::Limited(time) => timeout(time, taken).await.ok(),
+            Patience::Callers => Some(taken.await),
+        }
     }
+}
+
+/// How long a place is waited for.
+#[derive(Debug, Clone, Copy)]
+pub(super) enum Patience {
+    /// Not at all.
+    None,
+    /// So long.
+    Limited(Duration),
+    /// As long as whoever asks does.
+    Callers,
 }
 
 /// A place on an endpoint, given back when dropped.
@@ -50,7 +70,7 @@ mod tests {
 
     use super::*;
 
-    #[tokio::test]
+    #[tokio::test(start_paused = true)]
     async fn an_endpoint_has_twenty_places_and_another_one_has_its_own() {
         let slots = Slots::default();
         let gate = slots.gate("eice-1");
@@ -59,9 +79,16 @@ mod tests {
         assert!(slots.gate("eice-1").try_take().is_none());
         assert!(slots.gate("eice-2").try_take().is_some());
 
-        let mut next = Box::pin(gate.take());
+        let mut next = Box::pin(gate.take(Patience::Callers));
         assert!((&mut next).now_or_never().is_none());
+        assert!(gate.take(Patience::None).await.is_none());
+        let minute = Duration::from_secs(60);
+        assert!(gate.take(Patience::Limited(minute)).await.is_none());
         taken.pop();
-        next.await;
+        let first = next.await;
+        let mut next = Box::pin(gate.take(Patience::Limited(minute)));
+        assert!((&mut next).now_or_never().is_none());
+        drop(first);
+        assert!(next.await.is_some());
     }
 }

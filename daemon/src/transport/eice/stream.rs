@@ -28,6 +28,7 @@ use tokio_tungstenite::tungstenite::{Error, Message};
 use tokio_util::task::TaskTracker;
 use tracing::debug;
 use tunneld_wire::eice::{End, LARGEST_FRAME, Meaning, meaning};
+use tunneld_wire::text::in_one_line;
 
 use super::directory::{Destination, Directory};
 use super::pulse::{Beat, PONG_TIMEOUT, Pulse};
@@ -38,6 +39,9 @@ use crate::transport::{Stream, io_error};
 
 /// How long the goodbye may take; the place on the endpoint is kept meanwhile, because AWS may still count it.
 const GOODBYE: Duration = Duration::from_secs(2);
+
+/// The most characters of the endpoint's reason that are shown: RFC 6455 leaves no room for more.
+const LONGEST_REASON: usize = 123;
 
 /// How the writer's end is passed on.
 #[derive(Debug, Clone, Copy)]
@@ -183,7 +187,7 @@ impl EiceStream {
             Some(frame) if frame.reason.is_empty() => format!("the endpoint closed it ({})", frame.code),
             Some(frame) => format!(
                 "the endpoint closed it: {} ({})",
-                shown(&frame.reason),
+                in_one_line(&frame.reason, LONGEST_REASON),
                 frame.code
             ),
             None => "the endpoint closed it".to_owned(),
@@ -257,11 +261,6 @@ fn unreachable(destination: &Destination) -> Failure {
         .hint(format!(
             "its security group must let in TCP {port} from that of the endpoint, and that of the endpoint let it out"
         ))
-}
-
-/// Text of the far end in a form that is safe to print.
-fn shown(text: &str) -> String {
-    text.chars().filter(|letter| !letter.is_control()).collect()
 }
 
 impl Stream for EiceStream {

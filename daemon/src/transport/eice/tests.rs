@@ -293,16 +293,27 @@ async fn the_twenty_first_connection_waits_visibly_for_a_place() {
     for _ in 0..CONNECTIONS {
         open.push(rig.stream(&*link).await);
     }
+    let refused = link.open_at_once("c").await.err().expect("there is no place");
+    let full = format!("all 20 connections of the endpoint `{ENDPOINT}` are in use");
+    assert_eq!(
+        (refused.to_string(), refused.reason(), refused.scope()),
+        (full.clone(), Reason::Throttled, Scope::Stream)
+    );
+    let delays = rig.transport.delays();
+    assert!(delays.borrow().is_empty(), "nobody waits");
     let mut health = link.health();
     let notes = |expected: &'static [&'static str]| move |health: &Health| health.details.notes == expected;
     let free = async {
         let two = &["2 connections wait for one of the 20 of eice-0123456789abcdef0"];
         health.wait_for(notes(two)).await.unwrap();
+        assert_eq!(delays.borrow().len(), 2);
+        assert_eq!(delays.borrow()[0].to_string(), full);
         drop(open.pop());
         let one = &["1 connection waits for one of the 20 of eice-0123456789abcdef0"];
         health.wait_for(notes(one)).await.unwrap();
         drop(open.pop());
         health.wait_for(notes(&[])).await.unwrap();
+        assert!(delays.borrow().is_empty());
     };
     let accepted = async {
         (

@@ -2,7 +2,7 @@
 
 use tokio::time::Instant;
 
-use super::state::{Fitness, Sharing, State, Tenure};
+use super::state::{Fitness, Need, Sharing, State, Tenure};
 use super::{Member, Pool};
 
 /// Stalled and draining members that are let be beside `max` others; beyond, no more are started for them.
@@ -17,13 +17,29 @@ impl Pool {
         self.members.values().filter(is_running).count()
     }
 
-    /// Returns whether a member takes new streams, is on its way, or would be made for the next connection.
+    /// Returns whether a member takes new streams, is on its way beside others that run, or would be made for the next
+    /// connection. One that is on its way alone proves nothing: the last of the others may have ended for a reason.
     pub(crate) fn is_able(&self) -> bool {
+        let has_others = self.running() > 0;
         let able = |state: &State| match state {
-            State::Starting => true,
+            State::Starting => has_others,
             State::Running { .. } => state.takes_streams(),
         };
         self.sharing == Sharing::Single || self.members.values().any(able)
+    }
+
+    /// Returns how much the next member is needed.
+    pub(super) fn need(&self) -> Need {
+        let is_required = match self.sharing {
+            Sharing::Shared => self.wants_successor() || self.counted() < self.limits.min,
+            Sharing::Single => true,
+        };
+        if is_required { Need::Required } else { Need::Spare }
+    }
+
+    /// Returns whether a member waits for a successor and none is on its way.
+    pub(super) fn wants_successor(&self) -> bool {
+        self.sharing == Sharing::Shared && self.starting() == 0 && self.members.values().any(State::is_due)
     }
 
     pub(super) fn has_room(&self) -> bool {

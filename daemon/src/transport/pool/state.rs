@@ -11,6 +11,15 @@ pub(crate) enum Sharing {
     Single,
 }
 
+/// How much a member is needed that is to be started.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Need {
+    /// Streams would wait for it, or be cut: it is one of the least, or a successor.
+    Required,
+    /// The others would only have fewer streams each.
+    Spare,
+}
+
 /// Whether a member takes new streams.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Fitness {

@@ -12,6 +12,8 @@ struct Rig {
     now: Instant,
     placed: Vec<(Ticket, Member)>,
     started: Vec<Member>,
+    /// How much each of them was needed.
+    needs: Vec<Need>,
     retired: Vec<Member>,
     refused: Vec<Ticket>,
     draining: Vec<Member>,
@@ -24,6 +26,7 @@ impl Rig {
             now: Instant::now(),
             placed: Vec::new(),
             started: Vec::new(),
+            needs: Vec::new(),
             retired: Vec::new(),
             refused: Vec::new(),
             draining: Vec::new(),
@@ -43,7 +46,10 @@ impl Rig {
     fn perform(&mut self) {
         while let Some(action) = self.pool.poll_action() {
             match action {
-                Action::Start(member) => self.started.push(member),
+                Action::Start(member, need) => {
+                    self.started.push(member);
+                    self.needs.push(need);
+                }
                 Action::Place(ticket, member) => self.placed.push((ticket, member)),
                 Action::Retire(member) => self.retired.push(member),
                 Action::Refuse(ticket) => self.refused.push(ticket),
@@ -385,6 +391,38 @@ fn a_session_that_is_worn_out_is_replaced_like_one_that_will_be_cut() {
     assert_eq!(rig.draining, [first], "there is none that is better");
     rig.starts(rig.last_started());
     assert_eq!(rig.draining, [first, spare]);
+}
+
+#[test]
+fn the_least_and_successors_are_required_and_whatever_is_more_is_spare() {
+    let mut rig = Rig::new(PoolSize { min: 2, max: 4 });
+    rig.starts(rig.started[0]);
+    rig.starts(rig.started[1]);
+    for _ in 0..3 {
+        rig.open();
+    }
+    assert_eq!(
+        rig.needs,
+        [Need::Required, Need::Required, Need::Spare, Need::Spare]
+    );
+    let mut rig = Rig::new(LIMITS);
+    rig.starts_for_an_hour(rig.started[0]);
+    rig.wait(HALF_AN_HOUR);
+    assert_eq!(rig.needs, [Need::Required, Need::Required], "its successor");
+}
+
+#[test]
+fn what_is_only_on_its_way_does_not_make_up_for_the_last_that_ended() {
+    let mut rig = Rig::new(LIMITS);
+    let first = rig.last_started();
+    rig.starts_for_an_hour(first);
+    rig.wait(HALF_AN_HOUR);
+    assert!(rig.pool.is_able());
+    rig.pool.ended(first, rig.now);
+    rig.perform();
+    assert!(!rig.pool.is_dead() && !rig.pool.is_able());
+    rig.starts_for_an_hour(rig.last_started());
+    assert!(rig.pool.is_able());
 }
 
 #[derive(Debug, Clone)]

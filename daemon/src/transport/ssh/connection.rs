@@ -31,7 +31,7 @@ use super::stream::{Berth, Company, pair};
 use super::words;
 use crate::failure::Failure;
 use crate::transport::member::{Ask, Judgement, Report, Station, Term};
-use crate::transport::pool::Sharing;
+use crate::transport::pool::{Need, Sharing};
 use crate::transport::{Link, LinkDetails, Stream};
 
 /// How long the server may take from the first byte to the end of the key exchange. The way below says only that it was
@@ -73,12 +73,12 @@ pub(super) struct Connection {
 
 impl Connections {
     /// Makes a connection and logs in.
-    pub(super) async fn establish(&self) -> Result<Connection, Failure> {
+    pub(super) async fn establish(&self, need: Need) -> Result<Connection, Failure> {
         let context = &self.context;
         let account = context.shared.aws.account(&context.account).await?;
         let places = context.directory.find(&account).await?;
         let server = &places.server;
-        let (below, stream) = match self.open_below().await {
+        let (below, stream) = match self.open_below(&server.instance, need).await {
             Ok(opened) => opened,
             Err(failure) => {
                 context.directory.forget();
@@ -340,11 +340,13 @@ impl Connection {
         }
     }
 
-    async fn say_goodbye(&self) {
+    async fn say_goodbye(&mut self) {
         let goodbye = self.handle.disconnect(Disconnect::ByApplication, "", "");
         let said = async {
             // A connection that is gone needs none.
             let _ = goodbye.await;
+            // Only then it has left: the library takes what it is told, and sends it later.
+            let _ = (&mut self.ended).await;
         };
         if timeout(GOODBYE, said).await.is_err() {
             debug!("the SSH server did not take a goodbye");

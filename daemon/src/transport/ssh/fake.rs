@@ -9,11 +9,13 @@ use std::time::Duration;
 use async_trait::async_trait;
 use russh::keys::ssh_key::LineEnding;
 use russh::keys::{Algorithm, PrivateKey, PublicKey};
+use russh::server::{Auth, Handler, PublicKeyOffer, VerifiedPublicKey};
 use tempfile::TempDir;
 use tokio::net::TcpStream;
 use tokio::sync::watch;
 use tokio::time::{Instant, sleep, timeout};
 
+use super::RouteTo;
 use crate::failure::{Failure, Reason, Remedy};
 use crate::transport::{Health, Link, LinkDetails, Stream, Transport};
 
@@ -91,6 +93,11 @@ impl Sshd {
         key.unwrap().public_key().clone()
     }
 
+    /// Returns what it has logged.
+    pub(super) fn log(&self) -> String {
+        std::fs::read_to_string(self.folder.path().join("log")).unwrap()
+    }
+
     /// Ends it and every login on it, as a reboot does.
     pub(super) fn stop(&mut self) {
         // A login has a process, which has another one; both leave the server's group.
@@ -150,6 +157,49 @@ fn spawn(folder: &Path) -> Child {
         .unwrap()
 }
 
+/// A server in this process that lets everybody in.
+pub(super) struct Welcoming(tokio::net::TcpListener);
+
+impl Welcoming {
+    /// Listens on a loopback port.
+    pub(super) async fn start() -> Self {
+        Self(
+            tokio::net::TcpListener::bind((Ipv4Addr::LOCALHOST, 0))
+                .await
+                .unwrap(),
+        )
+    }
+
+    pub(super) fn port(&self) -> u16 {
+        self.0.local_addr().unwrap().port()
+    }
+
+    /// Serves the next connection, and returns the server's hand on it.
+    pub(super) async fn accept(&self) -> russh::server::Handle {
+        let config = russh::server::Config {
+            keys: vec![private_key()],
+            ..russh::server::Config::default()
+        };
+        let (stream, _) = self.0.accept().await.unwrap();
+        let session = russh::server::run_stream(Arc::new(config), stream, LetIn).await;
+        session.unwrap().handle()
+    }
+}
+
+struct LetIn;
+
+impl Handler for LetIn {
+    type Error = russh::Error;
+
+    async fn auth_publickey_offered(&mut self, _: &str, _: PublicKeyOffer<'_>) -> Result<Auth, Self::Error> {
+        Ok(Auth::Accept)
+    }
+
+    async fn auth_publickey(&mut self, _: &str, _: VerifiedPublicKey<'_>) -> Result<Auth, Self::Error> {
+        Ok(Auth::Accept)
+    }
+}
+
 /// The processes that a process has started, and those that they have.
 fn descendants(parent: u32) -> Vec<rustix::process::Pid> {
     let list = format!("/proc/{parent}/task/{parent}/children");
@@ -184,6 +234,12 @@ impl Below {
             details: LinkDetails::default(),
         });
         Arc::new(Self { port, life, health })
+    }
+
+    /// Takes it to any server.
+    pub(super) fn whoever(self: &Arc<Self>) -> RouteTo {
+        let below = Arc::clone(self);
+        Box::new(move |_| Arc::clone(&below) as Arc<dyn Transport>)
     }
 }
 

@@ -10,6 +10,7 @@ use std::task::{Context, Poll, ready};
 
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio_util::sync::{CancellationToken, WaitForCancellationFutureOwned};
+use tunneld_wire::text::in_one_line;
 
 use crate::transport::Stream;
 
@@ -24,9 +25,7 @@ impl Greeting {
     /// Returns what it said before the protocol, in one line; empty where it said nothing.
     pub(super) fn words(&self) -> String {
         let heard = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        let text = String::from_utf8_lossy(&heard);
-        let words = text.split(char::is_whitespace).filter(|word| !word.is_empty());
-        words.collect::<Vec<_>>().join(" ").replace(char::is_control, "")
+        in_one_line(&String::from_utf8_lossy(&heard), MOST)
     }
 
     fn hear(&self, bytes: &[u8]) {

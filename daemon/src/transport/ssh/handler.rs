@@ -1,14 +1,18 @@
 //! What an SSH connection tells us while it is driven: the server's key, why it refused a stream, how it ended.
+//!
+//! A server that opens channels towards us is declined: there is nothing here that it could reach. The library would
+//! accept all of them, and keep a queue for each.
 
-use russh::client::{DisconnectReason, Handler, Session};
+use russh::client::{ChannelOpenHandle, DisconnectReason, Handler, Msg, Session};
 use russh::keys::PublicKeyOrCertificate;
-use russh::{ChannelId, ChannelOpenFailure};
+use russh::{Channel, ChannelId, ChannelOpenFailure};
 use tokio::sync::{mpsc, oneshot};
+use tunneld_wire::text::in_one_line;
 
 use super::host_keys::Expectation;
 use crate::failure::Failure;
 
-/// The most of a server's text that is kept: it is shown to a person.
+/// The most characters of a server's text that are kept: it is shown to a person.
 const LONGEST_TEXT: usize = 300;
 
 /// The listener of one connection.
@@ -44,7 +48,7 @@ impl Handler for Ears {
     type Error = Trouble;
 
     async fn check_server_key(&mut self, shown: &PublicKeyOrCertificate) -> Result<bool, Trouble> {
-        match self.expectation.check(shown) {
+        match self.expectation.check(shown).await {
             Ok(()) => Ok(true),
             Err(failure) => Err(Trouble::Refused(Box::new(failure))),
         }
@@ -59,13 +63,90 @@ impl Handler for Ears {
         _: &mut Session,
     ) -> Result<(), Trouble> {
         // Who asked for the stream may have gone with its connection.
-        let _ = self.refusals.send(printable(description));
+        let _ = self.refusals.send(in_one_line(description, LONGEST_TEXT));
         Ok(())
+    }
+
+    async fn server_channel_open_session(
+        &mut self,
+        _: Channel<Msg>,
+        reply: ChannelOpenHandle,
+        _: &mut Session,
+    ) -> Result<(), Trouble> {
+        decline(reply).await
+    }
+
+    async fn server_channel_open_direct_tcpip(
+        &mut self,
+        _: Channel<Msg>,
+        _: &str,
+        _: u32,
+        _: &str,
+        _: u32,
+        reply: ChannelOpenHandle,
+        _: &mut Session,
+    ) -> Result<(), Trouble> {
+        decline(reply).await
+    }
+
+    async fn server_channel_open_direct_streamlocal(
+        &mut self,
+        _: Channel<Msg>,
+        _: &str,
+        reply: ChannelOpenHandle,
+        _: &mut Session,
+    ) -> Result<(), Trouble> {
+        decline(reply).await
+    }
+
+    async fn server_channel_open_forwarded_tcpip(
+        &mut self,
+        _: Channel<Msg>,
+        _: &str,
+        _: u32,
+        _: &str,
+        _: u32,
+        reply: ChannelOpenHandle,
+        _: &mut Session,
+    ) -> Result<(), Trouble> {
+        decline(reply).await
+    }
+
+    async fn server_channel_open_forwarded_streamlocal(
+        &mut self,
+        _: Channel<Msg>,
+        _: &str,
+        reply: ChannelOpenHandle,
+        _: &mut Session,
+    ) -> Result<(), Trouble> {
+        decline(reply).await
+    }
+
+    async fn server_channel_open_x11(
+        &mut self,
+        _: Channel<Msg>,
+        _: &str,
+        _: u32,
+        reply: ChannelOpenHandle,
+        _: &mut Session,
+    ) -> Result<(), Trouble> {
+        decline(reply).await
+    }
+
+    async fn server_channel_open_agent_forward(
+        &mut self,
+        _: Channel<Msg>,
+        reply: ChannelOpenHandle,
+        _: &mut Session,
+    ) -> Result<(), Trouble> {
+        decline(reply).await
     }
 
     async fn disconnected(&mut self, reason: DisconnectReason<Trouble>) -> Result<(), Trouble> {
         let ended = match reason {
-            DisconnectReason::ReceivedDisconnect(said) => Ended::Said(printable(&said.message)),
+            DisconnectReason::ReceivedDisconnect(said) => {
+                Ended::Said(in_one_line(&said.message, LONGEST_TEXT))
+            }
             DisconnectReason::Error(trouble) => Ended::Broke(trouble),
         };
         if let Some(listener) = self.ended.take() {
@@ -76,9 +157,7 @@ impl Handler for Ears {
     }
 }
 
-/// Makes a server's text fit to be shown.
-fn printable(text: &str) -> String {
-    let text = text.trim().chars().take(LONGEST_TEXT);
-    text.map(|character| if character.is_control() { ' ' } else { character })
-        .collect()
+async fn decline(reply: ChannelOpenHandle) -> Result<(), Trouble> {
+    reply.reject(ChannelOpenFailure::AdministrativelyProhibited).await;
+    Ok(())
 }

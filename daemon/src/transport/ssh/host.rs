@@ -4,7 +4,7 @@ use std::fmt;
 use std::sync::Arc;
 
 use crate::aws::{Account, FoundInstance};
-use crate::config::{Instance, Target};
+use crate::config::{Route, SshRoute, Target};
 use crate::failure::{Failure, Reason, Remedy};
 use crate::transport::remembered::Remembered;
 
@@ -27,19 +27,13 @@ pub(super) struct Server {
 }
 
 impl Server {
-    /// Returns what a person may know it by, the surest first.
+    /// Returns what a person may know it by, the surest first. Not by its private address: other networks have the same.
     pub(super) fn names(&self) -> Vec<String> {
         let id = self.instance.id().to_owned();
-        let FoundInstance::Machine {
-            name,
-            private_address,
-            place,
-            ..
-        } = &self.instance
-        else {
+        let FoundInstance::Machine { name, place, .. } = &self.instance else {
             return vec![id];
         };
-        let others = [name, &place.public_address, private_address, &place.ipv6_address];
+        let others = [name, &place.public_address, &place.ipv6_address];
         std::iter::once(id)
             .chain(others.into_iter().flatten().cloned())
             .collect()
@@ -55,17 +49,15 @@ impl fmt::Display for Server {
 /// Looks up where links go.
 #[derive(Debug)]
 pub(super) struct Directory {
-    host: Instance,
-    user: String,
+    route: SshRoute,
     target: Target,
     known: Remembered<Places>,
 }
 
 impl Directory {
-    pub(super) fn new(host: Instance, user: String, target: Target) -> Self {
+    pub(super) fn new(route: SshRoute, target: Target) -> Self {
         Self {
-            host,
-            user,
+            route,
             target,
             known: Remembered::for_a_minute(),
         }
@@ -83,8 +75,8 @@ impl Directory {
 
     async fn look_up(&self, account: &Account) -> Result<Places, Failure> {
         let server = Server {
-            instance: account.find_instance(&self.host).await?,
-            user: self.user.clone(),
+            instance: self.find_server(account).await?,
+            user: self.route.user.clone(),
         };
         let (host, port, engine) = match &self.target {
             // The name, not an address: it moves when the database fails over, and the server resolves it each time.
@@ -94,7 +86,11 @@ impl Directory {
             }
             Target::Host { host, port } => (host.clone(), *port, String::new()),
             Target::Instance { instance, port } => {
-                let found = account.find_instance(instance).await?;
+                let found = if *instance == self.route.host {
+                    server.instance.clone()
+                } else {
+                    account.find_instance(instance).await?
+                };
                 let host = if found.id() == server.instance.id() {
                     "localhost".to_owned()
                 } else {
@@ -114,5 +110,16 @@ impl Directory {
             port,
             engine,
         })
+    }
+
+    /// Finds the server, once for the route below and for host keys: two instances may have its name.
+    async fn find_server(&self, account: &Account) -> Result<FoundInstance, Failure> {
+        let host = &self.route.host;
+        match self.route.over {
+            Route::Ssm { via: None } => account.find_carrier(host).await,
+            Route::Ssm { via: Some(_) } | Route::Direct | Route::Eice { .. } | Route::Ssh(_) => {
+                account.find_instance(host).await
+            }
+        }
     }
 }

@@ -3,9 +3,14 @@
 //! ```text
 //!   first-use   the store has a key?  ─ yes ─► that one alone
 //!                                     └ no ──► the one it shows, which is learned
-//!   strict      known_hosts, else the store's keys from the console, else the console ─► those alone
+//!   strict      known_hosts, by id    ─ has one ─► that one alone
+//!               known_hosts, by Name or address ─ has the one it shows ─► that one
+//!               the store's keys from the console, else the console     ─► those alone
 //!                                     └ none ─► refused
 //! ```
+//!
+//! An id names one machine for ever. A Name or an address in `known_hosts` may be that of another one; so where its key is
+//! not the one that is shown, the console decides.
 //!
 //! A key other than those expected is never accepted: a person has to say that it was changed on purpose.
 
@@ -16,6 +21,7 @@ use russh::Preferred;
 use russh::keys::{Algorithm, HashAlg, PublicKey, PublicKeyOrCertificate};
 use tracing::{info, warn};
 
+use super::aside;
 use super::host::Server;
 use super::sources::{KnownHosts, keys_on_console};
 use super::store::{HostKeyStore, Origin, Pin, Unusable};
@@ -24,7 +30,6 @@ use crate::config::HostKeys;
 use crate::failure::{Cause, Failure, Reason, Remedy};
 
 /// What is expected of one server.
-#[derive(Debug)]
 pub(super) struct Expectation {
     /// The instance's id, and what to call it.
     id: String,
@@ -32,20 +37,27 @@ pub(super) struct Expectation {
     expected: Expected,
     revoked: Vec<PublicKey>,
     store: Arc<HostKeyStore>,
+    account: Arc<Account>,
     /// What a person should know of the key that was accepted.
     note: Arc<OnceLock<String>>,
 }
 
-#[derive(Debug)]
 enum Expected {
-    /// One of these, as is written there.
-    Known { keys: Vec<PublicKey>, place: Place },
+    /// One of these.
+    Known(Known),
+    /// One of these, or else one of the console's, where those are in the store already.
+    Named { named: Known, console: Option<Known> },
     /// Any, to be learned.
     Anything,
 }
 
+/// Keys, and where they are written.
+struct Known {
+    keys: Vec<PublicKey>,
+    place: Place,
+}
+
 /// Where expected keys are from.
-#[derive(Debug)]
 enum Place {
     /// The store, in these lines.
     Store { trusted: Origin, lines: Vec<usize> },
@@ -55,6 +67,22 @@ enum Place {
     Console,
 }
 
+impl Known {
+    fn in_store(pins: Vec<Pin>, trusted: Origin) -> Self {
+        Self {
+            place: Place::Store {
+                trusted,
+                lines: pins.iter().map(|pin| pin.line).collect(),
+            },
+            keys: pins.into_iter().map(|pin| pin.key).collect(),
+        }
+    }
+
+    fn has(&self, key: &PublicKey) -> bool {
+        self.keys.iter().any(|known| same(known, key))
+    }
+}
+
 impl Expectation {
     /// Finds out what to expect of a server.
     pub(super) async fn of(
@@ -62,46 +90,32 @@ impl Expectation {
         rule: HostKeys,
         store: &Arc<HostKeyStore>,
         known_hosts: Option<&PathBuf>,
-        account: &Account,
+        account: &Arc<Account>,
     ) -> Result<Self, Failure> {
         let id = server.instance.id().to_owned();
-        let pins = store.pins(&id).map_err(|problem| unusable(server, problem))?;
-        let names = server.names();
-        let known = match known_hosts {
-            Some(path) => KnownHosts::read(path, &names).map_err(|error| unreadable(server, path, error))?,
-            None => KnownHosts::default(),
+        let (pins, known) = read(server, rule, store, known_hosts).await?;
+        let of_console = || {
+            let is_from_there = |pin: &&Pin| pin.origin == Origin::Console;
+            let pins: Vec<_> = pins.iter().filter(is_from_there).cloned().collect();
+            (!pins.is_empty()).then(|| Known::in_store(pins, Origin::Console))
         };
-        let from_store = |pins: Vec<Pin>, trusted| Expected::Known {
-            place: Place::Store {
-                trusted,
-                lines: pins.iter().map(|pin| pin.line).collect(),
+        let named = known.keys.zip(known_hosts.cloned()).map(|((host, keys), path)| {
+            let is_sure = host == id;
+            let place = Place::KnownHosts { path, host };
+            (Known { keys, place }, is_sure)
+        });
+        let expected = match (rule, named) {
+            (HostKeys::FirstUse, _) if pins.is_empty() => Expected::Anything,
+            (HostKeys::FirstUse, _) => Expected::Known(Known::in_store(pins, Origin::FirstUse)),
+            (HostKeys::Strict, Some((known, true))) => Expected::Known(known),
+            (HostKeys::Strict, Some((named, false))) => Expected::Named {
+                named,
+                console: of_console(),
             },
-            keys: pins.into_iter().map(|pin| pin.key).collect(),
-        };
-        let expected = match (rule, known.keys, known_hosts) {
-            (HostKeys::FirstUse, ..) if pins.is_empty() => Expected::Anything,
-            (HostKeys::FirstUse, ..) => from_store(pins, Origin::FirstUse),
-            (HostKeys::Strict, Some((host, keys)), Some(path)) => Expected::Known {
-                keys,
-                place: Place::KnownHosts {
-                    path: path.clone(),
-                    host,
-                },
-            },
-            (HostKeys::Strict, ..) => {
-                let pins: Vec<_> = pins
-                    .into_iter()
-                    .filter(|pin| pin.origin == Origin::Console)
-                    .collect();
-                if pins.is_empty() {
-                    Expected::Known {
-                        keys: on_console(server, account).await?,
-                        place: Place::Console,
-                    }
-                } else {
-                    from_store(pins, Origin::Console)
-                }
-            }
+            (HostKeys::Strict, None) => Expected::Known(match of_console() {
+                Some(known) => known,
+                None => on_console(&id, &server.to_string(), account).await?,
+            }),
         };
         Ok(Self {
             id,
@@ -109,6 +123,7 @@ impl Expectation {
             expected,
             revoked: known.revoked,
             store: Arc::clone(store),
+            account: Arc::clone(account),
             note: Arc::default(),
         })
     }
@@ -120,15 +135,19 @@ impl Expectation {
 
     /// Returns the algorithms to offer: those of expected keys first, or the server would show another of its keys.
     pub(super) fn algorithms(&self) -> Vec<Algorithm> {
+        let known = match &self.expected {
+            Expected::Known(known) => vec![known],
+            Expected::Named { named, console } => console.iter().chain([named]).collect(),
+            Expected::Anything => Vec::new(),
+        };
+        let keys: Vec<_> = known.into_iter().flat_map(|known| &known.keys).collect();
         let mut algorithms = Preferred::DEFAULT.key.to_vec();
-        if let Expected::Known { keys, .. } = &self.expected {
-            algorithms.sort_by_key(|offered| !keys.iter().any(|key| same_kind(&key.algorithm(), offered)));
-        }
+        algorithms.sort_by_key(|offered| !keys.iter().any(|key| same_kind(&key.algorithm(), offered)));
         algorithms
     }
 
     /// Judges what a server has shown, and proven to hold.
-    pub(super) fn check(&self, shown: &PublicKeyOrCertificate) -> Result<(), Failure> {
+    pub(super) async fn check(&self, shown: &PublicKeyOrCertificate) -> Result<(), Failure> {
         let key = match shown {
             PublicKeyOrCertificate::PublicKey { key, .. } => key,
             PublicKeyOrCertificate::Certificate(_) => {
@@ -141,57 +160,71 @@ impl Expectation {
             return Err(self.refused(format!("its key {fingerprint} is revoked in known_hosts")));
         }
         match &self.expected {
-            Expected::Known { keys, place } => self.compare(key, keys, place),
-            Expected::Anything => {
-                let learned = self.store.learn(&self.id, key, Origin::FirstUse);
-                let faster = learned.map_err(|problem| {
-                    self.refused(problem)
-                        .hint("the state folder must be writable, to remember host keys")
-                })?;
-                if !faster.is_empty() {
-                    let place = Place::Store {
-                        trusted: Origin::FirstUse,
-                        lines: faster.iter().map(|pin| pin.line).collect(),
-                    };
-                    let keys: Vec<_> = faster.into_iter().map(|pin| pin.key).collect();
-                    return self.compare(key, &keys, &place);
+            Expected::Known(known) => self.compare(key, known).await,
+            Expected::Named { named, .. } if named.has(key) => Ok(()),
+            Expected::Named {
+                console: Some(known), ..
+            } => self.compare(key, known).await,
+            Expected::Named { named, console: None } => {
+                match on_console(&self.id, &self.name, &self.account).await {
+                    Ok(known) => self.compare(key, &known).await,
+                    Err(_) => Err(self.changed(key, named)),
                 }
-                info!(
-                    instance = self.id,
-                    fingerprint, "trusted the host key of {} on first use", self.name
-                );
-                self.tell_first_use(&fingerprint);
-                Ok(())
             }
+            Expected::Anything => self.trust(key, &fingerprint).await,
         }
     }
 
-    fn compare(&self, key: &PublicKey, expected: &[PublicKey], place: &Place) -> Result<(), Failure> {
-        if expected.iter().any(|known| same(known, key)) {
-            match place {
-                Place::Store {
-                    trusted: Origin::FirstUse,
-                    ..
-                } => self.tell_first_use(&fingerprint(key)),
-                Place::Console => {
-                    // The console forgets; a store that cannot be written only means to ask it again.
-                    if let Err(problem) = self.store.learn(&self.id, key, Origin::Console) {
-                        warn!(
-                            instance = self.id,
-                            %problem,
-                            "cannot remember the host key that the console shows"
-                        );
-                    }
-                }
-                Place::Store { .. } | Place::KnownHosts { .. } => {}
-            }
-            return Ok(());
+    /// Accepts a key of a server of which none is known.
+    async fn trust(&self, key: &PublicKey, fingerprint: &str) -> Result<(), Failure> {
+        let learned = self.learn(key, Origin::FirstUse).await?;
+        let faster = learned.map_err(|problem| {
+            self.refused(problem)
+                .hint("the state folder must be writable, to remember host keys")
+        })?;
+        if !faster.is_empty() {
+            let known = Known::in_store(faster, Origin::FirstUse);
+            return self.compare(key, &known).await;
         }
-        Err(self.changed(key, expected, place))
+        info!(
+            instance = self.id,
+            fingerprint, "trusted the host key of {} on first use", self.name
+        );
+        self.tell_first_use(fingerprint);
+        Ok(())
     }
 
-    fn changed(&self, key: &PublicKey, expected: &[PublicKey], place: &Place) -> Failure {
-        let known: Vec<_> = expected.iter().map(fingerprint).collect();
+    async fn compare(&self, key: &PublicKey, known: &Known) -> Result<(), Failure> {
+        if !known.has(key) {
+            return Err(self.changed(key, known));
+        }
+        match known.place {
+            Place::Store {
+                trusted: Origin::FirstUse,
+                ..
+            } => self.tell_first_use(&fingerprint(key)),
+            Place::Console => {
+                // The console forgets; a store that cannot be written only means to ask it again.
+                if let Err(problem) = self.learn(key, Origin::Console).await? {
+                    warn!(
+                        instance = self.id,
+                        %problem,
+                        "cannot remember the host key that the console shows"
+                    );
+                }
+            }
+            Place::Store { .. } | Place::KnownHosts { .. } => {}
+        }
+        Ok(())
+    }
+
+    async fn learn(&self, key: &PublicKey, origin: Origin) -> Result<Result<Vec<Pin>, Unusable>, Failure> {
+        let (store, id, key) = (Arc::clone(&self.store), self.id.clone(), key.clone());
+        aside(move || store.learn(&id, &key, origin)).await
+    }
+
+    fn changed(&self, key: &PublicKey, Known { keys, place }: &Known) -> Failure {
+        let known: Vec<_> = keys.iter().map(fingerprint).collect();
         let known = known.join(" or ");
         let shown = fingerprint(key);
         let (whence, hint) = match place {
@@ -243,27 +276,58 @@ impl Expectation {
     }
 }
 
-async fn on_console(server: &Server, account: &Account) -> Result<Vec<PublicKey>, Failure> {
+/// Reads what files say of a server. Keys that `known_hosts` has for it are of use for a strict rule alone; those that it
+/// revokes, for every one.
+async fn read(
+    server: &Server,
+    rule: HostKeys,
+    store: &Arc<HostKeyStore>,
+    known_hosts: Option<&PathBuf>,
+) -> Result<(Vec<Pin>, KnownHosts), Failure> {
+    let (id, store, path) = (
+        server.instance.id().to_owned(),
+        Arc::clone(store),
+        known_hosts.cloned(),
+    );
+    let names = match rule {
+        HostKeys::Strict => server.names(),
+        HostKeys::FirstUse => Vec::new(),
+    };
+    let (pins, known) = aside(move || {
+        let known = path.map_or_else(
+            || Ok(KnownHosts::default()),
+            |path| KnownHosts::read(&path, &names).map_err(|error| (path, error)),
+        );
+        (store.pins(&id), known)
+    })
+    .await?;
+    Ok((
+        pins.map_err(|problem| unusable(server, problem))?,
+        known.map_err(|(path, error)| unreadable(server, &path, error))?,
+    ))
+}
+
+/// Reads the keys on the console of an instance.
+async fn on_console(id: &str, name: &str, account: &Account) -> Result<Known, Failure> {
     let unknown = |why: Cause| {
-        let doing = format!("no host key of {server} is known");
-        let names = server.names();
-        let name = names.first().map_or("", String::as_str);
+        let doing = format!("no host key of {name} is known");
         Failure::new(Reason::Denied, Remedy::Fix, doing)
             .because(why)
-            .hint(format!("add its key to ~/.ssh/known_hosts under the name {name}"))
+            .hint(format!("add its key to ~/.ssh/known_hosts under the name {id}"))
             .hint("or trust the key that it shows first: host_keys = \"first-use\"")
     };
-    if !server.instance.id().starts_with("i-") {
+    if !id.starts_with("i-") {
         return Err(unknown("it has no console that could show one".into()));
     }
-    let output = account.console_output(server.instance.id()).await;
+    let output = account.console_output(id).await;
     let keys = keys_on_console(&output.map_err(|failure| unknown(Box::new(failure)))?);
     if keys.is_empty() {
         return Err(unknown(
             "its console does not show any, as it does soon after the first boot only".into(),
         ));
     }
-    Ok(keys)
+    let place = Place::Console;
+    Ok(Known { keys, place })
 }
 
 fn unusable(server: &Server, problem: Unusable) -> Failure {

@@ -22,6 +22,7 @@ use tokio::net::UnixStream;
 use tokio::time::timeout;
 use tracing::debug;
 
+use super::aside;
 use super::handler::Ears;
 use super::host::Server;
 use crate::aws::Account;
@@ -98,7 +99,10 @@ impl Login<'_> {
     }
 
     async fn with_file(&self, handle: &mut Handle<Ears>, path: &Path) -> Result<(), Failure> {
-        let key = Arc::new(self.read_key(path)?);
+        let key = {
+            let path = path.to_owned();
+            Arc::new(aside(move || read_key(&path)).await??)
+        };
         let hash = self.rsa_hash(handle, &key.algorithm()).await?;
         if self.authenticate(handle, &key, hash).await?.success() {
             return Ok(());
@@ -112,30 +116,6 @@ impl Login<'_> {
                 "its public half must stand in ~{}/.ssh/authorized_keys there",
                 self.server.user
             )))
-    }
-
-    fn read_key(&self, path: &Path) -> Result<PrivateKey, Failure> {
-        let unreadable = |cause: Cause| {
-            let doing = format!("cannot read the key in `{}`", path.display());
-            Failure::new(Reason::Invalid, Remedy::Fix, doing).because(cause)
-        };
-        let mut text = String::new();
-        File::open(path)
-            .and_then(|file| file.take(MOST_KEY).read_to_string(&mut text))
-            .map_err(|error| unreadable(Box::new(error)))?;
-        let decoded = decode_secret_key(&text, None);
-        let is_locked = match &decoded {
-            Ok(key) => key.is_encrypted(),
-            Err(error) => matches!(error, russh::keys::Error::KeyIsEncrypted),
-        };
-        if is_locked {
-            return Err(
-                unreadable("it has a passphrase, which a daemon cannot ask for".into())
-                    .hint(format!("ssh-add {}", path.display()))
-                    .hint("and have the agent log in: identity = \"agent\""),
-            );
-        }
-        decoded.map_err(|error| unreadable(Box::new(error)))
     }
 
     async fn with_agent(&self, handle: &mut Handle<Ears>) -> Result<(), Failure> {
@@ -226,4 +206,28 @@ impl Login<'_> {
     fn broken(&self, cause: Cause) -> Failure {
         Failure::new(Reason::Unreachable, Remedy::Retry, self.doing()).because(cause)
     }
+}
+
+fn read_key(path: &Path) -> Result<PrivateKey, Failure> {
+    let unreadable = |cause: Cause| {
+        let doing = format!("cannot read the key in `{}`", path.display());
+        Failure::new(Reason::Invalid, Remedy::Fix, doing).because(cause)
+    };
+    let mut text = String::new();
+    File::open(path)
+        .and_then(|file| file.take(MOST_KEY).read_to_string(&mut text))
+        .map_err(|error| unreadable(Box::new(error)))?;
+    let decoded = decode_secret_key(&text, None);
+    let is_locked = match &decoded {
+        Ok(key) => key.is_encrypted(),
+        Err(error) => matches!(error, russh::keys::Error::KeyIsEncrypted),
+    };
+    if is_locked {
+        return Err(
+            unreadable("it has a passphrase, which a daemon cannot ask for".into())
+                .hint(format!("ssh-add {}", path.display()))
+                .hint("and have the agent log in: identity = \"agent\""),
+        );
+    }
+    decoded.map_err(|error| unreadable(Box::new(error)))
 }

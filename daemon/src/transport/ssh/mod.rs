@@ -27,14 +27,16 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use async_trait::async_trait;
+use tokio::sync::watch;
+use tokio::task::spawn_blocking;
 
 use self::host::Directory;
 use self::members::Connections;
 use self::store::HostKeyStore;
-use super::{Link, Shared, Transport, keeper};
-use crate::config::{AccountSpec, SshRoute, SshSettings, Target, TunnelSpec};
+use super::{Delays, Link, Shared, Transport, keeper};
+use crate::config::{AccountSpec, Instance, SshRoute, SshSettings, Target, TunnelSpec};
 use crate::connector::Environment;
-use crate::failure::Failure;
+use crate::failure::{Failure, Reason, Remedy};
 
 /// Follows the route `ssh` to one target.
 pub(super) struct Ssh(Arc<Context>);
@@ -45,10 +47,14 @@ struct Context {
     account: AccountSpec,
     settings: SshSettings,
     receive_buffer: usize,
-    /// The route to the server's port.
-    below: Arc<dyn Transport>,
+    below: RouteTo,
     shared: Arc<Shared>,
+    /// What the routes below wait for.
+    delays: Delays,
 }
+
+/// Builds the route to the SSH server of an instance that was found.
+pub(super) type RouteTo = Box<dyn Fn(Instance) -> Arc<dyn Transport> + Send + Sync>;
 
 /// What of a person's SSH the daemon uses, and its own host keys.
 #[derive(Debug)]
@@ -74,21 +80,23 @@ impl SshFiles {
 }
 
 impl Ssh {
-    /// The route to a target through an SSH server, which is reached by `below`.
+    /// The route to a target through an SSH server, which is found here and reached by what `below` builds.
     pub(super) fn new(
         spec: &TunnelSpec,
         target: Target,
         route: &SshRoute,
-        below: Arc<dyn Transport>,
+        below: RouteTo,
         shared: Arc<Shared>,
+        delays: Delays,
     ) -> Self {
         Self(Arc::new(Context {
-            directory: Directory::new(route.host.clone(), route.user.clone(), target),
+            directory: Directory::new(route.clone(), target),
             account: spec.account.clone(),
             settings: spec.ssh.clone(),
             receive_buffer: spec.receive_buffer,
             below,
             shared,
+            delays,
         }))
     }
 }
@@ -98,6 +106,18 @@ impl Transport for Ssh {
     async fn connect(&self) -> Result<Arc<dyn Link>, Failure> {
         keeper::connect(Arc::new(Connections::new(Arc::clone(&self.0)))).await
     }
+
+    fn delays(&self) -> watch::Receiver<Vec<Arc<Failure>>> {
+        self.0.delays.watch()
+    }
+}
+
+/// Does what may have to wait for a file, or for who else locks it, beside the thread that everything else runs on.
+async fn aside<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> Result<T, Failure> {
+    // It fails only when the runtime ends.
+    spawn_blocking(work)
+        .await
+        .map_err(|_| Failure::new(Reason::Unreachable, Remedy::Retry, "the daemon is stopping"))
 }
 
 #[cfg(test)]

@@ -7,11 +7,10 @@ use std::path::Path;
 use russh::keys::PublicKey;
 use russh::keys::known_hosts::known_host_keys_path;
 
+use crate::config::SSH_PORT;
+
 /// The most of a `known_hosts` that is read: ten thousand hosts.
 const MOST_KNOWN_HOSTS: u64 = 8 << 20;
-
-/// The port whose hosts are written without it.
-const SSH_PORT: u16 = 22;
 
 /// Around the host keys that cloud-init prints on the console when it has made them.
 const BEGIN: &str = "-----BEGIN SSH HOST KEY KEYS-----";
@@ -41,9 +40,8 @@ impl KnownHosts {
         let text = String::from_utf8_lossy(&bytes);
         let revoked = text
             .lines()
-            .filter_map(|line| line.trim().strip_prefix("@revoked "))
-            .filter_map(|rest| rest.trim().split_once(' '))
-            .filter_map(|(_, key)| key_in(key))
+            .filter(|line| line.split_whitespace().next() == Some("@revoked"))
+            .filter_map(key_in)
             .collect();
         for name in names {
             // Names may be hashed there, which the library knows how to compare.
@@ -135,18 +133,19 @@ mod tests {
     fn a_host_is_found_by_any_of_its_names_and_revoked_keys_are_noted() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("known_hosts");
-        let (key, revoked) = (fake::public_key(), fake::public_key());
+        let key = fake::public_key();
+        let revoked = [fake::public_key(), fake::public_key()];
         let text = format!(
-            "10.0.0.1,web-1 {}\n@revoked * {}\n",
+            "10.0.0.1,web-1 {}\n@revoked * {}\n @revoked\tweb-*\t{}\n",
             key.to_openssh().unwrap(),
-            revoked.to_openssh().unwrap()
+            revoked[0].to_openssh().unwrap(),
+            revoked[1].to_openssh().unwrap()
         );
         std::fs::write(&path, text).unwrap();
         let names = ["i-0a".to_owned(), "web-1".to_owned()];
         let known = KnownHosts::read(&path, &names).unwrap();
         assert_eq!(known.keys.unwrap().0, "web-1");
-        assert_eq!(known.revoked.len(), 1);
-        assert_eq!(known.revoked[0].key_data(), revoked.key_data());
+        assert_eq!(known.revoked, revoked);
         let known = KnownHosts::read(&path, &["elsewhere".to_owned()]).unwrap();
         assert!(known.keys.is_none());
         let missing = KnownHosts::read(&folder.path().join("none"), &names).unwrap();

@@ -103,23 +103,32 @@ impl HostKeyStore {
         Ok(pins)
     }
 
-    /// Adds a key for an instance of which none is known. Where somebody was faster, those keys come back instead.
+    /// Adds a key for an instance of which none is known. Where somebody was faster, those keys come back instead; but
+    /// one that was trusted on first use, and that the console shows too, is from then on known from there.
     pub(super) fn learn(&self, id: &str, key: &PublicKey, origin: Origin) -> Result<Vec<Pin>, Unusable> {
         let _writing = self.writing.lock().unwrap_or_else(PoisonError::into_inner);
         let _locked = self.lock().map_err(|error| self.failed(error))?;
         let known = self.pins(id)?;
-        if !known.is_empty() {
+        let confirmed = known.iter().find(|pin| {
+            (pin.origin, origin) == (Origin::FirstUse, Origin::Console)
+                && pin.key.key_data() == key.key_data()
+        });
+        let confirmed = confirmed.map(|pin| pin.line);
+        if confirmed.is_none() && !known.is_empty() {
             return Ok(known);
-        }
-        let mut text = self.read()?;
-        if !text.is_empty() && !text.ends_with('\n') {
-            text.push('\n');
         }
         let encoded = key.to_openssh().map_err(io::Error::other);
         let encoded = encoded.map_err(|error| self.failed(error))?;
         // Without the comment, which is the server's.
         let key = encoded.split(' ').take(2).collect::<Vec<_>>().join(" ");
-        text.push_str(&format!("{id} {key} {}\n", origin.name()));
+        let entry = format!("{id} {key} {}", origin.name());
+        let text = self.read()?;
+        let mut lines: Vec<_> = text.lines().collect();
+        match confirmed.and_then(|line| lines.get_mut(line - 1)) {
+            Some(line) => *line = &entry,
+            None => lines.push(&entry),
+        }
+        let text = lines.join("\n") + "\n";
         self.write(&text).map_err(|error| self.failed(error))?;
         Ok(Vec::new())
     }
@@ -223,6 +232,34 @@ mod tests {
             .unwrap();
         assert_eq!(known[0].key, first);
         assert_eq!(store.pins("i-0a").unwrap().len(), 1);
+    }
+
+    #[test]
+    fn a_key_of_first_use_that_the_console_shows_is_known_from_there() {
+        let folder = tempfile::tempdir().unwrap();
+        let store = HostKeyStore::in_folder(folder.path());
+        let key = fake::public_key();
+        fs::write(store.path(), "# mine\n").unwrap();
+        store.learn("i-0a", &key, Origin::FirstUse).unwrap();
+        store
+            .learn("i-0b", &fake::public_key(), Origin::FirstUse)
+            .unwrap();
+        let before = fs::read_to_string(store.path()).unwrap();
+        let others = store.learn("i-0a", &fake::public_key(), Origin::Console).unwrap();
+        assert_eq!(others[0].key, key, "another key is none that it confirms");
+        assert_eq!(fs::read_to_string(store.path()).unwrap(), before);
+
+        assert_eq!(store.learn("i-0a", &key, Origin::Console).unwrap(), []);
+        let pin = Pin {
+            key: key.clone(),
+            origin: Origin::Console,
+            line: 2,
+        };
+        assert_eq!(store.pins("i-0a").unwrap(), [pin]);
+        let after = fs::read_to_string(store.path()).unwrap();
+        assert_eq!(after, before.replacen("first-use", "console", 1));
+        let known = store.learn("i-0a", &key, Origin::FirstUse).unwrap();
+        assert_eq!(known[0].origin, Origin::Console, "and stays so");
     }
 
     #[test]

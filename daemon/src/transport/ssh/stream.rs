@@ -299,8 +299,10 @@ impl Pump {
         self.close().await;
     }
 
-    async fn close(&self) {
+    async fn close(self) {
         self.presence.0.closed.fetch_add(1, Ordering::Relaxed);
+        // What nobody reads any more may hold up the connection, which then does not close anything either.
+        drop(self.reader);
         // A connection that is gone has closed it.
         let _ = self.closer.close().await;
     }

@@ -3,6 +3,7 @@
 use std::net::Ipv4Addr;
 use std::time::Duration;
 
+use futures_util::FutureExt;
 use tempfile::TempDir;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
@@ -11,10 +12,12 @@ use tokio::time::timeout;
 use tokio_util::task::TaskTracker;
 use tunneld_emulator::{Config as World, Emulator};
 
-use super::fake::{Below, PATIENCE, Sshd, eventually, private_key, user, write_key};
+use super::fake::{Below, PATIENCE, Sshd, Welcoming, eventually, private_key, user, write_key};
 use super::*;
+use crate::aws::{FoundInstance, Place};
 use crate::config::{Config, HostKeys, Identity, PoolSize, Route};
-use crate::failure::{Reason, Remedy, Scope};
+use crate::failure::Scope;
+use crate::transport::pool::Need;
 use crate::transport::{Budget, Stream, failure_of};
 
 const INSTANCE: &str = "i-0123456789abcdef0";
@@ -99,7 +102,14 @@ impl Rig {
             panic!("not the route that was written")
         };
         let below = Below::to(sshd.port, wish.life);
-        let transport = Ssh::new(&spec, spec.target.clone(), route, below, shared);
+        let transport = Ssh::new(
+            &spec,
+            spec.target.clone(),
+            route,
+            below.whoever(),
+            shared,
+            Delays::default(),
+        );
         Self {
             sshd,
             target,
@@ -132,6 +142,31 @@ impl Rig {
         timeout(PATIENCE, async { tokio::join!(near, far) })
             .await
             .unwrap()
+    }
+}
+
+impl Rig {
+    /// The transport to a port where nobody listens, with another route below.
+    fn over(&self, below: RouteTo) -> Ssh {
+        let context = &self.transport.0;
+        let route = SshRoute {
+            user: user(),
+            host: Instance::Id(INSTANCE.to_owned()),
+            over: Route::Direct,
+        };
+        let target = Target::Host {
+            host: "127.0.0.1".to_owned(),
+            port: 1,
+        };
+        Ssh(Arc::new(Context {
+            directory: Directory::new(route, target),
+            account: context.account.clone(),
+            settings: context.settings.clone(),
+            receive_buffer: context.receive_buffer,
+            below,
+            shared: Arc::clone(&context.shared),
+            delays: Delays::default(),
+        }))
     }
 }
 
@@ -605,6 +640,32 @@ async fn a_link_is_closed_although_a_reader_has_stopped() {
 }
 
 #[tokio::test]
+async fn a_client_that_leaves_a_connection_at_a_standstill_sets_it_free() {
+    let rig = Rig::new(Wish {
+        settings: pool_of(1),
+        ..Wish::default()
+    })
+    .await;
+    let link = rig.connect().await;
+    let (mut near, mut far) = rig.open(&link).await;
+    let mut working = JoinSet::new();
+    working.spawn(async move { while far.write_all(&[0; 1 << 16]).await.is_ok() {} });
+    near.read_exact(&mut [0; 1]).await.unwrap();
+    // The connection waits for the reader, and so takes nothing from the writer either.
+    eventually("nothing moves in either direction", || {
+        near.write(&[0]).now_or_never().is_none()
+    })
+    .await;
+    drop(near);
+    timeout(PATIENCE, working.join_next())
+        .await
+        .expect("the target learns of it");
+    let (mut near, far) = rig.open(&link).await;
+    working.spawn(echo(far));
+    ping(&mut near).await;
+}
+
+#[tokio::test]
 async fn what_a_client_said_last_arrives_before_its_link_is_closed() {
     let rig = Rig::new(Wish::default()).await;
     let link = rig.connect().await;
@@ -724,32 +785,14 @@ async fn what_is_cut_is_replaced_before_and_told_as_that() {
         failure.in_one_line()
     );
     ping(&mut new).await;
-    assert!(
-        futures_util::FutureExt::now_or_never(link.closed()).is_none(),
-        "the link goes on"
-    );
+    assert!(link.closed().now_or_never().is_none(), "the link goes on");
 }
 
 #[tokio::test]
 async fn a_link_is_as_impaired_as_the_one_below() {
     let rig = Rig::new(Wish::default()).await;
     let below = Below::to(rig.sshd.port, None);
-    let context = Arc::clone(&rig.transport.0);
-    let transport = Ssh(Arc::new(Context {
-        directory: Directory::new(
-            crate::config::Instance::Id(INSTANCE.to_owned()),
-            user(),
-            Target::Host {
-                host: "127.0.0.1".to_owned(),
-                port: 1,
-            },
-        ),
-        account: context.account.clone(),
-        settings: context.settings.clone(),
-        receive_buffer: context.receive_buffer,
-        below: Arc::clone(&below) as Arc<dyn Transport>,
-        shared: Arc::clone(&context.shared),
-    }));
+    let transport = rig.over(below.whoever());
     let link = timeout(PATIENCE, transport.connect()).await.unwrap().unwrap();
     let mut health = link.health();
     let cause = Arc::new(Failure::new(Reason::Unreachable, Remedy::Retry, "resuming"));
@@ -772,4 +815,135 @@ async fn a_link_is_as_impaired_as_the_one_below() {
         .await
         .unwrap()
         .unwrap();
+}
+
+#[tokio::test]
+async fn the_route_below_leads_to_the_server_that_was_found_and_to_no_other() {
+    let rig = Rig::new(Wish::default()).await;
+    let below = Below::to(rig.sshd.port, None);
+    let asked = Arc::new(std::sync::Mutex::new(Vec::new()));
+    let connections = {
+        let asked = Arc::clone(&asked);
+        let below = Arc::clone(&below);
+        let transport = rig.over(Box::new(move |instance| {
+            asked.lock().unwrap().push(instance.to_string());
+            Arc::clone(&below) as Arc<dyn Transport>
+        }));
+        Connections::new(transport.0)
+    };
+    let server = |id: &str| FoundInstance::Machine {
+        id: id.to_owned(),
+        name: Some("bastion".to_owned()),
+        private_address: None,
+        place: Place::default(),
+    };
+    let mut links = Vec::new();
+    for id in ["i-0a", "i-0a", "i-0b"] {
+        links.push(connections.open_below(&server(id), Need::Spare).await.unwrap().0);
+    }
+    assert_eq!(*asked.lock().unwrap(), ["i-0a", "i-0b"]);
+    assert!(Arc::ptr_eq(&links[0], &links[1]), "they share a link");
+    assert!(!Arc::ptr_eq(&links[1], &links[2]));
+}
+
+#[tokio::test]
+async fn a_server_that_opens_channels_towards_us_is_declined() {
+    let rig = Rig::new(Wish::default()).await;
+    let server = Welcoming::start().await;
+    let transport = rig.over(Below::to(server.port(), None).whoever());
+    let (link, server) = timeout(PATIENCE, async {
+        tokio::join!(transport.connect(), server.accept())
+    })
+    .await
+    .unwrap();
+    let _link = link.unwrap_or_else(|failure| panic!("{}", failure.in_one_line()));
+    let opened = timeout(PATIENCE, async {
+        [
+            server.channel_open_session().await,
+            server.channel_open_direct_tcpip("a", 1, "b", 2).await,
+            server.channel_open_direct_streamlocal("a").await,
+            server.channel_open_forwarded_tcpip("a", 1, "b", 2).await,
+            server.channel_open_forwarded_streamlocal("a").await,
+            server.channel_open_x11("a", 1).await,
+            server.channel_open_agent().await,
+        ]
+    });
+    for (number, opened) in opened.await.unwrap().into_iter().enumerate() {
+        let declined = matches!(
+            opened,
+            Err(russh::Error::ChannelOpenFailure(
+                russh::ChannelOpenFailure::AdministrativelyProhibited
+            ))
+        );
+        assert!(declined, "{number}: {opened:?}");
+    }
+}
+
+/// Serves a file once, in pieces: its reader gets to the end of it when the rest of the daemon goes on.
+async fn served(path: &Path, text: Vec<u8>, rig: &Rig) -> Result<Arc<dyn Link>, Failure> {
+    use std::io::Write;
+
+    let (told, reading) = tokio::sync::oneshot::channel();
+    let (go, gone_on) = std::sync::mpsc::channel();
+    let path = path.to_owned();
+    let serving = std::thread::spawn(move || {
+        let mut pipe = std::fs::OpenOptions::new().write(true).open(path).unwrap();
+        told.send(()).unwrap();
+        let goes_on = gone_on.recv_timeout(Duration::from_secs(5)).is_ok();
+        pipe.write_all(&text).unwrap();
+        goes_on
+    });
+    let others = async {
+        reading.await.unwrap();
+        // The one that waited for it may have lost its patience.
+        let _ = go.send(());
+    };
+    let (connected, ()) = tokio::join!(rig.try_connect(), others);
+    let goes_on = serving.join().unwrap();
+    assert!(goes_on, "a file held everything up");
+    connected
+}
+
+#[tokio::test]
+async fn a_file_that_is_slow_holds_up_nobody_else() {
+    let folder = tempfile::tempdir().unwrap();
+    let pipe = |name: &str| {
+        let path = folder.path().join(name);
+        let made = std::process::Command::new("mkfifo").arg(&path).status();
+        assert!(made.unwrap().success());
+        path
+    };
+    let known_hosts = pipe("known_hosts");
+    let rig = Rig::new(Wish {
+        known_hosts: Some(known_hosts.clone()),
+        ..Wish::default()
+    })
+    .await;
+    served(&known_hosts, Vec::new(), &rig).await.unwrap();
+
+    let identity = pipe("identity");
+    let rig = Rig::new(Wish {
+        settings: SshSettings {
+            identity: Identity::File(identity.clone()),
+            ..SshSettings::default()
+        },
+        ..Wish::default()
+    })
+    .await;
+    let key = std::fs::read(rig.sshd.user_key()).unwrap();
+    served(&identity, key, &rig).await.unwrap();
+}
+
+#[tokio::test]
+async fn a_server_is_told_goodbye_each_time() {
+    const TIMES: usize = 8;
+    let rig = Rig::new(Wish::default()).await;
+    for _ in 0..TIMES {
+        let link = rig.connect().await;
+        // A server that is still about to begin may find the connection closed before it reads anything.
+        let _streams = rig.open(&link).await;
+        link.close().await;
+    }
+    let said = || rig.sshd.log().matches("Received disconnect from").count();
+    eventually("each goodbye is heard", || said() == TIMES).await;
 }

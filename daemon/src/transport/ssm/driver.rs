@@ -121,6 +121,8 @@ impl Driver {
         station: Station<Command>,
     ) -> Self {
         let Station {
+            // AWS has no bound on sessions that a spare one could take from others.
+            need: _,
             reporter,
             commands: (sender, commands),
             goodbye,

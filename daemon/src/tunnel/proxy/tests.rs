@@ -8,13 +8,14 @@ use tokio_util::task::TaskTracker;
 use super::*;
 use crate::failure::Remedy;
 use crate::status::Board;
-use crate::transport::{Transport, io_error};
+use crate::transport::{Delays, Transport, io_error};
 use crate::tunnel::fake::{self, FakeFar};
 
 /// One connection over a link that is up.
 struct Rig {
     client: TcpStream,
     far: FakeFar,
+    delays: Delays,
     board: Arc<Board>,
     slot: watch::Sender<Slot>,
     running: JoinSet<()>,
@@ -22,6 +23,13 @@ struct Rig {
 
 impl Rig {
     async fn new() -> Self {
+        let (mut rig, proxy) = Self::before().await;
+        rig.running.spawn(proxy.run());
+        rig
+    }
+
+    /// The same before it runs.
+    async fn before() -> (Self, Proxy) {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let (client, accepted) = tokio::join!(
             TcpStream::connect(listener.local_addr().unwrap()),
@@ -42,19 +50,20 @@ impl Rig {
             client: Client::tcp(stream, peer),
             slot: slot.subscribe(),
             hold: Duration::from_secs(30),
+            delays: transport.delays(),
             entry: board.enter(&fake::spec("db")),
             reports,
             stop: CancellationToken::new(),
         };
-        let mut running = JoinSet::new();
-        running.spawn(proxy.run());
-        Self {
+        let rig = Self {
             client: client.unwrap(),
             far,
+            delays: transport.delays.clone(),
             board,
             slot,
-            running,
-        }
+            running: JoinSet::new(),
+        };
+        (rig, proxy)
     }
 
     /// Waits for the connection's end, and returns how many failed.
@@ -366,4 +375,17 @@ async fn the_log_says_who_ended_a_connection() {
     ] {
         assert!(last.contains(part), "{part} in {last}");
     }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_connection_that_waited_too_long_says_what_for() {
+    let (rig, mut proxy) = Rig::before().await;
+    let full = Failure::new(Reason::Throttled, Remedy::Retry, "all 20 connections are in use");
+    let _delay = rig.delays.begin(full);
+    let tally = Tally::default();
+    let (end, _opening) = tokio::join!(proxy.serve(&tally), rig.far.opening());
+    assert_eq!(
+        end.to_string(),
+        "held 30s without a link: all 20 connections are in use"
+    );
 }

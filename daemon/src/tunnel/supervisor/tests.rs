@@ -9,6 +9,7 @@ use tokio_util::task::TaskTracker;
 use super::*;
 use crate::failure::{Reason, Remedy};
 use crate::status::{Board, Status};
+use crate::transport::Delays;
 use crate::tunnel::Handle;
 use crate::tunnel::fake::{self, Attempts};
 
@@ -18,6 +19,7 @@ struct Rig {
     board: Arc<Board>,
     handle: Handle,
     attempts: Attempts,
+    delays: Delays,
     tasks: TaskTracker,
 }
 
@@ -29,6 +31,7 @@ impl Rig {
     fn of(spec: TunnelSpec) -> Self {
         let board = Arc::new(Board::new());
         let (transport, attempts) = fake::transport();
+        let delays = transport.delays.clone();
         let entry = board.enter(&spec);
         let tasks = TaskTracker::new();
         let spec = Arc::new(spec);
@@ -38,6 +41,7 @@ impl Rig {
             board,
             handle,
             attempts,
+            delays,
             tasks,
         }
     }
@@ -635,4 +639,23 @@ async fn down_and_finish_end_an_idle_tunnel() {
         "it was wanted"
     );
     rig.shows("down").await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_an_attempt_waits_for_is_shown_as_long_as_it_does() {
+    let mut rig = Rig::new();
+    rig.handle.up(Wish::Listen).await.unwrap();
+    let attempt = rig.attempts.next().await;
+    let full = || Failure::new(Reason::Throttled, Remedy::Retry, "all 20 connections are in use");
+    let notes = |status: &Status| status.link.as_ref().map(|link| link.notes.clone());
+    let waits = |status: &Status| notes(status) == Some(vec!["all 20 connections are in use".to_owned()]);
+    let delay = rig.delays.begin(full());
+    assert_eq!(rig.becomes(waits).await.state.name(), "connecting");
+    drop(delay);
+    rig.becomes(|status| status.link.is_none()).await;
+    let _delay = rig.delays.begin(full());
+    rig.becomes(waits).await;
+    attempt.fail(full());
+    rig.becomes(|status| status.link.is_none() && status.state.name() == "waiting")
+        .await;
 }

@@ -219,7 +219,7 @@ async fn what_the_endpoint_said_is_told_in_words() {
         failure.chain(),
         [
             "the endpoint `eice-1` cannot connect to `10.0.0.7:22`",
-            "the endpoint closed it: Unable to connect to target[2J (1011)"
+            "the endpoint closed it: Unable to connect to target [2J (1011)"
         ]
     );
     assert_eq!(failure.hints().len(), 2);
