@@ -349,6 +349,56 @@ fn a_closing_ends_the_session_in_the_services_words_whatever_its_header() {
 }
 
 #[test]
+fn the_words_of_a_far_end_are_kept_to_one_line_of_a_bearable_length() {
+    let long = format!("\u{1b}[31m{}\nend", "word ".repeat(1 << 12));
+    let json = serde_json::to_string(&long).unwrap();
+    let action =
+        |kind: &str, parameters: &str| format!(r#"{{"ActionType":{kind},"ActionParameters":{parameters}}}"#);
+    let closed = |lone: &mut Lone, body: String| {
+        let frame = service_message(Kind::ChannelClosed, body.into());
+        lone.session.handle_frame(frame, lone.now).unwrap();
+    };
+    let ask = |lone: &mut Lone, version: &str, action: String| {
+        let version = serde_json::to_string(version).unwrap();
+        let body = format!(r#"{{"AgentVersion":{version},"RequestedClientActions":[{action}]}}"#);
+        lone.data(PayloadType::HandshakeRequest, body.into());
+    };
+    let port = r#"{"SessionType":"Port","Properties":{"type":"LocalPortForwarding"}}"#;
+    let port = action(r#""SessionType""#, port);
+    let wrong = action(r#""SessionType""#, &format!(r#"{{"SessionType":{json}}}"#));
+    let said: [(&str, &dyn Fn(&mut Lone)); 6] = [
+        ("closing", &|lone| closed(lone, format!(r#"{{"Output":{json}}}"#))),
+        ("version", &|lone| ask(lone, &long, port.clone())),
+        ("zeros", &|lone| {
+            ask(lone, &format!("{}3.3.0.0", "0".repeat(1 << 12)), port.clone())
+        }),
+        ("action", &|lone| ask(lone, "3.3.0.0", action(&json, "{}"))),
+        ("type", &|lone| ask(lone, "3.3.0.0", wrong.clone())),
+        ("no request", &|lone| {
+            lone.data(PayloadType::HandshakeRequest, json.clone().into())
+        }),
+    ];
+    for (what, say) in said {
+        let mut lone = Lone::client();
+        say(&mut lone);
+        let [Event::Ended(end)] = &lone.events()[..] else {
+            panic!("{what}")
+        };
+        let words = end.to_string();
+        assert!(words.chars().count() < 500, "{what}: {} characters", words.len());
+        assert!(!words.contains(char::is_control), "{what}: {words:?}");
+    }
+    let mut lone = Lone::client();
+    lone.data(PayloadType::HandshakeRequest, request("3.3.987.0").into());
+    let body = format!(r#"{{"HandshakeTimeToComplete":1,"CustomerMessage":{json}}}"#);
+    lone.data(PayloadType::HandshakeComplete, body.into());
+    let [Event::Ready { customer_message, .. }] = &lone.events()[..] else {
+        panic!("not ready")
+    };
+    assert!(customer_message.starts_with("[31mword word") && customer_message.chars().count() <= 401);
+}
+
+#[test]
 fn a_damaged_message_is_neither_acknowledged_nor_delivered() {
     let mut lone = Lone::ready_client("3.3.987.0");
     let good = data_message(

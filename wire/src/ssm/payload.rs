@@ -8,6 +8,8 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use uuid::Uuid;
 
+use crate::text::in_one_line;
+
 /// The first websocket message of a client, and the only one sent as text.
 #[derive(Serialize, Deserialize)]
 #[serde(rename_all = "PascalCase")]
@@ -139,14 +141,18 @@ pub struct ChannelClosed {
     pub output: String,
 }
 
+/// The most characters that are kept of a far end's words, which end up in status and log.
+const LONGEST_WORDS: usize = 400;
+
+/// Returns words of a far end as they can be shown.
+pub(crate) fn words(text: &str) -> String {
+    in_one_line(text, LONGEST_WORDS)
+}
+
 /// Returns the reason that a `channel_closed` gives. Whatever else is wrong with the body, the session has ended.
 pub fn closing_words(payload: &[u8]) -> String {
     let body: Value = serde_json::from_slice(payload).unwrap_or_default();
-    body.get("Output")
-        .and_then(Value::as_str)
-        .unwrap_or_default()
-        .trim()
-        .to_owned()
+    words(body.get("Output").and_then(Value::as_str).unwrap_or_default())
 }
 
 /// Writes a body as compact JSON.

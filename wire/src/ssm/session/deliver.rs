@@ -10,7 +10,7 @@ use crate::smux::{self, Side};
 use crate::ssm::channel::Role;
 use crate::ssm::handshake::{self, HandshakeError};
 use crate::ssm::message::{Flag, Message, PayloadType};
-use crate::ssm::payload::HandshakeComplete;
+use crate::ssm::payload::{self, HandshakeComplete};
 
 /// How often an old agent is told that we are there: the official library's interval. An agent that hears nothing
 /// between two ticks of 30 s closes all its streams (plugin issues 83 and 93).
@@ -70,15 +70,15 @@ impl Session {
         }
     }
 
-    fn deliver_complete(&mut self, payload: &[u8], now: Instant) {
+    fn deliver_complete(&mut self, complete: &[u8], now: Instant) {
         let Stage::Agreed(offer) = &self.stage else { return };
         let offer = offer.clone();
         if !offer.acknowledges_duplicates {
             self.channel.peer_is_silent_on_duplicates();
         }
         self.can_terminate = offer.understands_terminate;
-        let customer_message = serde_json::from_slice::<HandshakeComplete>(payload)
-            .map(|body| body.customer_message)
+        let customer_message = serde_json::from_slice::<HandshakeComplete>(complete)
+            .map(|body| payload::words(&body.customer_message))
             .unwrap_or_default();
         let multiplexes = offer.multiplexes;
         let needed = offer.wants_keep_alives.then_some(KEEP_ALIVE);
