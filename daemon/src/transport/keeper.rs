@@ -291,7 +291,9 @@ impl<K: Kind> Keeper<K> {
             }
             Report::Failed(failure) => {
                 info!("{} did not start: {}", K::NAME, failure.in_one_line());
-                self.members.remove(&member);
+                if let Some(held) = self.members.remove(&member) {
+                    self.ending.push(held.finished);
+                }
                 self.last = Some(Arc::new(failure));
                 self.pool.failed(member, now);
             }
@@ -354,10 +356,12 @@ impl<K: Kind> Keeper<K> {
         });
     }
 
-    /// Ends everything in this order: the outside learns of it; the members end, all at the same time; then what they had
+    /// Ends everything in this order: the outside and whoever waits learn of it; the members end, all at the same time; then what they had
     /// in common.
     async fn finish(mut self, failure: Arc<Failure>) {
         self.requests.close();
+        // Whoever asked in the last moment learns of it by the lack of an answer.
+        while self.requests.try_recv().is_ok() {}
         self.tickets.clear();
         if let Some(ready) = self.ready.take() {
             // Whoever waited may be gone.
@@ -393,3 +397,6 @@ fn not_to_be_had<K: Kind>() -> Failure {
     let doing = format!("{} did not become ready", K::NAME);
     Failure::new(Reason::Unreachable, Remedy::Retry, doing)
 }
+
+#[cfg(test)]
+mod tests;
