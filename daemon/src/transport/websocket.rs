@@ -21,9 +21,10 @@ use crate::failure::{Failure, Reason, Remedy};
 /// well under one, and the sooner a dead network is noticed, the sooner the next attempt finds a living one.
 const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(20);
 
-/// The largest message taken in. Official agents send about 1.2 KiB; this leaves room for anything that still makes
-/// sense, and keeps a hostile far end from filling the memory.
-const MAX_MESSAGE_SIZE: usize = 4 << 20;
+/// The largest message taken in. Official agents send 1,024 bytes at a time, and 142,000 is the most that they name for a
+/// message of any kind (ssm.md section 6.6); more is a hostile far end's, whose messages fill the memory until they are
+/// whole.
+const MAX_MESSAGE_SIZE: usize = 256 << 10;
 
 /// What is read at once. The library clears a buffer of this size before each read, and most reads are acknowledgements.
 const READ_BUFFER: usize = 16 << 10;
