@@ -129,25 +129,14 @@ impl Upstream {
                 session = &*self.session_id,
                 "resume failed"
             );
-            let longest = match failure.reason() {
-                Reason::Unreachable => LONGEST_DELAY,
-                Reason::Throttled
-                | Reason::Login
-                | Reason::Denied
-                | Reason::NotFound
-                | Reason::PortInUse
-                | Reason::AgentOffline
-                | Reason::TargetRefused
-                | Reason::Invalid
-                | Reason::Expired => LONGEST_ANSWERED_DELAY,
-            };
+            let jittered = bound.mul_f64(fastrand::f64());
             let delay = match failure.remedy() {
                 Remedy::Fix if Instant::now() >= patient_until => return Err(Hopeless::GivenUp(failure)),
                 Remedy::Login { .. } => LOGIN_DELAY,
-                Remedy::RetryAfter(delay) => *delay,
-                Remedy::Fix | Remedy::Retry => bound.mul_f64(fastrand::f64()),
+                Remedy::RetryAfter(asked) => *asked + jittered,
+                Remedy::Fix | Remedy::Retry => jittered,
             };
-            bound = (bound * 2).min(longest);
+            bound = (bound * 2).min(longest_delay(&failure));
             reporter.tell(Report::Judged(Judgement::Impaired(Arc::new(failure))));
             sleep(delay).await;
         }
@@ -230,6 +219,23 @@ impl Upstream {
     }
 }
 
+/// Returns the longest delay between attempts that fail like this.
+fn longest_delay(failure: &Failure) -> Duration {
+    match failure.reason() {
+        Reason::Unreachable if !failure.is_answered() => LONGEST_DELAY,
+        Reason::Unreachable
+        | Reason::Throttled
+        | Reason::Login
+        | Reason::Denied
+        | Reason::NotFound
+        | Reason::PortInUse
+        | Reason::AgentOffline
+        | Reason::TargetRefused
+        | Reason::Invalid
+        | Reason::Expired => LONGEST_ANSWERED_DELAY,
+    }
+}
+
 /// Ends the sessions that a daemon which is gone has left open.
 pub async fn end_orphans(shared: Arc<Shared>, orphans: Vec<Orphan>) {
     for Orphan { session_id, account } in orphans {
@@ -264,5 +270,19 @@ async fn terminate(shared: &Shared, account: &AccountSpec, session_id: &str) {
             session = session_id,
             "AWS does not answer; the next start will end the session"
         ),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn aws_in_trouble_is_spared_and_a_network_that_is_gone_is_not() {
+        let unreachable = || Failure::new(Reason::Unreachable, Remedy::Retry, "resuming");
+        assert_eq!(longest_delay(&unreachable()), LONGEST_DELAY);
+        assert_eq!(longest_delay(&unreachable().answered()), LONGEST_ANSWERED_DELAY);
+        let throttled = Failure::new(Reason::Throttled, Remedy::Retry, "resuming");
+        assert_eq!(longest_delay(&throttled), LONGEST_ANSWERED_DELAY);
     }
 }
