@@ -17,7 +17,7 @@ use futures_util::future::BoxFuture;
 use tokio::io::ReadBuf;
 use tokio::sync::{OwnedSemaphorePermit, mpsc, watch};
 
-use super::budget::{Exceeded, Share};
+use super::budget::Share;
 use super::io_error;
 use crate::failure::Failure;
 
@@ -30,7 +30,6 @@ const SMALL: usize = 4_096;
 pub(super) struct Feed {
     incoming: mpsc::UnboundedSender<Incoming>,
     share: Arc<Share>,
-    abort: watch::Sender<Option<Arc<Failure>>>,
 }
 
 /// The reader's end.
@@ -59,32 +58,38 @@ enum Incoming {
 pub(super) fn pair(share: Arc<Share>) -> (Feed, Inbox) {
     // Unbounded in type, bounded by `Feed::deliver`.
     let (sender, incoming) = mpsc::unbounded_channel();
-    let (abort, aborted) = watch::channel(None);
     let inbox = Inbox {
         incoming,
+        aborted: share.aborted(),
         share: Arc::clone(&share),
         present: Bytes::new(),
         ended: None,
-        aborted,
     };
     let feed = Feed {
         incoming: sender,
         share,
-        abort,
     };
     (feed, inbox)
 }
 
 impl Feed {
-    /// Hands bytes to the reader, unless more than may would wait. `place` is given back when they are taken.
-    pub(super) fn deliver(&self, bytes: Bytes, place: Option<OwnedSemaphorePermit>) -> Result<(), Exceeded> {
+    /// Hands bytes to the reader, unless more than may would wait: then the stream is aborted. `place` is given back when
+    /// they are taken.
+    pub(super) fn deliver(
+        &self,
+        bytes: Bytes,
+        place: Option<OwnedSemaphorePermit>,
+    ) -> Result<(), Arc<Failure>> {
         // A small piece that waits must not keep all of what it was read with.
         let bytes = if bytes.len() <= SMALL && self.share.used() > SMALL {
             Bytes::copy_from_slice(&bytes)
         } else {
             bytes
         };
-        self.share.take(bytes.len() + PIECE)?;
+        if let Err(failure) = self.share.take(bytes.len() + PIECE) {
+            self.fail(Arc::clone(&failure));
+            return Err(failure);
+        }
         // A reader that is being dropped takes no more, and its driver learns of it.
         let _ = self.incoming.send(Incoming::Data { bytes, _place: place });
         Ok(())
@@ -103,12 +108,6 @@ impl Feed {
     /// The stream ends abnormally, after what was delivered.
     pub(super) fn fail(&self, failure: Arc<Failure>) {
         let _ = self.incoming.send(Incoming::Failed(failure));
-    }
-
-    /// The stream ends abnormally, at once.
-    pub(super) fn abort(&self, failure: Arc<Failure>) {
-        self.abort.send_replace(Some(Arc::clone(&failure)));
-        self.fail(failure);
     }
 }
 

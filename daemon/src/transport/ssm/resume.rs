@@ -86,10 +86,10 @@ impl Upstream {
         self.context.settings.stall_timeout
     }
 
-    /// Returns the share of a new stream in the memory for bytes that wait.
-    pub(super) fn share(&self) -> Arc<Share> {
+    /// Returns the share of a client's new stream in the memory for bytes that wait.
+    pub(super) fn share(&self, client: &str) -> Arc<Share> {
         let limit = self.context.receive_buffer;
-        self.context.shared.budget.share(limit)
+        self.context.shared.budget.share(limit, client)
     }
 
     /// Remembers how large payloads may be, for the next session to this target.

@@ -21,7 +21,7 @@ use tunneld_wire::smux::StreamId;
 use super::driver::Command;
 use crate::failure::Failure;
 use crate::transport::Stream;
-use crate::transport::budget::{Exceeded, Share};
+use crate::transport::budget::Share;
 use crate::transport::inbox::{self, Feed, Inbox};
 use crate::transport::member::Seat;
 
@@ -85,8 +85,8 @@ pub(super) fn pair(
 }
 
 impl StreamEnd {
-    /// Hands bytes to the stream, unless more than may would wait.
-    pub(super) fn deliver(&mut self, bytes: Bytes) -> Result<(), Exceeded> {
+    /// Hands bytes to the stream, unless more than may would wait: then it is aborted.
+    pub(super) fn deliver(&mut self, bytes: Bytes) -> Result<(), Arc<Failure>> {
         self.heard = true;
         self.feed.deliver(bytes, None)
     }
@@ -94,11 +94,6 @@ impl StreamEnd {
     /// The far end ended the stream, after what was delivered.
     pub(super) fn end(self) {
         self.feed.end();
-    }
-
-    /// The stream ends abnormally, at once.
-    pub(super) fn abort(self, failure: Arc<Failure>) {
-        self.feed.abort(failure);
     }
 
     /// The stream ends abnormally, after what was delivered.
