@@ -17,6 +17,7 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
 use tokio::time::Instant;
 use tokio_util::sync::PollSemaphore;
 use tunneld_wire::smux::StreamId;
+use tunneld_wire::ssm::LARGEST_PAYLOAD;
 
 use super::driver::Command;
 use crate::failure::Failure;
@@ -28,8 +29,8 @@ use crate::transport::member::Seat;
 /// The most writes of a stream that wait in the driver: with [`LONGEST_WRITE`] a quarter MiB, enough to fill the
 /// session's window together with three other streams.
 const WRITES: usize = 16;
-/// The most bytes of one write: the largest payload of a data message.
-const LONGEST_WRITE: usize = 16_384;
+/// The most bytes of one write: what the largest payload of a data message holds beside the header of its one frame.
+const LONGEST_WRITE: usize = LARGEST_PAYLOAD - 8;
 
 /// One stream of an SSM link.
 pub(super) struct SsmStream {
