@@ -32,7 +32,7 @@ use self::outgoing::Outgoing;
 pub(crate) use self::stamps::Stamps;
 pub(crate) use self::window::Window;
 use super::message::{self, Draft, Kind, Message, PayloadType};
-use super::payload::{self, Acknowledge};
+use super::payload::{self, LONGEST_ACKNOWLEDGE};
 use super::policy::{Pace, Policy, Resend};
 use super::probe::PayloadProbe;
 
@@ -329,16 +329,11 @@ impl Channel {
 
     fn acknowledgement(&mut self, ack: Ack, now: Instant) -> Bytes {
         let (_, kind) = self.role.kinds();
-        let body = payload::json(&Acknowledge {
-            acknowledged_message_type: kind.name().into(),
-            acknowledged_message_id: ack.id,
-            acknowledged_message_sequence_number: ack.sequence,
-            is_sequential_message: true,
-        });
+        let mut draft = Draft::with_room(LONGEST_ACKNOWLEDGE);
+        payload::write_acknowledge(kind.name(), ack.id, ack.sequence, draft.payload());
         // Flags 3: some Windows agents were seen to reject acknowledgements with SYN alone (ssm.md section 3.5).
         self.stamps
-            .message(Kind::Acknowledge, 0, 3, PayloadType::Undefined, body, now)
-            .encode()
+            .frame(Kind::Acknowledge, 0, 3, PayloadType::Undefined, draft, now)
     }
 }
 
