@@ -11,7 +11,7 @@ export CARGO_TERM_PROGRESS_WHEN := never
 help:
 	@echo 'make demo   a tunnel to a throw-away PostgreSQL through a fake AWS, on this machine alone'
 	@echo 'make test   everything that is checked: format, lints, tests, documentation, licences'
-	@echo 'make soak   random faults under load, with new seeds for as long as: make soak SOAK=10m'
+	@echo 'make soak   random faults under load, and hostile clients, for as long as: make soak SOAK=10m'
 	@echo 'make bench  figures and their goals, beside other clients; roughly: make bench BENCH=--quick'
 
 # The examples are named for what they bring along: with them, cargo resolves the same features for the programs, the
@@ -40,7 +40,7 @@ SOAK = 10m
 soak:
 	@scripts/setup test
 	@$(MAKE) --no-print-directory build
-	SOAK='$(SOAK)' cargo test --workspace --locked --test e2e chaos -- --nocapture
+	SOAK='$(SOAK)' cargo test --workspace --locked --test e2e -- chaos hostile --nocapture
 
 # What to measure and how, as `bench-harness --help` says: BENCH='--quick download upload'
 BENCH =

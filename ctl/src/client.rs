@@ -34,6 +34,9 @@ const AWS_LIMIT: Duration = Duration::from_mins(3);
 /// How long the daemon may take to end what it has: more than any sensible grace period for open connections.
 const END_LIMIT: Duration = Duration::from_mins(5);
 
+/// The largest answer: ten thousand tunnels, each with a history of long sentences.
+const LARGEST_ANSWER: usize = 64 << 20;
+
 /// A connection to the daemon.
 pub(crate) struct Client {
     rpc: TunnelsClient<Channel>,
@@ -176,7 +179,7 @@ async fn connect(socket: &Path) -> Result<TunnelsClient<Channel>, Error> {
             None => told,
         }
     })?;
-    Ok(TunnelsClient::new(channel))
+    Ok(TunnelsClient::new(channel).max_decoding_message_size(LARGEST_ANSWER))
 }
 
 async fn answer<T>(

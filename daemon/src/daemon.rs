@@ -3,6 +3,7 @@
 //! A reload compares specifications: equal ones are the same tunnel and are left alone. All listeners that go are
 //! closed before any new one is bound, so that two tunnels can swap their ports.
 
+use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -15,6 +16,7 @@ use tracing::info;
 use crate::aws::{Aws, FoundInstance};
 use crate::config::{Config, Defaults, Instance, Problems, Target, TunnelName, TunnelSpec, Wanted, Written};
 use crate::failure::{Failure, Reason, Remedy};
+use crate::limits::Allowance;
 use crate::near::near;
 use crate::status::{Board, Changes, Status};
 use crate::transport::Transports;
@@ -35,6 +37,7 @@ pub(crate) struct Daemon {
     /// Held by whoever changes the set.
     changing: tokio::sync::Mutex<()>,
     supervisors: TaskTracker,
+    allowance: Allowance,
     stopping: AtomicBool,
     aws: Arc<Aws>,
     /// What a tunnel has that does not say otherwise.
@@ -116,6 +119,7 @@ impl Daemon {
             handles: Mutex::default(),
             changing: tokio::sync::Mutex::default(),
             supervisors: TaskTracker::new(),
+            allowance: Allowance::of_process(),
             stopping: AtomicBool::new(false),
         });
         daemon.adopt(config.tunnels).await;
@@ -248,36 +252,46 @@ impl Daemon {
         let _changing = self.changing.lock().await;
         let mut reloaded = Reloaded::default();
         let names: Vec<_> = specs.iter().map(|spec| spec.name.clone()).collect();
-        let same = |handle: &Handle| specs.iter().any(|spec| *spec == **handle.spec());
-        let (kept, former): (Vec<_>, Vec<_>) = self.handles().into_iter().partition(same);
+        let by_name: HashMap<_, _> = specs.iter().map(|spec| (&spec.name, spec)).collect();
+        let (mut kept, mut former) = (HashMap::new(), Vec::new());
+        for handle in self.handles() {
+            let name = &handle.spec().name;
+            match by_name.get(name) {
+                Some(spec) if **spec == **handle.spec() => _ = kept.insert(name.clone(), handle),
+                Some(_) | None => former.push(handle),
+            }
+        }
 
         let finishing = former.iter().map(|handle| async {
             // One that has finished was not wanted.
             let wanted = handle.finish(RELOAD_GRACE).await.unwrap_or(false);
             (handle.spec().name.clone(), wanted)
         });
-        let finished: Vec<(TunnelName, bool)> = join_all(finishing).await;
-        reloaded.removed = finished
-            .iter()
-            .map(|(name, _)| name.clone())
-            .filter(|name| !names.contains(name))
-            .collect();
+        let finished: HashMap<TunnelName, bool> = join_all(finishing).await.into_iter().collect();
+        let gone = former.iter().map(|handle| &handle.spec().name);
+        reloaded.removed = gone.filter(|name| !by_name.contains_key(name)).cloned().collect();
 
         let mut handles = Vec::with_capacity(specs.len());
         let mut wanted = Vec::new();
         for spec in specs {
-            if let Some(handle) = kept.iter().find(|handle| handle.spec().name == spec.name) {
+            if let Some(handle) = kept.get(&spec.name) {
                 handles.push(handle.clone());
                 continue;
             }
-            let (changes, wants) = match finished.iter().find(|(name, _)| *name == spec.name) {
-                Some((_, wanted)) => (&mut reloaded.changed, *wanted),
+            let (changes, wants) = match finished.get(&spec.name) {
+                Some(wanted) => (&mut reloaded.changed, *wanted),
                 None => (&mut reloaded.added, spec.autostart),
             };
             changes.push(spec.name.clone());
             let transport = (self.transports)(&spec);
             let entry = self.board.enter(&spec);
-            let handle = Handle::start(Arc::new(spec), transport, entry, &self.supervisors);
+            let handle = Handle::start(
+                Arc::new(spec),
+                transport,
+                entry,
+                self.allowance.clone(),
+                &self.supervisors,
+            );
             if wants {
                 wanted.push(handle.clone());
             }
@@ -288,7 +302,7 @@ impl Daemon {
 
         // A supervisor that does not answer has ended, and says so to whoever asks next.
         join_all(wanted.iter().map(|handle| handle.up(Wish::Listen))).await;
-        join_all(kept.iter().map(Handle::reloaded)).await;
+        join_all(kept.values().map(Handle::reloaded)).await;
         let Reloaded {
             added,
             changed,

@@ -13,6 +13,7 @@ pub mod aws;
 pub mod config;
 pub mod connector;
 mod daemon;
+mod exchange;
 pub mod failure;
 pub mod limits;
 pub mod logging;

@@ -12,8 +12,9 @@ use std::path::{Path, PathBuf};
 
 use socket2::{Domain, SockAddr, Socket, Type};
 
-/// Connections that wait to be accepted: what tokio itself asks for.
-pub(crate) const BACKLOG: i32 = 1024;
+/// Connections that wait to be accepted: as many as Linux lets wait unless told otherwise (`net.core.somaxconn`), so that a
+/// crowd that comes at once is not kept for a second by SYNs that were dropped.
+pub(crate) const BACKLOG: i32 = 4096;
 
 /// The file of a listening socket. Dropping it removes the file, unless somebody replaced it.
 #[derive(Debug)]

@@ -12,7 +12,7 @@
 //!
 //! Times here are wall-clock times, for people; nothing is decided by them.
 
-use std::collections::VecDeque;
+use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
 use std::time::SystemTime;
 
@@ -188,9 +188,9 @@ impl Board {
     pub(crate) fn arrange(&self, names: &[TunnelName]) {
         self.latest.send_modify(|posted| {
             let tunnels = Arc::make_mut(&mut posted.snapshot);
-            let place = |status: &Arc<Status>| names.iter().position(|name| *name == status.name);
-            tunnels.retain(|status| place(status).is_some());
-            tunnels.sort_by_key(place);
+            let places: HashMap<_, _> = names.iter().zip(0..).collect();
+            tunnels.retain(|status| places.contains_key(&status.name));
+            tunnels.sort_by_key(|status| places.get(&status.name).copied().unwrap_or(names.len()));
         });
     }
 }

@@ -2,16 +2,18 @@
 //! them, and puts its figures down, or why there are none.
 
 use std::net::SocketAddr;
+use std::process::Command;
 use std::thread;
 use std::time::{Duration, Instant};
 
 use anyhow::Context;
 
-use crate::client::{Client, Place, Who};
+use crate::client::{Client, Place, Who, time_of_a_status};
 use crate::emulator::Far;
 use crate::figures::{Company, Figures, Holding, Outcome, Quantity, Setting, Share};
 use crate::load::{self, Bulk, Direction, Echo};
 use crate::pace;
+use crate::process::Process;
 use crate::statistics::percentile;
 
 /// How thoroughly to measure.
@@ -28,6 +30,10 @@ pub(crate) struct Effort {
     pub(crate) stalled: Duration,
     /// Of a tunnel's way up, and of its first byte.
     pub(crate) starts: usize,
+    /// Of `tunnelctl status`.
+    pub(crate) statuses: usize,
+    /// How long idle tunnels are watched.
+    pub(crate) idle: Duration,
     pub(crate) outages: usize,
     /// In seconds.
     pub(crate) longest_outage: f64,
@@ -43,6 +49,8 @@ impl Effort {
         // The agent's pace fills what the official client holds, 12.4 MB, in 15 s.
         stalled: Duration::from_secs(20),
         starts: 5,
+        statuses: 21,
+        idle: Duration::from_secs(10),
         outages: 9,
         longest_outage: 8.0,
     };
@@ -55,6 +63,8 @@ impl Effort {
         pings: Duration::from_secs(1),
         stalled: Duration::from_secs(3),
         starts: 3,
+        statuses: 5,
+        idle: Duration::from_secs(10),
         outages: 3,
         longest_outage: 3.0,
     };
@@ -69,6 +79,12 @@ const MOST_OF_IT: f64 = 0.5;
 /// The most that a connection moves in one transfer, whatever the speed.
 const LONGEST: u64 = 1 << 30;
 const GIBIBYTE: f64 = (1 << 30) as f64;
+/// Of a mebibyte.
+const KIBIBYTES: f64 = 1024.0;
+/// More tunnels than anybody has.
+pub(crate) const MANY_TUNNELS: u32 = 1_000;
+/// More connections than any pool opens.
+pub(crate) const CROWD: u32 = 5_000;
 
 /// One run of the bench.
 pub(crate) struct Bench<'a> {
@@ -309,6 +325,72 @@ impl Bench<'_> {
         });
     }
 
+    /// Many tunnels that nobody uses: how soon they are there, what they cost, and how soon they are shown.
+    pub(crate) fn many(&mut self, setting: Setting) {
+        let tunnels = MANY_TUNNELS;
+        let quantities = [
+            Quantity::Starting { tunnels },
+            Quantity::Memory(Holding::IdleTunnels(tunnels)),
+            Quantity::IdleCpu { tunnels },
+            Quantity::Status { tunnels },
+        ];
+        let measured = self.idle_tunnels(setting.far, tunnels as usize);
+        self.put(setting, quantities, Who::Ours, measured);
+    }
+
+    fn idle_tunnels(&self, far: Far, tunnels: usize) -> anyhow::Result<[Vec<f64>; 4]> {
+        let mut starts = Vec::new();
+        for _ in 1..self.effort.starts {
+            starts.push(ms(Client::start_idle(&self.place, far, tunnels)?.connecting));
+        }
+        let client = Client::start_idle(&self.place, far, tunnels)?;
+        starts.push(ms(client.connecting));
+        let statuses = (0..self.effort.statuses)
+            .map(|_| Ok(ms(time_of_a_status(&self.place, far)?)))
+            .collect::<anyhow::Result<Vec<_>>>()?;
+        let before = client.cpu()?;
+        thread::sleep(self.effort.idle);
+        let spent = client.cpu()? - before;
+        let share = spent / self.effort.idle.as_secs_f64() * 100.0;
+        Ok([starts, vec![client.resident()?], vec![share], statuses])
+    }
+
+    /// A crowd of connections that come at once, carry some bytes and stay.
+    pub(crate) fn crowd(&mut self, setting: Setting) {
+        let connections = CROWD;
+        let quantities = [
+            Quantity::Refused { connections },
+            Quantity::Serving { connections },
+            Quantity::OfEach { connections },
+        ];
+        let measured = self.crowded(setting.far, connections);
+        self.put(setting, quantities, Who::Ours, measured);
+    }
+
+    fn crowded(&self, far: Far, connections: u32) -> anyhow::Result<[Vec<f64>; 3]> {
+        let program = |arguments: &[&str], name| {
+            let mut command = Command::new(self.place.programs.join("bench-crowd"));
+            Process::start(command.env_clear().args(arguments), name, self.place.folder)
+        };
+        let mut target = program(&["target"], "target")?;
+        let place = Place {
+            target: target.lines()?.next()?.parse()?,
+            ..self.place
+        };
+        let client = Client::start(&place, Who::Ours, far, 1)?;
+        let (address, count) = (client.address().to_string(), connections.to_string());
+        // A first connection has what all of them share made.
+        let first = served(&mut program(&["clients", &address, "1"], "first")?)?;
+        anyhow::ensure!(first == [1, 0], "the first connection was not served");
+        let before = client.resident()?;
+        let began = Instant::now();
+        let mut clients = program(&["clients", &address, &count], "clients")?;
+        let [_, refused] = served(&mut clients)?;
+        let took = began.elapsed();
+        let of_each = (client.resident()? - before) * KIBIBYTES / f64::from(connections);
+        Ok([vec![refused as f64], vec![ms(took)], vec![of_each]])
+    }
+
     /// From the network's return until a download flows again, whose every byte is checked.
     pub(crate) fn outage(&mut self, setting: Setting) {
         let outcome = self
@@ -348,6 +430,13 @@ impl Bench<'_> {
         );
         self.figures.add(setting, Quantity::AgentPace, Who::Ours, outcome);
     }
+}
+
+/// Returns how many of a crowd were served and refused.
+fn served(clients: &mut Process) -> anyhow::Result<[u32; 2]> {
+    let said = clients.lines()?.next()?;
+    let counts = said.split_once(' ').context("the crowd said something else")?;
+    Ok([counts.0.parse()?, counts.1.parse()?])
 }
 
 /// Does something while bulk transfers flow.

@@ -9,7 +9,7 @@ use std::process::Command;
 use std::time::Duration;
 use std::{fmt, io};
 
-pub(crate) use self::ours::OUR_RATE;
+pub(crate) use self::ours::{OUR_RATE, time_of_a_status};
 use crate::emulator::{Emulator, Far};
 use crate::process::Process;
 use crate::server::Server;
@@ -43,6 +43,7 @@ impl Who {
             Far::Agent(_) => &[Self::Ours, Self::Peer],
             Far::Endpoint => &[Self::Ours, Self::Relay, Self::OfficialCli],
             Far::Server => &[Self::Ours, Self::OpenSsh],
+            Far::Target => &[Self::Ours],
         }
     }
 
@@ -107,6 +108,11 @@ impl Client {
         }
     }
 
+    /// Starts tunneld with that many tunnels that listen and are connected on demand, and waits until it shows them.
+    pub(crate) fn start_idle(place: &Place<'_>, far: Far, tunnels: usize) -> anyhow::Result<Self> {
+        ours::start_idle(place, far, tunnels)
+    }
+
     /// Returns the address of its first tunnel.
     pub(crate) fn address(&self) -> SocketAddr {
         self.addresses[0]
@@ -136,4 +142,11 @@ impl Client {
 /// Returns an address of loopback that nobody listens on at the moment.
 pub(crate) fn free_address() -> io::Result<SocketAddr> {
     TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?.local_addr()
+}
+
+/// Returns so many of them, all different.
+fn free_addresses(count: usize) -> io::Result<Vec<SocketAddr>> {
+    let held = (0..count).map(|_| TcpListener::bind((Ipv4Addr::LOCALHOST, 0)));
+    let held = held.collect::<io::Result<Vec<_>>>()?;
+    held.iter().map(TcpListener::local_addr).collect()
 }

@@ -39,24 +39,28 @@ pub(crate) enum Far {
     Endpoint,
     /// An SSH server on port 22 of an instance behind that endpoint.
     Server,
+    /// Nothing: the target itself is at the other end.
+    Target,
 }
 
 impl Far {
-    /// Returns the instance.
+    /// Returns the instance; empty where there is none.
     pub(crate) fn instance(self) -> &'static str {
         match self {
             Self::Agent(agent) => agent.instance(),
             Self::Endpoint => "i-00000000000000004",
             Self::Server => "i-00000000000000005",
+            Self::Target => "",
         }
     }
 
-    /// Returns the instance's address.
+    /// Returns the instance's address; empty where there is none.
     pub(crate) fn address(self) -> &'static str {
         match self {
             Self::Agent(_) => "10.0.0.1",
             Self::Endpoint => "10.0.0.4",
             Self::Server => "10.0.0.5",
+            Self::Target => "",
         }
     }
 }
@@ -67,6 +71,7 @@ impl fmt::Display for Far {
             Self::Agent(agent) => write!(f, "agent {agent}"),
             Self::Endpoint => f.write_str("endpoint"),
             Self::Server => f.write_str("SSH server"),
+            Self::Target => f.write_str("target itself"),
         }
     }
 }
@@ -184,7 +189,7 @@ impl Emulator {
     pub(crate) fn environment(&self, far: Far) -> BTreeMap<String, String> {
         let mut environment = self.environment.clone();
         match far {
-            Far::Agent(_) => {}
+            Far::Agent(_) | Far::Target => {}
             Far::Endpoint | Far::Server => {
                 let authority = self.authority.display().to_string();
                 environment.extend([

@@ -25,6 +25,18 @@ pub(crate) enum Quantity {
     Memory(Holding),
     /// From the network's return until bytes flow again.
     Recovery,
+    /// From the daemon's start until it shows so many on-demand tunnels as idle.
+    Starting { tunnels: u32 },
+    /// The share of a core that the daemon takes while nobody uses them.
+    IdleCpu { tunnels: u32 },
+    /// Of `tunnelctl status`, from its start to its end.
+    Status { tunnels: u32 },
+    /// Of so many connections that are opened at once, those that were not served.
+    Refused { connections: u32 },
+    /// From their opening until each of them has carried bytes both ways.
+    Serving { connections: u32 },
+    /// The memory that each of them takes once it is quiet.
+    OfEach { connections: u32 },
     /// Bytes per second that the official agent's own pace gives an ideal client.
     AgentPace,
 }
@@ -56,6 +68,8 @@ pub(crate) enum Holding {
     /// No tunnel yet.
     Nothing,
     Tunnels(u32),
+    /// On-demand tunnels that nobody uses.
+    IdleTunnels(u32),
     Connections(u32),
 }
 
@@ -88,8 +102,17 @@ impl Quantity {
         match self {
             Self::Rate { .. } | Self::AgentPace => "MB/s",
             Self::Cpu { .. } => "CPU s/GiB",
-            Self::FirstByte | Self::Connecting | Self::Ping { .. } | Self::Recovery => "ms",
+            Self::FirstByte
+            | Self::Connecting
+            | Self::Ping { .. }
+            | Self::Recovery
+            | Self::Starting { .. }
+            | Self::Status { .. }
+            | Self::Serving { .. } => "ms",
             Self::Memory(_) => "MiB",
+            Self::IdleCpu { .. } => "% core",
+            Self::Refused { .. } => "",
+            Self::OfEach { .. } => "KiB",
         }
     }
 }
@@ -155,8 +178,29 @@ impl fmt::Display for Quantity {
             Self::Ping { company, share } => write!(f, "ping-pong {share}{company}"),
             Self::Memory(Holding::Nothing) => f.write_str("memory after start"),
             Self::Memory(Holding::Tunnels(tunnels)) => write!(f, "memory, {}", counted(*tunnels, "tunnel")),
+            Self::Memory(Holding::IdleTunnels(tunnels)) => {
+                write!(f, "memory, {}", counted(*tunnels, "idle tunnel"))
+            }
             Self::Memory(Holding::Connections(connections)) => {
                 write!(f, "memory, {}", counted(*connections, "connection"))
+            }
+            Self::Starting { tunnels } => {
+                write!(f, "start until {} are shown", counted(*tunnels, "idle tunnel"))
+            }
+            Self::IdleCpu { tunnels } => write!(f, "CPU of {}", counted(*tunnels, "idle tunnel")),
+            Self::Status { tunnels } => write!(f, "status of {}", counted(*tunnels, "tunnel")),
+            Self::Refused { connections } => {
+                write!(f, "refused of {} at once", counted(*connections, "connection"))
+            }
+            Self::Serving { connections } => {
+                write!(f, "serving {} at once", counted(*connections, "connection"))
+            }
+            Self::OfEach { connections } => {
+                write!(
+                    f,
+                    "memory of each of {}",
+                    counted(*connections, "quiet connection")
+                )
             }
             Self::Recovery => f.write_str("flowing again after an outage"),
             Self::AgentPace => f.write_str("pace of the agent itself"),

@@ -2,6 +2,7 @@
 
 use std::fmt;
 
+use crate::cases::{CROWD, MANY_TUNNELS};
 use crate::client::{OUR_RATE, Who};
 use crate::emulator::{Agent, Far, Payload};
 use crate::figures::{Company, Figures, Holding, Quantity, Setting, Share};
@@ -238,7 +239,29 @@ impl Judge<'_> {
             round_trip: 0,
         };
         let memory = Quantity::Memory(Holding::Tunnels(10));
+        let tunnels = MANY_TUNNELS;
+        let idle = Quantity::Memory(Holding::IdleTunnels(tunnels));
+        let connections = CROWD;
+        let directly = Setting {
+            far: Far::Target,
+            round_trip: 0,
+        };
+        let at_most = |setting, quantity: Quantity, bound| Goal {
+            name: format!("{quantity}, in {}", quantity.unit()),
+            bound: Bound::AtMost(bound),
+            value: self.value(setting, quantity, Who::Ours),
+        };
         vec![
+            at_most(setting, Quantity::Starting { tunnels }, 1_000.0),
+            at_most(setting, idle, 60.0),
+            at_most(setting, Quantity::IdleCpu { tunnels }, 0.5),
+            at_most(setting, Quantity::Status { tunnels }, 50.0),
+            Goal {
+                name: Quantity::Refused { connections }.to_string(),
+                bound: Bound::AtMost(0.0),
+                value: self.value(directly, Quantity::Refused { connections }, Who::Ours),
+            },
+            at_most(directly, Quantity::OfEach { connections }, 64.0),
             Goal {
                 name: format!("{memory}, in MiB"),
                 bound: Bound::AtMost(40.0),
@@ -420,8 +443,9 @@ mod tests {
     fn every_goal_of_the_issue_is_there() {
         let goals = judge(&Figures::default(), &[0, 20, 100]);
         // Per round trip: 16 of unpaced bulk, 3 of paced bulk, 6 of pings; 4 of bulk through an endpoint, 1 of pings
-        // through an SSH server. Without round trip, and with the longest, 4 of bulk through the latter; and 2 once.
-        assert_eq!(goals.len(), 3 * (16 + 3 + 6 + 4 + 1) + 2 * 4 + 2);
+        // through an SSH server. Without round trip, and with the longest, 4 of bulk through the latter; and once 2, and
+        // 6 of many tunnels and connections.
+        assert_eq!(goals.len(), 3 * (16 + 3 + 6 + 4 + 1) + 2 * 4 + 2 + 6);
         assert!(goals.iter().all(|goal| goal.verdict() == Verdict::Open));
     }
 }

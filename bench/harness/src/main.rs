@@ -84,6 +84,10 @@ enum Case {
     Stall,
     /// Resident memory
     Memory,
+    /// A thousand tunnels that nobody uses
+    Many,
+    /// Thousands of connections at once, straight to their target
+    Throng,
     /// The way back after an outage
     Outage,
     /// Bulk transfers and ping-pong through an endpoint of Instance Connect
@@ -152,6 +156,7 @@ fn measure(
         "tunneld",
         "tunnelctl",
         "tunneld-emulator",
+        "bench-crowd",
         "bench-peer",
         "bench-relay",
     ] {
@@ -228,6 +233,8 @@ fn run(bench: &mut Bench<'_>, case: Case, setting: Setting) {
         Case::Crowd => bench.ping(setting, Company::Crowd),
         Case::Stall => bench.ping(setting, Company::StalledReader),
         Case::Memory => bench.memory(setting),
+        Case::Many => bench.many(setting),
+        Case::Throng => bench.crowd(setting),
         Case::Outage => bench.outage(setting),
         Case::Eice => {
             bulk(bench, Direction::Down);
@@ -280,7 +287,9 @@ fn fars(case: Case) -> &'static [Far] {
         | Case::Crowd
         | Case::Stall
         | Case::Memory
+        | Case::Many
         | Case::Outage => &[Far::Agent(Agent::Stock)],
+        Case::Throng => &[Far::Target],
         Case::Eice => &[Far::Endpoint],
         Case::Ssh | Case::SshStall => &[Far::Server],
     }
@@ -300,7 +309,7 @@ fn round_trips(case: Case, effort: &Effort) -> &'static [u32] {
         | Case::Eice
         | Case::Ssh
         | Case::SshStall => effort.round_trips,
-        Case::Memory | Case::Outage => &[0],
+        Case::Memory | Case::Many | Case::Throng | Case::Outage => &[0],
     }
 }
 

@@ -111,6 +111,24 @@ async fn several_names_and_globs_show_the_table_of_those() {
 }
 
 #[tokio::test]
+async fn thousands_of_tunnels_with_a_long_history_are_shown() {
+    const TUNNELS: u16 = 2_000;
+    let past = Transition {
+        reason: "cannot start a session at `bastion`: connection refused".repeat(4),
+        ..Transition::default()
+    };
+    let eventful = |number| Tunnel {
+        history: vec![past.clone(); 16],
+        ..tunnel(&format!("db-{number}"), number, idle())
+    };
+    let ran = Fake::serving((0..TUNNELS).map(eventful).collect())
+        .run(&["status"])
+        .await;
+    assert_eq!((ran.code, ran.stderr.as_str()), (Some(0), ""));
+    assert_eq!(ran.stdout.lines().count(), 1 + usize::from(TUNNELS));
+}
+
+#[tokio::test]
 async fn an_unknown_name_gives_code_1() {
     let ran = house().run(&["status", "prod"]).await;
     ran.is(1, "", "there is no tunnel `prod`; did you mean `prod-db`?\n");

@@ -10,7 +10,6 @@
 //! A seed decides on all of it but the moments, which are the system's. `CHAOS_SEED=7` runs that seed alone;
 //! `SOAK=10m`, which `make soak` sets, runs new ones for that long.
 
-use std::fs;
 use std::ops::RangeInclusive;
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -24,6 +23,7 @@ use tunneld_emulator::{
 };
 
 use crate::load::{Connection, Load};
+use crate::resources::Resources;
 use crate::world::{World, free_port};
 use crate::{account, configuration};
 
@@ -38,8 +38,8 @@ const ROUNDS: usize = 6;
 /// The most bytes of one connection in one round, each way.
 const MOST_BYTES: u32 = 512 << 10;
 /// How much more memory a daemon may have after its last seed than after its first: what its allocator keeps of
-/// buffers, which differ with the seeds. In MiB.
-const MORE_MEMORY: u64 = 32;
+/// buffers, which differ with the seeds. In KiB.
+const MORE_MEMORY: u64 = 32 << 10;
 
 /// What goes wrong in a round.
 #[derive(Debug)]
@@ -155,7 +155,7 @@ fn run_lane(seeds: &Seeds) {
         let first = *first.get_or_insert(memory);
         assert!(
             memory <= first + MORE_MEMORY,
-            "seed {seed}: {memory} MiB of memory after {first}"
+            "seed {seed}: {memory} KiB of memory after {first}"
         );
     }
     // The SDK keeps connections for its next call for a while.
@@ -388,33 +388,6 @@ fn millis(random: &mut Rng, range: RangeInclusive<u64>) -> Duration {
 fn one_of<T, const COUNT: usize>(choices: [T; COUNT], random: &mut Rng) -> T {
     let chosen = random.usize(..COUNT);
     choices.into_iter().nth(chosen).unwrap()
-}
-
-/// What a daemon has of its system.
-#[derive(Debug)]
-struct Resources {
-    files: usize,
-    threads: usize,
-    /// In MiB.
-    memory: u64,
-}
-
-impl Resources {
-    fn of(world: &World) -> Self {
-        let process = format!("/proc/{}", world.daemon_id());
-        let count = |of: &str| fs::read_dir(format!("{process}/{of}")).unwrap().count();
-        let status = fs::read_to_string(format!("{process}/status")).unwrap();
-        let resident = status
-            .lines()
-            .find_map(|line| line.strip_prefix("VmRSS:"))
-            .unwrap();
-        let kilobytes: u64 = resident.trim().trim_end_matches(" kB").parse().unwrap();
-        Self {
-            files: count("fd"),
-            threads: count("task"),
-            memory: kilobytes >> 10,
-        }
-    }
 }
 
 #[expect(clippy::print_stdout, reason = "what a person who runs seeds reads")]

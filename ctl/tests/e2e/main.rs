@@ -5,12 +5,14 @@
 
 mod agents;
 mod chaos;
+mod crowd;
 mod database;
 mod day;
 mod ecs;
 mod eice;
 mod endings;
 mod failures;
+mod hostile;
 mod lifecycle;
 mod load;
 mod managed;
@@ -21,6 +23,7 @@ mod postgres;
 mod rdp;
 mod readme;
 mod remote;
+mod resources;
 mod slow_reader;
 mod ssh;
 mod sshd;

@@ -24,6 +24,8 @@ pub(crate) struct World {
     pub(crate) emulator: Emulator,
     runtime: Runtime,
     environment: BTreeMap<String, String>,
+    /// How many files the daemon may open, where a test has set it.
+    most_files: Option<u32>,
     daemon: Option<Child>,
 }
 
@@ -54,6 +56,7 @@ impl World {
             emulator,
             runtime,
             environment,
+            most_files: None,
             daemon: None,
         }
     }
@@ -68,6 +71,11 @@ impl World {
     /// Changes what the daemon and client find in their environment.
     pub(crate) fn set(&mut self, name: &str, value: &str) {
         self.environment.insert(name.to_owned(), value.to_owned());
+    }
+
+    /// Lets the next daemon open no more than so many files.
+    pub(crate) fn limit_files(&mut self, most: u32) {
+        self.most_files = Some(most);
     }
 
     /// Has AWS replace its credentials, which have expired then, and writes the new ones to a profile as the AWS CLI does:
@@ -96,7 +104,7 @@ impl World {
             .open(self.path("daemon.log"))
             .unwrap();
         let child = self
-            .command("tunneld")
+            .daemon()
             .args(["--log", "debug", "--config"])
             .arg(self.path("config.toml"))
             .arg("--state")
@@ -109,6 +117,21 @@ impl World {
         self.wait_for("the daemon answers", |world| {
             world.tunnelctl(&["version"]).status.success().then_some(())
         });
+    }
+
+    /// The daemon's program, under the limits that are set for it.
+    fn daemon(&self) -> Command {
+        let Some(most) = self.most_files else {
+            return self.command("tunneld");
+        };
+        // A shell's limit is both of them, so that the daemon cannot raise it.
+        let mut command = Command::new("sh");
+        self.in_environment(&mut command).args([
+            "-c",
+            "ulimit -n \"$0\" && exec tunneld \"$@\"",
+            &most.to_string(),
+        ]);
+        command
     }
 
     /// Kills the daemon as nothing can be survived.

@@ -27,10 +27,13 @@ use crate::config::Written;
 use crate::daemon::Daemon;
 use crate::failure::Failure;
 use crate::rpc::convert;
-use crate::visit::{BUFFER, Visit};
+use crate::visit::Visit;
 
 /// Messages on their way to the client: one that is being sent, and one that is ready.
 const RESPONSES: usize = 2;
+
+/// The most bytes of a message to the client: what is copied at once, so that few messages carry it.
+const LONGEST: usize = 64 * 1024;
 
 type Response = Result<OpenResponse, RpcStatus>;
 
@@ -151,7 +154,7 @@ impl AsyncWrite for Pipe {
         bytes: &[u8],
     ) -> Poll<io::Result<usize>> {
         ready!(self.responses.poll_reserve(context)).map_err(|_| gone())?;
-        let bytes = &bytes[..bytes.len().min(BUFFER)];
+        let bytes = &bytes[..bytes.len().min(LONGEST)];
         let data = Answer::Data(Bytes::copy_from_slice(bytes));
         self.responses.send_item(answer(data)).map_err(|_| gone())?;
         Poll::Ready(Ok(bytes.len()))

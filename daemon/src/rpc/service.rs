@@ -1,6 +1,6 @@
 //! The RPCs: request → `Daemon` → answer.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
@@ -234,9 +234,10 @@ impl Watcher {
                 fresh.push(Arc::clone(status));
             }
         }
+        let configured: HashSet<_> = snapshot.iter().map(|status| &status.name).collect();
         let mut removed = Vec::new();
         self.sent.retain(|name, _| {
-            let stays = snapshot.iter().any(|status| status.name == *name);
+            let stays = configured.contains(name);
             if !stays {
                 removed.push(name.to_string());
             }

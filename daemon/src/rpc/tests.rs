@@ -2,8 +2,10 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::UnixStream;
 use tokio::sync::mpsc;
 use tokio::task::JoinSet;
+use tokio::time::Instant;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::transport::Channel;
 use tonic::{Code, Request};
@@ -454,4 +456,27 @@ async fn a_client_that_does_not_read_holds_the_target_back() {
         assert!(sent < 64 << 20, "nobody reads, and all of it goes somewhere");
     }
     drop(responses);
+}
+
+#[tokio::test(start_paused = true)]
+async fn clients_that_say_nothing_leave_their_places_to_others() {
+    let mut rig = Rig::new().await;
+    let mut silent = Vec::new();
+    for _ in 0..MOST_CONNECTIONS {
+        silent.push(UnixStream::connect(&rig.path).await.unwrap());
+    }
+    let began = Instant::now();
+    let channel = tunneld_proto::connect(&rig.path).await.unwrap();
+    let mut late = TunnelsClient::new(channel);
+    late.list(ListRequest::default()).await.unwrap();
+    assert!(began.elapsed() > Duration::from_secs(1), "it waited for a place");
+    rig.client.list(ListRequest::default()).await.unwrap();
+}
+
+#[tokio::test]
+async fn a_message_that_is_too_large_is_refused() {
+    let mut rig = Rig::new().await;
+    let names = vec!["x".repeat(LARGEST_REQUEST)];
+    let refused = rig.client.list(ListRequest { names }).await.unwrap_err();
+    assert_eq!(refused.code(), Code::OutOfRange);
 }

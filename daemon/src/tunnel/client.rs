@@ -10,17 +10,21 @@ use std::pin::Pin;
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
-use bytes::{Buf, BufMut, BytesMut};
+use bytes::{Buf, BytesMut};
 use futures_util::future::BoxFuture;
-use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, ReadBuf};
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::{TcpStream, UnixStream};
 use tokio::time::sleep;
 use tracing::debug;
 
-use crate::tunnel::holder::has_left;
+use crate::limits::Portion;
+use crate::tunnel::absence::has_left;
 
 /// How much is read ahead: any protocol's first request, and at most 4 MiB for all held connections of a tunnel.
 const MOST_AHEAD: usize = 16 * 1024;
+
+/// How much of it at once: most first requests are smaller.
+const PIECE: usize = 4 * 1024;
 
 /// How often the system is asked whether a client that sends no more has left: soon enough that pools that retry do
 /// not fill the places of those that wait, and seldom enough to cost nothing.
@@ -34,6 +38,8 @@ pub(crate) struct Client {
     ahead: BytesMut,
     /// Whether the client has said that it sends no more.
     finished: bool,
+    /// The descriptors that it needs, where they are counted.
+    _portion: Option<Portion>,
 }
 
 #[derive(Debug)]
@@ -80,6 +86,15 @@ impl Client {
             peer,
             ahead: BytesMut::new(),
             finished: false,
+            _portion: None,
+        }
+    }
+
+    /// The same connection, which has these descriptors as long as it lasts.
+    pub(crate) fn with(self, portion: Portion) -> Self {
+        Self {
+            _portion: Some(portion),
+            ..self
         }
     }
 
@@ -94,17 +109,26 @@ impl Client {
     /// no more may have closed only its half, and still wait for the answer: it is gone when the system says so.
     pub(crate) async fn gone(&mut self) -> io::Error {
         while !self.finished && self.ahead.len() < MOST_AHEAD {
-            let room = MOST_AHEAD - self.ahead.len();
-            self.ahead.reserve(room);
-            let read = match &mut self.socket {
-                Local::Tcp(stream) => stream.read_buf(&mut (&mut self.ahead).limit(room)).await,
-                Local::Unix(stream) => stream.read_buf(&mut (&mut self.ahead).limit(room)).await,
+            // Most clients say nothing before there is a link, and need no memory for it.
+            let readable = match &self.socket {
+                Local::Tcp(stream) => stream.readable().await,
+                Local::Unix(stream) => stream.readable().await,
+            };
+            if let Err(error) = readable {
+                return error;
+            }
+            let mut piece = [0; PIECE];
+            let room = PIECE.min(MOST_AHEAD - self.ahead.len());
+            let read = match &self.socket {
+                Local::Tcp(stream) => stream.try_read(&mut piece[..room]),
+                Local::Unix(stream) => stream.try_read(&mut piece[..room]),
             };
             match read {
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
                 Err(error) => return error,
                 Ok(0) if self.ahead.is_empty() => return io::ErrorKind::UnexpectedEof.into(),
                 Ok(0) => self.finished = true,
-                Ok(_) => {}
+                Ok(length) => self.ahead.extend_from_slice(&piece[..length]),
             }
         }
         if self.finished {
@@ -160,6 +184,9 @@ impl AsyncRead for Client {
             let length = self.ahead.len().min(buffer.remaining());
             buffer.put_slice(&self.ahead[..length]);
             self.ahead.advance(length);
+            if self.ahead.is_empty() {
+                self.ahead = BytesMut::new();
+            }
             return Poll::Ready(Ok(()));
         }
         match &mut self.socket {
@@ -203,7 +230,7 @@ impl AsyncWrite for Client {
 
 #[cfg(test)]
 mod tests {
-    use tokio::io::AsyncWriteExt;
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
     use tokio::net::TcpListener;
     use tokio::time::timeout;
 

@@ -1,5 +1,4 @@
-//! What the system knows of the programs at the other side of local sockets: who holds a port, and whether a client
-//! still has its socket. On Linux from `/proc`; elsewhere nobody knows.
+//! Who holds a port that we want. On Linux `/proc` tells; elsewhere nobody knows.
 
 use std::fmt;
 use std::net::SocketAddr;
@@ -54,28 +53,6 @@ impl Holder {
     }
 }
 
-/// Returns whether the client of one of our connections has closed its socket completely.
-///
-/// TCP does not tell: who closed completely and who closed only the sending half have both sent a FIN. But on the
-/// loopback the client's socket is in our own tables, and one that no process has any more has no inode.
-#[cfg(target_os = "linux")]
-pub(crate) fn has_left(client: SocketAddr, ours: SocketAddr) -> bool {
-    let Some(table) = client.ip().to_canonical().is_loopback().then(table).flatten() else {
-        return false;
-    };
-    let same = |left: SocketAddr, right: SocketAddr| {
-        left.port() == right.port() && left.ip().to_canonical() == right.ip().to_canonical()
-    };
-    let is_its = |entry: &TcpNetEntry| same(entry.local_address, client) && same(entry.remote_address, ours);
-    !table.iter().any(|entry| entry.inode != 0 && is_its(entry))
-}
-
-/// Returns whether the client of one of our connections has closed its socket completely.
-#[cfg(not(target_os = "linux"))]
-pub(crate) fn has_left(_client: SocketAddr, _ours: SocketAddr) -> bool {
-    false
-}
-
 /// Returns the sockets that listen on an address, or on all addresses of its port.
 #[cfg(target_os = "linux")]
 fn listening(address: SocketAddr) -> Vec<u64> {
@@ -125,7 +102,7 @@ impl Holder {
 
 #[cfg(all(test, target_os = "linux"))]
 mod tests {
-    use std::net::{TcpListener, TcpStream};
+    use std::net::TcpListener;
 
     use super::*;
 
@@ -165,27 +142,5 @@ mod tests {
             }
             .lives()
         );
-    }
-
-    #[test]
-    fn a_client_that_closed_its_half_is_told_from_one_that_left() {
-        for address in ["127.0.0.1:0", "[::1]:0"] {
-            let Ok(listener) = TcpListener::bind(address) else {
-                continue;
-            };
-            let ours = listener.local_addr().unwrap();
-            let near = TcpStream::connect(ours).unwrap();
-            let (_far, client) = listener.accept().unwrap();
-            near.shutdown(std::net::Shutdown::Write).unwrap();
-            assert!(!has_left(client, ours));
-            drop(near);
-            assert!(has_left(client, ours));
-        }
-    }
-
-    #[test]
-    fn a_client_of_another_machine_is_not_taken_for_one_that_left() {
-        let (client, ours) = ("192.0.2.1:1".parse().unwrap(), "192.0.2.2:1".parse().unwrap());
-        assert!(!has_left(client, ours));
     }
 }

@@ -20,6 +20,7 @@ use tracing::{debug, warn};
 
 use crate::config::Listen;
 use crate::failure::{Cause, Failure, Reason, Remedy};
+use crate::limits::{Allowance, Portion};
 use crate::socket_file::{self, BACKLOG, SocketFile};
 use crate::tunnel::client::Client;
 use crate::tunnel::holder::Holder;
@@ -36,6 +37,10 @@ pub(crate) struct Listener {
     first: usize,
     /// While out of file descriptors.
     pause: Option<Pin<Box<Sleep>>>,
+    allowance: Allowance,
+    /// Whether connections wait because the tunnels have all of it.
+    is_crowded: bool,
+    _portion: Option<Portion>,
 }
 
 #[derive(Debug)]
@@ -61,26 +66,45 @@ impl Taken {
 }
 
 impl Listener {
-    /// Binds the whole address, or nothing of it.
-    pub(crate) fn bind(listen: &Listen) -> Result<Self, Unbound> {
+    /// Binds the whole address, or nothing of it. Its connections share the allowance with those of other tunnels.
+    pub(crate) fn bind(listen: &Listen, allowance: &Allowance) -> Result<Self, Unbound> {
         let sockets = match listen {
             Listen::Tcp(addresses) => bind_all(addresses)?,
             Listen::Unix(path) => vec![bind_unix(path)?],
         };
         Ok(Self {
+            _portion: allowance.listeners(sockets.len()),
             sockets,
             first: 0,
             pause: None,
+            allowance: allowance.clone(),
+            is_crowded: false,
         })
     }
 
-    /// Waits for the next local client. Cancel-safe.
+    /// Waits for the next local client, and for the descriptors that it needs. Cancel-safe.
     pub(crate) async fn accept(&mut self) -> Client {
         loop {
             if let Some(pause) = &mut self.pause {
                 pause.await;
             }
-            let accepted = poll_fn(|context| self.poll_accept(context)).await;
+            let accepted = poll_fn(|context| {
+                // Given back at once while nobody comes.
+                let Some(portion) = self.allowance.connection() else {
+                    return Poll::Ready(None);
+                };
+                let accepted = self.poll_accept(context);
+                accepted.map(|accepted| Some(accepted.map(|client| client.with(portion))))
+            });
+            let Some(accepted) = accepted.await else {
+                if !self.is_crowded {
+                    warn!("tunnels have all the connections that the limit of open files allows; more wait");
+                }
+                self.is_crowded = true;
+                self.allowance.has_room().await;
+                continue;
+            };
+            self.is_crowded = false;
             match accepted {
                 Ok(client) => {
                     self.pause = None;
@@ -126,12 +150,18 @@ pub(crate) struct Unbound {
     error: Cause,
 }
 
+/// What to do about a limit of open files that a tunnel's listener does not fit under.
+const MORE_FILES: &str =
+    "let the daemon open more files: LimitNOFILE= of its service, or `ulimit -n` before it starts";
+
 #[derive(Debug, Clone, PartialEq, Eq)]
 enum Address {
     /// Held by a program, found by the address.
     TcpInUse(SocketAddr),
     /// Held by a program, which is this process where the system tells.
     UnixInUse(String, Option<i32>),
+    /// Not to be had for want of something that will be there again.
+    Starved(String),
     /// Not to be had for another reason.
     Refused(String),
 }
@@ -140,11 +170,17 @@ impl Unbound {
     /// Finds out who holds the address. Reads much of `/proc`: not for the threads of the runtime.
     pub(crate) fn explain(self) -> Taken {
         let (text, holder) = match &self.address {
-            Address::Refused(text) => {
+            Address::Refused(text) | Address::Starved(text) => {
+                let hint = match self.address {
+                    Address::Starved(_) => MORE_FILES,
+                    Address::Refused(_) | Address::TcpInUse(_) | Address::UnixInUse(..) => {
+                        "give the tunnel another `listen`"
+                    }
+                };
                 let failure =
                     Failure::new(Reason::Invalid, Remedy::Fix, format!("cannot listen on `{text}`"))
                         .because(self.error)
-                        .hint("give the tunnel another `listen`");
+                        .hint(hint);
                 return Taken {
                     failure: Arc::new(failure),
                     address: self.address,
@@ -180,6 +216,8 @@ fn bind_all(addresses: &[SocketAddr]) -> Result<Vec<Bound>, Unbound> {
                 let in_use = error.kind() == io::ErrorKind::AddrInUse;
                 let address = if in_use {
                     Address::TcpInUse(address)
+                } else if starved(&error) {
+                    Address::Starved(address.to_string())
                 } else {
                     Address::Refused(address.to_string())
                 };
@@ -211,6 +249,7 @@ fn bind_unix(path: &Path) -> Result<Bound, Unbound> {
     let (socket, file) = socket_file::bind(path).map_err(|error| {
         let address = match &error {
             socket_file::BindError::Answered { pid } => Address::UnixInUse(shown.clone(), *pid),
+            socket_file::BindError::Io(error) if starved(error) => Address::Starved(shown.clone()),
             socket_file::BindError::NoSocket | socket_file::BindError::Io(_) => {
                 Address::Refused(shown.clone())
             }
@@ -245,9 +284,14 @@ fn starved(error: &io::Error) -> bool {
 #[cfg(test)]
 mod tests {
     use tokio::net::{TcpStream, UnixStream};
+    use tokio::time::timeout;
 
     use super::*;
     use crate::tunnel::fake;
+
+    fn bind(listen: &Listen) -> Result<Listener, Unbound> {
+        Listener::bind(listen, &Allowance::of_process())
+    }
 
     #[tokio::test]
     async fn a_program_that_holds_one_of_two_addresses_blocks_both() {
@@ -260,7 +304,7 @@ mod tests {
             SocketAddr::from(([127, 0, 0, 1], port)),
             other.local_addr().unwrap(),
         ];
-        let taken = Listener::bind(&Listen::Tcp(both)).unwrap_err().explain();
+        let taken = bind(&Listen::Tcp(both)).unwrap_err().explain();
         assert_eq!(taken.failure.reason(), Reason::PortInUse);
         std::net::TcpListener::bind(("127.0.0.1", port)).expect("the other address is let go");
     }
@@ -269,7 +313,7 @@ mod tests {
     async fn a_taken_port_names_its_holder() {
         let other = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
         let address = other.local_addr().unwrap();
-        let taken = Listener::bind(&Listen::Tcp(vec![address])).unwrap_err().explain();
+        let taken = bind(&Listen::Tcp(vec![address])).unwrap_err().explain();
         let text = taken.failure.to_string();
         assert!(text.starts_with(&format!("{address} is held by ")), "{text}");
         if cfg!(target_os = "linux") {
@@ -280,7 +324,7 @@ mod tests {
     #[tokio::test]
     async fn an_address_of_another_machine_is_not_a_taken_port() {
         let elsewhere = vec!["192.0.2.1:5432".parse().unwrap()];
-        let taken = Listener::bind(&Listen::Tcp(elsewhere)).unwrap_err().explain();
+        let taken = bind(&Listen::Tcp(elsewhere)).unwrap_err().explain();
         assert_eq!(taken.failure.reason(), Reason::Invalid);
     }
 
@@ -301,7 +345,7 @@ mod tests {
             format!("127.0.0.1:{port}").parse().unwrap(),
             format!("[::1]:{port}").parse().unwrap(),
         ];
-        let mut listener = Listener::bind(&Listen::Tcp(addresses)).unwrap();
+        let mut listener = bind(&Listen::Tcp(addresses)).unwrap();
         for bound in 0..listener.sockets.len() {
             let address = if bound == 0 { "127.0.0.1" } else { "::1" };
             let (connected, _client) = tokio::join!(TcpStream::connect((address, port)), listener.accept());
@@ -309,11 +353,28 @@ mod tests {
         }
     }
 
+    #[tokio::test(start_paused = true)]
+    async fn connections_beyond_the_allowance_wait_until_another_ends() {
+        let address = SocketAddr::from(([127, 0, 0, 1], fake::free_port()));
+        // Six descriptors: one for the socket, two for each connection.
+        let mut listener = Listener::bind(&Listen::Tcp(vec![address]), &Allowance::of(8)).unwrap();
+        let mut clients = Vec::new();
+        for _ in 0..3 {
+            clients.push(TcpStream::connect(address).await.unwrap());
+        }
+        let first = listener.accept().await;
+        let _second = listener.accept().await;
+        let waited = timeout(Duration::from_secs(60), listener.accept()).await;
+        assert!(waited.is_err(), "there is room for two");
+        drop(first);
+        listener.accept().await;
+    }
+
     #[tokio::test]
     async fn a_unix_socket_lives_as_long_as_its_listener() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("db");
-        let mut listener = Listener::bind(&Listen::Unix(path.clone())).unwrap();
+        let mut listener = bind(&Listen::Unix(path.clone())).unwrap();
         let (connected, _client) = tokio::join!(UnixStream::connect(&path), listener.accept());
         connected.unwrap();
         drop(listener);

@@ -12,6 +12,7 @@
 //! owns listener, link and machine. Everybody else holds a [`Handle`] and sends messages, which are answered in every
 //! state. This module knows `dyn Transport`, never SSM.
 
+mod absence;
 mod backoff;
 mod client;
 #[cfg(test)]
@@ -32,6 +33,7 @@ use tokio::sync::{mpsc, oneshot};
 use tokio_util::task::TaskTracker;
 
 use crate::config::TunnelSpec;
+use crate::limits::Allowance;
 use crate::status::Entry;
 use crate::transport::Transport;
 use crate::tunnel::supervisor::{Command, Supervisor};
@@ -61,15 +63,17 @@ pub(crate) struct Handle {
 pub(crate) struct Finished;
 
 impl Handle {
-    /// Starts the supervisor of a tunnel, as one of `tasks`. The tunnel is down.
+    /// Starts the supervisor of a tunnel, as one of `tasks`. The tunnel is down; up, it shares the allowance with others.
     pub(crate) fn start(
         spec: Arc<TunnelSpec>,
         transport: Arc<dyn Transport>,
         entry: Entry,
+        allowance: Allowance,
         tasks: &TaskTracker,
     ) -> Self {
         let (commands, received) = mpsc::channel(COMMANDS);
-        tasks.spawn(Supervisor::new(Arc::clone(&spec), transport, entry, received).run());
+        let supervisor = Supervisor::new(Arc::clone(&spec), transport, entry, allowance, received);
+        tasks.spawn(supervisor.run());
         Self { spec, commands }
     }
 

@@ -19,21 +19,19 @@ use std::time::Duration;
 
 use futures_util::FutureExt;
 use futures_util::future::BoxFuture;
-use tokio::io::{AsyncRead, AsyncWrite, ReadBuf, copy_bidirectional_with_sizes};
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::sync::{mpsc, watch};
 use tokio::time::{Instant, sleep_until};
 use tokio_util::sync::CancellationToken;
 use tracing::info;
 
+use crate::exchange::exchange;
 use crate::failure::{Failure, Reason, Scope};
 use crate::meter::Meter;
 use crate::status::Entry;
 use crate::transport::{Stream, broken};
 use crate::tunnel::client::Client;
 use crate::tunnel::slot::{Lease, Slot};
-
-/// How much is copied at once: the pipes of the transports are as large, and more gains nothing on loopback.
-const BUFFER: usize = 64 * 1024;
 
 /// How long opening a stream may take where connections are held for less: a session of its own takes a second.
 const OPENING: Duration = Duration::from_secs(20);
@@ -204,7 +202,7 @@ impl Proxy {
         };
         let aborted = far.stream.aborted();
         let copied = tokio::select! {
-            copied = copy_bidirectional_with_sizes(&mut self.client, &mut far, BUFFER, BUFFER) => copied,
+            copied = exchange(&mut self.client, &mut far) => copied,
             failure = aborted => return Copied::Ended(End::Failed(failure)),
         };
         let end = match (copied, far.first) {

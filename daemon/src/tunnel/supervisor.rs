@@ -27,6 +27,7 @@ use tracing::{Instrument, info, info_span};
 
 use crate::config::TunnelSpec;
 use crate::failure::Failure;
+use crate::limits::Allowance;
 use crate::meter::Presence;
 use crate::status::{self, Entry};
 use crate::transport::{Health, Link, LinkDetails, Transport};
@@ -66,6 +67,7 @@ pub(crate) struct Supervisor {
     spec: Arc<TunnelSpec>,
     transport: Arc<dyn Transport>,
     entry: Entry,
+    allowance: Allowance,
     lifecycle: Lifecycle,
     commands: mpsc::Receiver<Command>,
     /// What connections meet.
@@ -102,6 +104,7 @@ impl Supervisor {
         spec: Arc<TunnelSpec>,
         transport: Arc<dyn Transport>,
         entry: Entry,
+        allowance: Allowance,
         commands: mpsc::Receiver<Command>,
     ) -> Self {
         Self {
@@ -111,6 +114,7 @@ impl Supervisor {
             transport,
             presence: entry.meter().presence(),
             entry,
+            allowance,
             commands,
             slot: watch::Sender::new(Slot::Refuse { cause: None }),
             period: Period::new(),
@@ -233,7 +237,7 @@ impl Supervisor {
         if self.period.listener.is_some() {
             return self.handle(Event::Up(wish));
         }
-        let unbound = match Listener::bind(&self.spec.listen) {
+        let unbound = match Listener::bind(&self.spec.listen, &self.allowance) {
             Ok(listener) => {
                 self.period.listener = Some(listener);
                 self.taken = None;

@@ -18,7 +18,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use tokio::io::{AsyncRead, AsyncWrite, copy_bidirectional_with_sizes};
+use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::time::{Instant, timeout};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
@@ -30,6 +30,7 @@ use self::far::Far;
 use self::way::{User, Way};
 use crate::aws::Aws;
 use crate::config::{Refusal, Wanted};
+use crate::exchange::exchange;
 use crate::failure::{Failure, Reason, Remedy, Scope};
 use crate::transport::{LinkDetails, Stream, Transport, Transports, broken, io_error};
 
@@ -42,9 +43,6 @@ const ATTEMPTS: usize = 2;
 
 /// How long visits may take to end once they are told to: they only have to be polled.
 const STOPPING: Duration = Duration::from_secs(1);
-
-/// How much is copied at once: as much as a message of the control socket holds.
-pub(crate) const BUFFER: usize = 64 * 1024;
 
 /// All visits of a daemon, and the links they share.
 pub(crate) struct Visits {
@@ -229,7 +227,7 @@ impl Visit {
         let aborted = self.stream.aborted();
         let mut far = Far::new(self.stream);
         let copied = tokio::select! {
-            copied = copy_bidirectional_with_sizes(client, &mut far, BUFFER, BUFFER) => copied.map(drop),
+            copied = exchange(client, &mut far) => copied,
             failure = aborted => Err(io_error(&failure)),
             () = self.stop.cancelled() => Err(io_error(&Arc::new(stopping()))),
         };

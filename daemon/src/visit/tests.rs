@@ -25,7 +25,7 @@ impl Rig {
 
     /// Has a client visit a target; returns its end.
     fn visit(&mut self, target: &str) -> DuplexStream {
-        let (near, mut far) = duplex(BUFFER);
+        let (near, mut far) = duplex(64 * 1024);
         let (visits, wanted) = (Arc::clone(&self.visits), wanted(target));
         self.running
             .spawn(async move { visits.open(wanted).await?.carry(&mut far).await });

@@ -2,12 +2,12 @@
 
 use std::net::SocketAddr;
 use std::process::Command;
-use std::time::Instant;
-use std::{fs, io, thread};
+use std::time::{Duration, Instant};
+use std::{fs, thread};
 
 use anyhow::bail;
 
-use super::{Client, Place, free_address};
+use super::{Client, Place, free_addresses};
 use crate::emulator::{Far, HOST, PORT};
 use crate::process::{LOOK, Process, STARTING};
 
@@ -16,40 +16,23 @@ pub(crate) const OUR_RATE: u32 = 900;
 
 /// Starts tunneld. Its time to come up begins with `tunnelctl up`, since the daemon runs before it is needed.
 pub(super) fn start(place: &Place<'_>, far: Far, tunnels: usize) -> anyhow::Result<Client> {
-    let addresses = (0..tunnels)
-        .map(|_| free_address())
-        .collect::<io::Result<Vec<_>>>()?;
-    let config = place.folder.join("config.toml");
-    let defaults = defaults(far, place.sessions);
-    fs::write(&config, configuration(&defaults, &tunnel(place, far), &addresses))?;
-    let socket = place.folder.join("run/tunneld.sock");
-    let program = |name| {
-        let mut command = Command::new(place.programs.join(name));
-        command
-            .env_clear()
-            .envs(place.emulator.environment(far))
-            .env("HOME", place.folder)
-            .env("TUNNELD_SOCKET", &socket);
-        command
-    };
-    let mut daemon = program("tunneld");
-    daemon
-        .arg("--config")
-        .arg(&config)
-        .arg("--state")
-        .arg(place.folder.join("state"));
-    let mut process = Process::start(&mut daemon, "tunneld", place.folder)?;
-    let deadline = Instant::now() + STARTING;
-    while !program("tunnelctl").arg("version").output()?.status.success() {
-        process.must_live()?;
-        if Instant::now() > deadline {
-            bail!("tunneld does not answer: {}", process.last_words());
-        }
-        thread::sleep(LOOK);
-    }
+    let addresses = free_addresses(tunnels)?;
+    let text = configuration(
+        &defaults(far, place.sessions),
+        &(tunnel(place, far) + "autostart = false\n"),
+        &addresses,
+    );
+    let mut process = launch(place, far, &text)?;
+    wait_for(&mut process, || {
+        Ok(program(place, far, "tunnelctl")
+            .arg("version")
+            .output()?
+            .status
+            .success())
+    })?;
     let began = Instant::now();
     if tunnels > 0 {
-        let up = program("tunnelctl").args(["up", "--all"]).output()?;
+        let up = program(place, far, "tunnelctl").args(["up", "--all"]).output()?;
         if !up.status.success() {
             bail!("tunnelctl up: {}", String::from_utf8_lossy(&up.stderr).trim());
         }
@@ -61,11 +44,82 @@ pub(super) fn start(place: &Place<'_>, far: Far, tunnels: usize) -> anyhow::Resu
     })
 }
 
+/// Starts tunneld with tunnels that are connected on demand. Its time to come up is until it shows all of them as idle.
+pub(super) fn start_idle(place: &Place<'_>, far: Far, tunnels: usize) -> anyhow::Result<Client> {
+    let addresses = free_addresses(tunnels)?;
+    let on_demand = tunnel(place, far) + "mode = \"on-demand\"\n";
+    let text = configuration(&defaults(far, place.sessions), &on_demand, &addresses);
+    let began = Instant::now();
+    let mut process = launch(place, far, &text)?;
+    wait_for(&mut process, || {
+        let status = program(place, far, "tunnelctl").arg("status").output()?;
+        let table = String::from_utf8_lossy(&status.stdout);
+        let is_idle = |line: &&str| line.split_whitespace().nth(1) == Some("idle");
+        Ok(table.lines().filter(is_idle).count() == tunnels)
+    })?;
+    Ok(Client {
+        processes: vec![process],
+        connecting: began.elapsed(),
+        addresses,
+    })
+}
+
+/// Returns how long `tunnelctl status` takes from its start to its end.
+pub(crate) fn time_of_a_status(place: &Place<'_>, far: Far) -> anyhow::Result<Duration> {
+    let began = Instant::now();
+    let status = program(place, far, "tunnelctl").arg("status").output()?;
+    let took = began.elapsed();
+    if !status.status.success() {
+        bail!(
+            "tunnelctl status: {}",
+            String::from_utf8_lossy(&status.stderr).trim()
+        );
+    }
+    Ok(took)
+}
+
+/// Starts a daemon with a configuration.
+fn launch(place: &Place<'_>, far: Far, configuration: &str) -> anyhow::Result<Process> {
+    let config = place.folder.join("config.toml");
+    fs::write(&config, configuration)?;
+    let mut daemon = program(place, far, "tunneld");
+    daemon
+        .arg("--config")
+        .arg(&config)
+        .arg("--state")
+        .arg(place.folder.join("state"));
+    Process::start(&mut daemon, "tunneld", place.folder)
+}
+
+/// One of our programs, in the environment that both of them have.
+fn program(place: &Place<'_>, far: Far, name: &str) -> Command {
+    let mut command = Command::new(place.programs.join(name));
+    command
+        .env_clear()
+        .envs(place.emulator.environment(far))
+        .env("HOME", place.folder)
+        .env("TUNNELD_SOCKET", place.folder.join("run/tunneld.sock"));
+    command
+}
+
+/// Waits until the daemon is as wanted.
+fn wait_for(process: &mut Process, is_as_wanted: impl Fn() -> anyhow::Result<bool>) -> anyhow::Result<()> {
+    let deadline = Instant::now() + STARTING;
+    while !is_as_wanted()? {
+        process.must_live()?;
+        if Instant::now() > deadline {
+            bail!("tunneld does not answer as it should: {}", process.last_words());
+        }
+        thread::sleep(LOOK);
+    }
+    Ok(())
+}
+
 /// Returns the settings that all tunnels share.
 fn defaults(far: Far, sessions: Option<usize>) -> String {
     let agent = match far {
         Far::Agent(agent) => agent,
-        Far::Endpoint | Far::Server => return String::new(),
+        Far::Endpoint | Far::Server | Far::Target => return String::new(),
     };
     let sessions = sessions.map(|most| format!("sessions = {{ min = 1, max = {most} }}\n"));
     let pace = agent.unpaced().map(|payload| {
@@ -87,13 +141,15 @@ fn tunnel(place: &Place<'_>, far: Far) -> String {
             place.server.user,
             place.server.identity.display()
         ),
+        Far::Target => format!("target = \"{}\"\nroute = \"direct\"\n", place.target),
     }
 }
 
 fn configuration(defaults: &str, tunnel: &str, addresses: &[SocketAddr]) -> String {
-    let tunnels = addresses.iter().enumerate().map(|(at, address)| {
-        format!("[tunnels.bench-{at}]\nlisten = \"{address}\"\nautostart = false\n{tunnel}")
-    });
+    let tunnels = addresses
+        .iter()
+        .enumerate()
+        .map(|(at, address)| format!("[tunnels.bench-{at}]\nlisten = \"{address}\"\n{tunnel}"));
     tunnels.fold(format!("[defaults]\n{defaults}"), |text, tunnel| text + &tunnel)
 }
 
@@ -104,7 +160,8 @@ mod tests {
 
     #[test]
     fn each_tunnel_has_an_address_of_its_own() {
-        let addresses = [free_address().unwrap(), free_address().unwrap()];
+        let addresses = free_addresses(2).unwrap();
+        assert_ne!(addresses[0], addresses[1]);
         let text = configuration("", "route = \"eice\"\n", &addresses);
         for (at, address) in addresses.iter().enumerate() {
             assert!(text.contains(&format!("[tunnels.bench-{at}]\nlisten = \"{address}\"\n")));

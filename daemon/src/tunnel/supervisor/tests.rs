@@ -35,7 +35,8 @@ impl Rig {
         let entry = board.enter(&spec);
         let tasks = TaskTracker::new();
         let spec = Arc::new(spec);
-        let handle = Handle::start(Arc::clone(&spec), transport, entry, &tasks);
+        let allowance = Allowance::of_process();
+        let handle = Handle::start(Arc::clone(&spec), transport, entry, allowance, &tasks);
         Self {
             spec,
             board,
