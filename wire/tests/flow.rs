@@ -140,6 +140,23 @@ fn the_rate_of_messages_can_be_chosen() {
 }
 
 #[test]
+fn without_a_rate_an_upload_fills_a_long_and_fast_path() {
+    const RATE: usize = 40_000_000;
+    let network = Network {
+        uplink: Some(RATE),
+        ..Network::perfect(millis(100))
+    };
+    let mut rig = ready_with(with_policy(Policy::client().with_message_rate(None)), network);
+    rig.client.witness.paced = false;
+    let id = rig.open(bytes(1, 160 << 20), Vec::new());
+    rig.run_for(SECOND * 3);
+    let begun = rig.loads[&id].got_up.len();
+    rig.run_for(SECOND);
+    let speed = rig.loads[&id].got_up.len() - begun;
+    assert!(speed > RATE * 85 / 100, "{speed} bytes a second");
+}
+
+#[test]
 fn what_is_sent_again_keeps_to_the_rate_too() {
     let policy = Policy::client().with_payloads(PayloadProbe::between(SMALLEST_PAYLOAD, SMALLEST_PAYLOAD));
     let mut rig = ready_with(with_policy(policy), Network::perfect(millis(500)));
