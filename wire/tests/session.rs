@@ -350,6 +350,7 @@ fn a_closing_ends_the_session_in_the_services_words_whatever_its_header() {
 
 #[test]
 fn the_words_of_a_far_end_are_kept_to_one_line_of_a_bearable_length() {
+    type Saying<'a> = &'a dyn Fn(&mut Lone);
     let long = format!("\u{1b}[31m{}\nend", "word ".repeat(1 << 12));
     let json = serde_json::to_string(&long).unwrap();
     let action =
@@ -366,7 +367,7 @@ fn the_words_of_a_far_end_are_kept_to_one_line_of_a_bearable_length() {
     let port = r#"{"SessionType":"Port","Properties":{"type":"LocalPortForwarding"}}"#;
     let port = action(r#""SessionType""#, port);
     let wrong = action(r#""SessionType""#, &format!(r#"{{"SessionType":{json}}}"#));
-    let said: [(&str, &dyn Fn(&mut Lone)); 6] = [
+    let said: [(&str, Saying<'_>); 6] = [
         ("closing", &|lone| closed(lone, format!(r#"{{"Output":{json}}}"#))),
         ("version", &|lone| ask(lone, &long, port.clone())),
         ("zeros", &|lone| {
