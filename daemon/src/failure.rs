@@ -18,6 +18,7 @@ pub struct Failure {
     reason: Reason,
     remedy: Remedy,
     scope: Scope,
+    answered: bool,
     hints: Vec<String>,
     source: Option<Cause>,
 }
@@ -72,6 +73,19 @@ pub enum Scope {
     Link,
 }
 
+/// The longest wait that an answer may ask of us. More is an accident of the sender's.
+const LONGEST_RETRY_AFTER: Duration = Duration::from_secs(5 * 60);
+
+impl Remedy {
+    /// Time, and as much of it as the header `Retry-After` asks for, if it is there and can be understood.
+    pub fn after(seconds: Option<&str>) -> Self {
+        match seconds.and_then(|seconds| seconds.parse().ok()) {
+            Some(seconds) => Self::RetryAfter(Duration::from_secs(seconds).min(LONGEST_RETRY_AFTER)),
+            None => Self::Retry,
+        }
+    }
+}
+
 impl Failure {
     /// A failure of the link whose cause has no error value. `doing` is lower case, without a full stop.
     pub fn new(reason: Reason, remedy: Remedy, doing: impl Into<String>) -> Self {
@@ -80,6 +94,7 @@ impl Failure {
             reason,
             remedy,
             scope: Scope::Link,
+            answered: false,
             hints: Vec::new(),
             source: None,
         }
@@ -88,6 +103,12 @@ impl Failure {
     /// The same failure, of one stream alone.
     pub fn of_stream(mut self) -> Self {
         self.scope = Scope::Stream;
+        self
+    }
+
+    /// The same failure, which is what somebody answered who is there and can be asked too often.
+    pub fn answered(mut self) -> Self {
+        self.answered = true;
         self
     }
 
@@ -110,6 +131,7 @@ impl Failure {
             reason: self.reason,
             remedy: self.remedy.clone(),
             scope: self.scope,
+            answered: self.answered,
             hints: self.hints.clone(),
             source: Some(Box::new(Arc::clone(self))),
         }
@@ -128,6 +150,11 @@ impl Failure {
     /// Returns what the failure ends.
     pub fn scope(&self) -> Scope {
         self.scope
+    }
+
+    /// Returns whether somebody answered, who can be asked too often.
+    pub fn is_answered(&self) -> bool {
+        self.answered
     }
 
     /// Returns what a person can do, a line each.

@@ -140,6 +140,37 @@ fn the_rate_of_messages_can_be_chosen() {
 }
 
 #[test]
+fn without_a_rate_an_upload_fills_a_long_and_fast_path() {
+    const RATE: usize = 40_000_000;
+    let network = Network {
+        uplink: Some(RATE),
+        ..Network::perfect(millis(100))
+    };
+    let mut rig = ready_with(with_policy(Policy::client().with_message_rate(None)), network);
+    rig.client.witness.paced = false;
+    let id = rig.open(bytes(1, 160 << 20), Vec::new());
+    rig.run_for(SECOND * 3);
+    let begun = rig.loads[&id].got_up.len();
+    rig.run_for(SECOND);
+    let speed = rig.loads[&id].got_up.len() - begun;
+    assert!(speed > RATE * 85 / 100, "{speed} bytes a second");
+}
+
+#[test]
+fn what_is_sent_again_keeps_to_the_rate_too() {
+    let policy = Policy::client().with_payloads(PayloadProbe::between(SMALLEST_PAYLOAD, SMALLEST_PAYLOAD));
+    let mut rig = ready_with(with_policy(policy), Network::perfect(millis(500)));
+    rig.open(bytes(1, 32 << 20), Vec::new());
+    rig.run_for(SECOND * 15);
+    // The witness counts.
+    rig.act(Act::Cut(Told::Pause));
+    rig.act(Act::Attach);
+    rig.run_for(SECOND * 3);
+    let repeats = rig.client.witness.repeats;
+    assert!(repeats > MESSAGE_RATE as usize * 9 / 10, "{repeats} repeats");
+}
+
+#[test]
 fn a_few_bytes_wait_a_fraction_of_a_second_for_a_bulk_upload_through_a_slow_uplink() {
     // A mobile network, ADSL, a home's cable.
     for (rate, longest) in [(60_000, 1_500), (125_000, 800), (1_250_000, 300)] {

@@ -297,6 +297,30 @@ fn a_start_publication_repeats_what_cannot_have_arrived() {
 }
 
 #[test]
+fn the_end_of_a_pause_repeats_nothing_that_is_still_under_way() {
+    let mut rig = Rig::ready(millis(50));
+    rig.open(bytes(1, 64 << 20), Vec::new());
+    rig.run_for(millis(3_000));
+    for _ in 0..5 {
+        rig.announce(Kind::PausePublication);
+        rig.announce(Kind::StartPublication);
+        rig.run_for(millis(30));
+    }
+    assert_eq!(rig.client.witness.repeats, 0);
+    // What was lost meanwhile comes again.
+    rig.network.loss = 1.0;
+    rig.run_for(millis(30));
+    rig.announce(Kind::PausePublication);
+    rig.run_for(millis(500));
+    rig.network.loss = 0.0;
+    rig.announce(Kind::StartPublication);
+    let before = rig.loads.values().map(|load| load.got_up.len()).sum::<usize>();
+    rig.run_for(millis(60));
+    let after = rig.loads.values().map(|load| load.got_up.len()).sum::<usize>();
+    assert!(after > before);
+}
+
+#[test]
 fn the_official_agents_pace_and_repair_are_kept() {
     let mut rig = Rig::new(1, Network::perfect(millis(10)), Agent::stock());
     rig.begin();

@@ -349,6 +349,57 @@ fn a_closing_ends_the_session_in_the_services_words_whatever_its_header() {
 }
 
 #[test]
+fn the_words_of_a_far_end_are_kept_to_one_line_of_a_bearable_length() {
+    type Saying<'a> = &'a dyn Fn(&mut Lone);
+    let long = format!("\u{1b}[31m{}\nend", "word ".repeat(1 << 12));
+    let json = serde_json::to_string(&long).unwrap();
+    let action =
+        |kind: &str, parameters: &str| format!(r#"{{"ActionType":{kind},"ActionParameters":{parameters}}}"#);
+    let closed = |lone: &mut Lone, body: String| {
+        let frame = service_message(Kind::ChannelClosed, body.into());
+        lone.session.handle_frame(frame, lone.now).unwrap();
+    };
+    let ask = |lone: &mut Lone, version: &str, action: String| {
+        let version = serde_json::to_string(version).unwrap();
+        let body = format!(r#"{{"AgentVersion":{version},"RequestedClientActions":[{action}]}}"#);
+        lone.data(PayloadType::HandshakeRequest, body.into());
+    };
+    let port = r#"{"SessionType":"Port","Properties":{"type":"LocalPortForwarding"}}"#;
+    let port = action(r#""SessionType""#, port);
+    let wrong = action(r#""SessionType""#, &format!(r#"{{"SessionType":{json}}}"#));
+    let said: [(&str, Saying<'_>); 6] = [
+        ("closing", &|lone| closed(lone, format!(r#"{{"Output":{json}}}"#))),
+        ("version", &|lone| ask(lone, &long, port.clone())),
+        ("zeros", &|lone| {
+            ask(lone, &format!("{}3.3.0.0", "0".repeat(1 << 12)), port.clone())
+        }),
+        ("action", &|lone| ask(lone, "3.3.0.0", action(&json, "{}"))),
+        ("type", &|lone| ask(lone, "3.3.0.0", wrong.clone())),
+        ("no request", &|lone| {
+            lone.data(PayloadType::HandshakeRequest, json.clone().into())
+        }),
+    ];
+    for (what, say) in said {
+        let mut lone = Lone::client();
+        say(&mut lone);
+        let [Event::Ended(end)] = &lone.events()[..] else {
+            panic!("{what}")
+        };
+        let words = end.to_string();
+        assert!(words.chars().count() < 500, "{what}: {} characters", words.len());
+        assert!(!words.contains(char::is_control), "{what}: {words:?}");
+    }
+    let mut lone = Lone::client();
+    lone.data(PayloadType::HandshakeRequest, request("3.3.987.0").into());
+    let body = format!(r#"{{"HandshakeTimeToComplete":1,"CustomerMessage":{json}}}"#);
+    lone.data(PayloadType::HandshakeComplete, body.into());
+    let [Event::Ready { customer_message, .. }] = &lone.events()[..] else {
+        panic!("not ready")
+    };
+    assert!(customer_message.starts_with("[31mword word") && customer_message.chars().count() <= 401);
+}
+
+#[test]
 fn a_damaged_message_is_neither_acknowledged_nor_delivered() {
     let mut lone = Lone::ready_client("3.3.987.0");
     let good = data_message(
@@ -376,7 +427,7 @@ fn a_damaged_message_is_neither_acknowledged_nor_delivered() {
 #[test]
 fn what_comes_early_is_kept_up_to_a_number_and_then_not_acknowledged() {
     let mut lone = Lone::ready_client("3.3.987.0");
-    for sequence in 3..30_003 {
+    for sequence in 3..40_003 {
         lone.data_at(
             sequence,
             PayloadType::Output,
@@ -384,22 +435,40 @@ fn what_comes_early_is_kept_up_to_a_number_and_then_not_acknowledged() {
         );
     }
     let acks = acknowledged(&lone.sent());
-    assert_eq!(acks, (3..20_003).collect::<Vec<_>>());
+    assert_eq!(acks, (3..30_003).collect::<Vec<_>>());
     lone.data_at(
         2,
         PayloadType::Output,
         Bytes::copy_from_slice(&Header::Nop.encode()),
     );
     lone.data_at(
-        20_003,
+        30_003,
         PayloadType::Output,
         Bytes::copy_from_slice(&Header::Nop.encode()),
     );
     assert_eq!(
         acknowledged(&lone.sent()),
-        [2, 20_003],
+        [2, 30_003],
         "the hole is filled and the line goes on"
     );
+}
+
+#[test]
+fn what_comes_while_the_largest_hole_that_is_waited_for_is_filled_has_room() {
+    const MISSING: u64 = 300;
+    let mut lone = Lone::ready_client("3.3.987.0");
+    let nop = Bytes::copy_from_slice(&Header::Nop.encode());
+    let mut early = 2 + MISSING..;
+    // The official agent sends ten of what is missing a second, and 838 new messages.
+    for missing in 2..2 + MISSING {
+        for number in early.by_ref().take(84) {
+            lone.data_at(number, PayloadType::Output, nop.clone());
+        }
+        lone.data_at(missing, PayloadType::Output, nop.clone());
+        assert_eq!(acknowledged(&lone.sent()).len(), 85, "{missing}");
+        assert_eq!(lone.events(), []);
+        lone.now += Duration::from_millis(100);
+    }
 }
 
 #[test]
@@ -461,7 +530,7 @@ fn acknowledgements_that_cannot_be_sent_do_not_pile_up() {
     for _ in 0..50_000 {
         lone.data_at(0, PayloadType::HandshakeRequest, Bytes::from_static(b"{}"));
     }
-    assert_eq!(lone.sent().len(), 20_000);
+    assert_eq!(lone.sent().len(), 30_000);
 }
 
 #[test]
@@ -549,6 +618,32 @@ fn a_refused_stream_is_told_apart_and_the_others_go_on() {
     rig.run_until(Duration::from_secs(1), "its end", |rig| {
         rig.client.has(&Event::Finished(silent))
     });
+}
+
+#[test]
+fn a_refusal_of_a_stream_that_is_gone_is_not_that_of_the_next_one() {
+    const SECOND: Duration = Duration::from_secs(1);
+    let mut rig = Rig::ready(Duration::from_millis(5));
+    let open = |rig: &mut Rig| {
+        let id = rig.client.session.open(rig.now).unwrap();
+        rig.run_until(SECOND, "the stream", |rig| rig.agent.has(&Event::Opened(id)));
+        id
+    };
+    // It is given up before its refusal comes; and refused twice.
+    for delay in [0, 6] {
+        let gone = open(&mut rig);
+        rig.agent.session.refuse(gone);
+        rig.agent
+            .session
+            .say(PayloadType::Flag, Flag::ConnectToPortError.payload());
+        rig.run_for(Duration::from_millis(delay));
+        rig.client.session.reset(gone);
+        rig.run_for(SECOND);
+        let silent = open(&mut rig);
+        rig.agent.session.close(silent);
+        rig.run_for(SECOND);
+        assert!(rig.client.has(&Event::Finished(silent)), "{delay} ms");
+    }
 }
 
 #[test]
@@ -706,6 +801,7 @@ fn a_pause_stops_what_was_to_be_sent_again() {
         .handle_frame(service_message(Kind::PausePublication, Bytes::new()), lone.now)
         .unwrap();
     assert_eq!(lone.sent().iter().filter(|raw| raw.is_data()).count(), 0);
+    lone.now += Duration::from_secs(1);
     lone.session
         .handle_frame(service_message(Kind::StartPublication, Bytes::new()), lone.now)
         .unwrap();
@@ -741,6 +837,16 @@ fn a_flag_that_nobody_knows_is_ignored() {
     lone.data(PayloadType::Other(11), Bytes::from_static(b"stderr"));
     assert_eq!(acknowledged(&lone.sent()).len(), 5);
     assert!(lone.events().is_empty());
+}
+
+#[test]
+fn a_message_without_bytes_brings_a_stream_nothing() {
+    let mut lone = Lone::ready_client("3.0.150.0");
+    let id = lone.session.open(lone.now).unwrap();
+    lone.data(PayloadType::Output, Bytes::new());
+    lone.data(PayloadType::Output, Bytes::from_static(b"x"));
+    assert_eq!(lone.events(), [Event::Data(id, Bytes::from_static(b"x"))]);
+    assert_eq!(acknowledged(&lone.sent()), [2, 3]);
 }
 
 #[test]

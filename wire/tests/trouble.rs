@@ -289,6 +289,25 @@ fn a_short_outage_that_the_agent_was_not_told_of_is_waited_for() {
 }
 
 #[test]
+fn a_hole_that_the_agent_never_fills_ends_the_session_however_small_it_is() {
+    let mut rig = Rig::ready(millis(10));
+    let beyond = rig.agent.witness.messages() as u64 + 1;
+    let began = rig.now;
+    while told(&rig).is_empty() {
+        assert!(rig.now - began < MINUTE * 2, "it is waited for in vain");
+        let frame = data_message(Kind::OutputStreamData, beyond, PayloadType::Output, "x".into());
+        rig.client.session.handle_frame(frame, rig.now).unwrap();
+        while rig.client.session.poll_transmit(rig.now).is_some() {}
+        rig.client
+            .events
+            .extend(std::iter::from_fn(|| rig.client.session.poll_event()));
+        rig.now += SECOND;
+    }
+    assert!(rig.now - began > MINUTE);
+    assert_eq!(told(&rig), [Event::Ended(End::Hole { missing: 1 })]);
+}
+
+#[test]
 fn an_agent_that_sends_everything_again_makes_no_hopeless_hole() {
     for outage in [SECOND, SECOND * 20] {
         let mut rig = Rig::ready_with(Network::perfect(millis(50)), Agent::fast(Framing::Fitted));

@@ -11,7 +11,6 @@
 
 use std::error::Error;
 use std::fmt;
-use std::time::Duration;
 
 use aws_credential_types::provider::error::CredentialsError;
 use aws_smithy_runtime_api::client::orchestrator::HttpResponse;
@@ -92,9 +91,6 @@ const VERDICTS: &[(&str, Verdict)] = &[
     ("RequestTimeout*", Verdict::Unreachable),
 ];
 
-/// The longest wait that an answer may ask of us. More is an accident of the sender's.
-const LONGEST_RETRY_AFTER: Duration = Duration::from_secs(5 * 60);
-
 /// The most of AWS's message that is kept: some carry kilobytes of encoded detail.
 const LONGEST_MESSAGE: usize = 400;
 
@@ -129,7 +125,7 @@ pub(super) fn refused(
 ) -> Failure {
     let code = denial.code.as_deref();
     let said = Said::of_aws(code, &denial.message, status, request_id);
-    judged(doing.into(), verdict(code, status), said, None, login)
+    judged(doing.into(), verdict(code, status), said, Remedy::Retry, login).answered()
 }
 
 /// Returns the failure that missing credentials are.
@@ -153,19 +149,12 @@ where
     let verdict = verdict(error.code(), status);
     let message = error.message().unwrap_or_default();
     let said = Said::of_aws(error.code(), message, status, error.request_id());
-    let retry_after = response
-        .and_then(|response| response.headers().get("retry-after")?.parse().ok())
-        .map(|seconds| Duration::from_secs(seconds).min(LONGEST_RETRY_AFTER));
-    judged(doing, verdict, said, retry_after, login)
+    let asked = response.and_then(|response| response.headers().get("retry-after"));
+    judged(doing, verdict, said, Remedy::after(asked), login).answered()
 }
 
-fn judged(
-    doing: String,
-    verdict: Verdict,
-    said: Said,
-    retry_after: Option<Duration>,
-    login: &Login,
-) -> Failure {
+/// `retry` is what to do where time may mend it.
+fn judged(doing: String, verdict: Verdict, said: Said, retry: Remedy, login: &Login) -> Failure {
     match verdict {
         Verdict::Login => Failure::new(
             Reason::Login,
@@ -194,12 +183,9 @@ fn judged(
             .because(said),
         Verdict::AgentOffline => Failure::new(Reason::AgentOffline, Remedy::Retry, doing).because(said),
         Verdict::NotFound => Failure::new(Reason::NotFound, Remedy::Fix, doing).because(said),
-        Verdict::Throttled => {
-            let remedy = retry_after.map_or(Remedy::Retry, Remedy::RetryAfter);
-            Failure::new(Reason::Throttled, remedy, doing).because(said)
-        }
+        Verdict::Throttled => Failure::new(Reason::Throttled, retry, doing).because(said),
         Verdict::Invalid => Failure::new(Reason::Invalid, Remedy::Fix, doing).because(said),
-        Verdict::Unreachable => Failure::new(Reason::Unreachable, Remedy::Retry, doing).because(said),
+        Verdict::Unreachable => Failure::new(Reason::Unreachable, retry, doing).because(said),
     }
 }
 
@@ -227,7 +213,7 @@ fn unanswered(doing: String, error: &(dyn Error + 'static), login: &Login) -> Fa
         (None, CredentialsError::InvalidConfiguration(_)) => Verdict::Invalid,
         (None, _) => Verdict::Login,
     };
-    judged(doing, verdict, Said::chain(&texts), None, login)
+    judged(doing, verdict, Said::chain(&texts), Remedy::Retry, login)
 }
 
 fn verdict(code: Option<&str>, status: u16) -> Verdict {
@@ -341,6 +327,8 @@ impl Error for Said {
 
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
     use aws_sdk_ssm::operation::start_session::StartSessionError;
     use aws_smithy_runtime_api::client::result::ConnectorError;
     use aws_smithy_types::body::SdkBody;
@@ -508,15 +496,25 @@ mod tests {
     }
 
     #[test]
-    fn throttling_with_a_time_waits_that_long_but_never_for_hours() {
-        for (header, expected) in [("7", Duration::from_secs(7)), ("86400", LONGEST_RETRY_AFTER)] {
-            let failure = answer(
-                Some("ThrottlingException"),
-                "",
-                response(400, &[("retry-after", header)]),
-            );
-            assert_eq!(failure.remedy(), &Remedy::RetryAfter(expected));
+    fn an_answer_with_a_time_waits_that_long_but_never_for_hours() {
+        for (header, expected) in [("7", 7), ("86400", 300)] {
+            let asking = |status| response(status, &[("retry-after", header)]);
+            let expected = Remedy::RetryAfter(Duration::from_secs(expected));
+            let throttled = answer(Some("ThrottlingException"), "", asking(400));
+            assert_eq!(throttled.remedy(), &expected);
+            let in_trouble = answer(None, "", asking(503));
+            assert_eq!(in_trouble.remedy(), &expected);
         }
+    }
+
+    #[test]
+    fn an_answer_is_told_from_a_silence() {
+        assert!(answer(None, "", response(500, &[])).is_answered());
+        let no_connection = ConnectorError::io("connection refused".into());
+        let error = StartError::dispatch_failure(no_connection);
+        assert!(!failure("cannot start a session", error, &login()).is_answered());
+        let late = CredentialsError::provider_timed_out(Duration::from_secs(5));
+        assert!(!without_credentials(late).is_answered());
     }
 
     #[test]

@@ -241,6 +241,7 @@ fn grant(id: Option<String>, token: Option<String>, url: Option<String>) -> Opti
 fn incomplete(doing: String) -> Failure {
     Failure::new(Reason::Unreachable, Remedy::Retry, doing)
         .because("the answer lacks a session id, token or URL")
+        .answered()
 }
 
 /// A duration that has passed, in its largest unit.

@@ -1,5 +1,11 @@
 //! How fast sessions may be started with one profile: AWS limits StartSession for the whole account, and a refusal is
 //! for all tunnels that use it.
+//!
+//! ```text
+//!   take ── the bucket has room ──► now
+//!        ── it has none ──► a turn of its own, void if AWS refuses meanwhile ─┐
+//!        ── AWS has refused ──► the end of the pause ─────────────────────────┴─► take
+//! ```
 
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -22,11 +28,18 @@ pub(super) struct Throttle(Mutex<Turns>);
 impl Throttle {
     /// Waits for a turn.
     pub(super) async fn turn(&self) {
-        let mut at = self.turns().take(Instant::now());
-        while let Some(until) = at {
-            sleep_until(until).await;
-            // AWS may have refused somebody meanwhile.
-            at = self.turns().held(Instant::now());
+        loop {
+            let turn = self.turns().take(Instant::now());
+            match turn {
+                Turn::Now => return,
+                Turn::At(at) => {
+                    sleep_until(at).await;
+                    if self.turns().held(Instant::now()).is_none() {
+                        return;
+                    }
+                }
+                Turn::Held(until) => sleep_until(until).await,
+            }
         }
     }
 
@@ -38,7 +51,7 @@ impl Throttle {
 
     /// AWS started a session.
     pub(super) fn granted(&self) {
-        self.turns().refusals = 0;
+        self.turns().grant(Instant::now());
     }
 
     fn turns(&self) -> MutexGuard<'_, Turns> {
@@ -55,17 +68,25 @@ struct Turns {
     refusals: u32,
 }
 
+/// When somebody may start.
+#[derive(Debug, PartialEq, Eq)]
+enum Turn {
+    Now,
+    At(Instant),
+    /// Nobody may before then, and whoever waited has to ask again.
+    Held(Instant),
+}
+
 impl Turns {
-    /// Takes a turn; returns when it is, `None` for at once.
-    fn take(&mut self, now: Instant) -> Option<Instant> {
+    /// Takes a turn.
+    fn take(&mut self, now: Instant) -> Turn {
+        if let Some(until) = self.held(now) {
+            return Turn::Held(until);
+        }
         let due = self.due.map_or(now, |due| due.max(now));
         self.due = Some(due + INTERVAL);
         let at = due.checked_sub(INTERVAL * (BURST - 1)).unwrap_or(now);
-        [Some(at), self.hold]
-            .into_iter()
-            .flatten()
-            .max()
-            .filter(|at| *at > now)
+        if at > now { Turn::At(at) } else { Turn::Now }
     }
 
     /// Returns until when everybody waits.
@@ -80,12 +101,24 @@ impl Turns {
         }
         let pause = FIRST_PAUSE * 2_u32.saturating_pow(self.refusals.min(16));
         self.refusals = self.refusals.saturating_add(1);
-        self.hold = Some(now + pause.min(LONGEST_PAUSE).mul_f64(jitter));
+        let until = now + pause.min(LONGEST_PAUSE).mul_f64(jitter);
+        self.hold = Some(until);
+        // What waited does not leave in one burst, which would be refused again.
+        self.due = self.due.max(Some(until + INTERVAL * (BURST - 1)));
+    }
+
+    fn grant(&mut self, now: Instant) {
+        // A start that was under way when another was refused says nothing of the next.
+        if self.held(now).is_none() {
+            self.refusals = 0;
+        }
     }
 }
 
 #[cfg(test)]
 mod tests {
+    use futures_util::future::join_all;
+
     use super::*;
 
     #[test]
@@ -93,12 +126,12 @@ mod tests {
         let now = Instant::now();
         let mut turns = Turns::default();
         for _ in 0..BURST {
-            assert_eq!(turns.take(now), None);
+            assert_eq!(turns.take(now), Turn::Now);
         }
-        assert_eq!(turns.take(now), Some(now + INTERVAL));
-        assert_eq!(turns.take(now), Some(now + INTERVAL * 2));
+        assert_eq!(turns.take(now), Turn::At(now + INTERVAL));
+        assert_eq!(turns.take(now), Turn::At(now + INTERVAL * 2));
         let later = now + Duration::from_secs(60);
-        assert_eq!(turns.take(later), None, "a pause fills the bucket again");
+        assert_eq!(turns.take(later), Turn::Now, "a pause fills the bucket again");
     }
 
     #[test]
@@ -107,7 +140,7 @@ mod tests {
         let mut turns = Turns::default();
         turns.refuse(now, 1.0);
         turns.refuse(now, 1.0);
-        assert_eq!(turns.take(now), Some(now + FIRST_PAUSE));
+        assert_eq!(turns.take(now), Turn::Held(now + FIRST_PAUSE));
         let later = now + FIRST_PAUSE;
         assert_eq!(turns.held(later), None);
         turns.refuse(later, 1.0);
@@ -123,6 +156,38 @@ mod tests {
             let until = turns.held(now).expect("a pause");
             assert!(until - now <= LONGEST_PAUSE);
             now = until;
+        }
+    }
+
+    #[test]
+    fn a_start_that_was_under_way_when_another_was_refused_does_not_end_the_refusals() {
+        let now = Instant::now();
+        let mut turns = Turns::default();
+        turns.refuse(now, 1.0);
+        turns.grant(now);
+        let later = now + FIRST_PAUSE;
+        turns.refuse(later, 1.0);
+        assert_eq!(turns.held(later), Some(later + FIRST_PAUSE * 2));
+        let later = later + FIRST_PAUSE * 2;
+        turns.grant(later);
+        turns.refuse(later, 1.0);
+        assert_eq!(turns.held(later), Some(later + FIRST_PAUSE));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn what_waited_for_the_end_of_a_refusal_leaves_one_by_one() {
+        let throttle = Throttle::default();
+        throttle.refused();
+        let began = Instant::now();
+        let mut left: Vec<Duration> = join_all((0..20).map(|_| async {
+            throttle.turn().await;
+            began.elapsed()
+        }))
+        .await;
+        left.sort();
+        assert!(left[0] >= FIRST_PAUSE);
+        for pair in left.windows(2) {
+            assert!(pair[1] - pair[0] >= INTERVAL, "{left:?}");
         }
     }
 

@@ -17,7 +17,7 @@ use futures_util::future::BoxFuture;
 use tokio::io::ReadBuf;
 use tokio::sync::{OwnedSemaphorePermit, mpsc, watch};
 
-use super::budget::{Exceeded, Share};
+use super::budget::Share;
 use super::io_error;
 use crate::failure::Failure;
 
@@ -30,7 +30,6 @@ const SMALL: usize = 4_096;
 pub(super) struct Feed {
     incoming: mpsc::UnboundedSender<Incoming>,
     share: Arc<Share>,
-    abort: watch::Sender<Option<Arc<Failure>>>,
 }
 
 /// The reader's end.
@@ -39,6 +38,8 @@ pub(super) struct Inbox {
     share: Arc<Share>,
     present: Bytes,
     ended: Option<Result<(), Arc<Failure>>>,
+    /// Whether the reader knows that the far end has ended, and so has passed on all that came before.
+    seen: bool,
     /// Says that the stream ends at once, whatever waits to be read.
     aborted: watch::Receiver<Option<Arc<Failure>>>,
 }
@@ -59,32 +60,39 @@ enum Incoming {
 pub(super) fn pair(share: Arc<Share>) -> (Feed, Inbox) {
     // Unbounded in type, bounded by `Feed::deliver`.
     let (sender, incoming) = mpsc::unbounded_channel();
-    let (abort, aborted) = watch::channel(None);
     let inbox = Inbox {
         incoming,
+        aborted: share.aborted(),
         share: Arc::clone(&share),
         present: Bytes::new(),
         ended: None,
-        aborted,
+        seen: false,
     };
     let feed = Feed {
         incoming: sender,
         share,
-        abort,
     };
     (feed, inbox)
 }
 
 impl Feed {
-    /// Hands bytes to the reader, unless more than may would wait. `place` is given back when they are taken.
-    pub(super) fn deliver(&self, bytes: Bytes, place: Option<OwnedSemaphorePermit>) -> Result<(), Exceeded> {
+    /// Hands bytes to the reader, unless more than may would wait: then the stream is aborted. `place` is given back when
+    /// they are taken.
+    pub(super) fn deliver(
+        &self,
+        bytes: Bytes,
+        place: Option<OwnedSemaphorePermit>,
+    ) -> Result<(), Arc<Failure>> {
         // A small piece that waits must not keep all of what it was read with.
         let bytes = if bytes.len() <= SMALL && self.share.used() > SMALL {
             Bytes::copy_from_slice(&bytes)
         } else {
             bytes
         };
-        self.share.take(bytes.len() + PIECE)?;
+        if let Err(failure) = self.share.take(bytes.len() + PIECE) {
+            self.fail(Arc::clone(&failure));
+            return Err(failure);
+        }
         // A reader that is being dropped takes no more, and its driver learns of it.
         let _ = self.incoming.send(Incoming::Data { bytes, _place: place });
         Ok(())
@@ -104,12 +112,6 @@ impl Feed {
     pub(super) fn fail(&self, failure: Arc<Failure>) {
         let _ = self.incoming.send(Incoming::Failed(failure));
     }
-
-    /// The stream ends abnormally, at once.
-    pub(super) fn abort(&self, failure: Arc<Failure>) {
-        self.abort.send_replace(Some(Arc::clone(&failure)));
-        self.fail(failure);
-    }
 }
 
 impl Inbox {
@@ -120,6 +122,7 @@ impl Inbox {
         buffer: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
         ready!(self.poll_incoming(context))?;
+        self.seen = self.present.is_empty();
         // The far end sends a few KiB at a time: what has come together leaves together.
         loop {
             let length = self.present.len().min(buffer.remaining());
@@ -137,10 +140,10 @@ impl Inbox {
     /// Says what becomes of so many bytes that are written to a stream that has ended; `None` while it has not.
     ///
     /// Until the reader has seen the end they go nowhere, as they do on a network: failing earlier would hide how it
-    /// ended, and what came before.
+    /// ended, and what came before, which the reader may not have passed on yet.
     pub(super) fn written_after_end(&self, length: usize) -> Option<io::Result<usize>> {
         match self.ended.as_ref()? {
-            Ok(()) if self.present.is_empty() => Some(Err(io::ErrorKind::BrokenPipe.into())),
+            Ok(()) if self.seen => Some(Err(io::ErrorKind::BrokenPipe.into())),
             Err(failure) if self.present.is_empty() => Some(Err(io_error(failure))),
             Ok(()) | Err(_) => Some(Ok(length)),
         }
@@ -185,5 +188,69 @@ impl Inbox {
             Incoming::End => self.ended = Some(Ok(())),
             Incoming::Failed(failure) => self.ended = Some(Err(failure)),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::pin::Pin;
+
+    use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, duplex};
+
+    use super::*;
+    use crate::exchange::exchange;
+    use crate::transport::budget::Budget;
+
+    /// A stream whose target takes everything until it has ended.
+    struct Far(Inbox);
+
+    impl AsyncRead for Far {
+        fn poll_read(
+            mut self: Pin<&mut Self>,
+            context: &mut Context<'_>,
+            buffer: &mut ReadBuf<'_>,
+        ) -> Poll<io::Result<()>> {
+            self.0.poll_read(context, buffer)
+        }
+    }
+
+    impl AsyncWrite for Far {
+        fn poll_write(self: Pin<&mut Self>, _: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+            Poll::Ready(self.0.written_after_end(bytes.len()).unwrap_or(Ok(bytes.len())))
+        }
+
+        fn poll_flush(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+            Poll::Ready(Ok(()))
+        }
+
+        fn poll_shutdown(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+            Poll::Ready(Ok(()))
+        }
+    }
+
+    #[tokio::test]
+    async fn a_client_that_speaks_after_the_targets_end_gets_all_that_came_before() {
+        let (feed, inbox) = pair(Budget::new(1 << 20).share(1 << 20, "127.0.0.1:5"));
+        let answer = vec![7; 100_000];
+        feed.deliver(answer.clone().into(), None).unwrap();
+        feed.end();
+        let (mut client, mut near) = duplex(16);
+        let talk = async {
+            let mut got = vec![0; 1];
+            client.read_exact(&mut got).await.unwrap();
+            client.write_all(b"thanks").await.unwrap();
+            client.read_to_end(&mut got).await.unwrap();
+            // Everything is there: from here on it speaks to nobody.
+            while client.write_all(b"anybody?").await.is_ok() {}
+            got
+        };
+        let carry = async {
+            let carried = exchange(&mut near, &mut Far(inbox)).await;
+            drop(near);
+            carried
+        };
+        let (got, carried) = tokio::join!(talk, carry);
+        assert!(got == answer, "{} bytes", got.len());
+        assert_eq!(carried.unwrap_err().kind(), io::ErrorKind::BrokenPipe);
     }
 }

@@ -286,7 +286,9 @@ impl<K: Kind> Keeper<K> {
             }
             Report::Failed(failure) => {
                 info!("{} did not start: {}", K::NAME, failure.in_one_line());
-                let renewed = self.members.remove(&member).is_some_and(|held| held.renewed);
+                let held = self.members.remove(&member);
+                let renewed = held.as_ref().is_some_and(|held| held.renewed);
+                self.ending.extend(held.map(|held| held.finished));
                 let hindrance = match failure.remedy() {
                     Remedy::Login { .. } if !renewed => Hindrance::Login,
                     Remedy::Login { .. } | Remedy::Retry | Remedy::RetryAfter(_) | Remedy::Fix => {
@@ -356,10 +358,12 @@ impl<K: Kind> Keeper<K> {
         });
     }
 
-    /// Ends everything in this order: the outside learns of it; the members end, all at the same time; then what they had
+    /// Ends everything in this order: the outside and whoever waits learn of it; the members end, all at the same time; then what they had
     /// in common.
     async fn finish(mut self, failure: Arc<Failure>) {
         self.requests.close();
+        // Whoever asked in the last moment learns of it by the lack of an answer.
+        while self.requests.try_recv().is_ok() {}
         self.tickets.clear();
         if let Some(ready) = self.ready.take() {
             // Whoever waited may be gone.
@@ -386,3 +390,6 @@ fn not_to_be_had<K: Kind>() -> Failure {
     let doing = format!("{} did not become ready", K::NAME);
     Failure::new(Reason::Unreachable, Remedy::Retry, doing)
 }
+
+#[cfg(test)]
+mod tests;

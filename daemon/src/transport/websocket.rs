@@ -5,7 +5,7 @@
 
 use std::time::Duration;
 
-use http::header::{CONNECTION, HeaderValue, SEC_WEBSOCKET_KEY, SEC_WEBSOCKET_VERSION, UPGRADE};
+use http::header::{CONNECTION, HeaderValue, RETRY_AFTER, SEC_WEBSOCKET_KEY, SEC_WEBSOCKET_VERSION, UPGRADE};
 use http::{Request, StatusCode};
 use tokio::time::timeout;
 use tokio_tungstenite::tungstenite::Error;
@@ -21,9 +21,10 @@ use crate::failure::{Failure, Reason, Remedy};
 /// well under one, and the sooner a dead network is noticed, the sooner the next attempt finds a living one.
 const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(20);
 
-/// The largest message taken in. Official agents send about 1.2 KiB; this leaves room for anything that still makes
-/// sense, and keeps a hostile far end from filling the memory.
-const MAX_MESSAGE_SIZE: usize = 4 << 20;
+/// The largest message taken in. Official agents send 1,024 bytes at a time, and 142,000 is the most that they name for a
+/// message of any kind (ssm.md section 6.6); more is a hostile far end's, whose messages fill the memory until they are
+/// whole.
+const MAX_MESSAGE_SIZE: usize = 256 << 10;
 
 /// What is read at once. The library clears a buffer of this size before each read, and most reads are acknowledgements.
 const READ_BUFFER: usize = 16 << 10;
@@ -84,6 +85,8 @@ fn refused(doing: &str, response: &Response) -> Failure {
     let status = response.status();
     let body = response.body().as_deref().unwrap_or_default();
     let said = in_one_line(&String::from_utf8_lossy(body), SHOWN_BODY);
+    let asked = response.headers().get(RETRY_AFTER);
+    let retry = Remedy::after(asked.and_then(|seconds| seconds.to_str().ok()));
     let failure = match status {
         StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN if said.contains(ENDED) => {
             Failure::new(Reason::Unreachable, Remedy::Retry, doing)
@@ -91,15 +94,17 @@ fn refused(doing: &str, response: &Response) -> Failure {
         StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN => Failure::new(Reason::Denied, Remedy::Fix, doing)
             .hint("ask for a policy that allows `ssmmessages:OpenDataChannel`")
             .hint("check the clock of this machine: timedatectl"),
-        StatusCode::TOO_MANY_REQUESTS => Failure::new(Reason::Throttled, Remedy::Retry, doing),
-        _ => Failure::new(Reason::Unreachable, Remedy::Retry, doing),
+        StatusCode::TOO_MANY_REQUESTS => Failure::new(Reason::Throttled, retry, doing),
+        _ => Failure::new(Reason::Unreachable, retry, doing),
     };
     let said = if said.is_empty() {
         String::new()
     } else {
         format!(": {said}")
     };
-    failure.because(format!("the server answered {status}{said}"))
+    failure
+        .because(format!("the server answered {status}{said}"))
+        .answered()
 }
 
 #[cfg(test)]
@@ -224,24 +229,32 @@ mod tests {
 
     #[tokio::test]
     async fn a_server_in_trouble_is_worth_a_retry() {
-        for (answer, reason) in [
-            ("HTTP/1.1 503 Service Unavailable\r\n\r\n", Reason::Unreachable),
-            ("HTTP/1.1 429 Too Many Requests\r\n\r\n", Reason::Throttled),
-            ("HTTP/1.1 200 OK\r\n\r\nhello", Reason::Unreachable),
+        for (answer, reason, is_answered) in [
+            (
+                "HTTP/1.1 503 Service Unavailable\r\n\r\n",
+                Reason::Unreachable,
+                true,
+            ),
+            ("HTTP/1.1 429 Too Many Requests\r\n\r\n", Reason::Throttled, true),
+            ("HTTP/1.1 200 OK\r\n\r\nhello", Reason::Unreachable, true),
             (
                 "HTTP/1.1 403 Forbidden\r\nContent-Length: 43\r\n\r\n{\"message\":\"Session is already terminated\"}",
                 Reason::Unreachable,
+                true,
             ),
-            ("SSH-2.0-OpenSSH\r\n", Reason::Unreachable),
-            ("", Reason::Unreachable),
+            ("SSH-2.0-OpenSSH\r\n", Reason::Unreachable, false),
+            ("", Reason::Unreachable, false),
         ] {
             let failure = answered_with(answer.as_bytes()).await;
             assert_eq!(
-                (failure.reason(), failure.remedy()),
-                (reason, &Remedy::Retry),
+                (failure.reason(), failure.remedy(), failure.is_answered()),
+                (reason, &Remedy::Retry, is_answered),
                 "{answer}"
             );
         }
+        let answer = "HTTP/1.1 503 Service Unavailable\r\nRetry-After: 7\r\n\r\n";
+        let failure = answered_with(answer.as_bytes()).await;
+        assert_eq!(failure.remedy(), &Remedy::RetryAfter(Duration::from_secs(7)));
     }
 
     #[tokio::test(start_paused = true)]

@@ -34,6 +34,9 @@ const SYN_GRACE: Duration = Duration::from_millis(1);
 const MOST_ACCEPTED: usize = 4_096;
 /// The most streams there may be with those whose refusal is still to be sent; beyond, a SYN is not heard.
 const MOST_KNOWN: usize = 2 * MOST_ACCEPTED;
+/// A piece that is a smaller part than this of what it came in is copied: who keeps it for a reader would keep all of
+/// that, and count the piece alone.
+const SMALL_PART: usize = 4;
 
 /// Which end of the pipe a mux is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -176,9 +179,13 @@ impl Mux {
 
     /// Takes the next bytes of the pipe.
     pub fn receive(&mut self, mut bytes: Bytes, now: Instant) -> Result<(), ProtocolError> {
+        let whole = bytes.len();
         while let Some(item) = self.decoder.next(&mut bytes)? {
             match item {
                 Item::Syn(id) => self.handle_syn(id),
+                Item::Data(id, piece) if piece.len() < whole / SMALL_PART => {
+                    self.handle_data(id, Bytes::copy_from_slice(&piece), now);
+                }
                 Item::Data(id, piece) => self.handle_data(id, piece, now),
                 Item::Fin(id) => self.handle_fin(id),
             }
@@ -293,6 +300,14 @@ impl Mux {
     /// Returns the next thing that happened.
     pub fn poll_event(&mut self) -> Option<Event> {
         self.events.pop_front()
+    }
+
+    /// Returns how many streams the far end knows, and has neither said a byte on nor seen ended.
+    pub(crate) fn unheard(&self) -> usize {
+        let streams = self.streams.values();
+        streams
+            .filter(|stream| !stream.heard && stream.syn == Syn::Done && stream.end != End::Closing)
+            .count()
     }
 
     /// Returns the streams there are.
@@ -584,6 +599,23 @@ mod tests {
         wire.put_slice(&Header::Syn(StreamId(3)).encode());
         server.receive(wire.freeze(), now).unwrap();
         assert_eq!(events(&mut server), [Event::Opened(StreamId(3))]);
+    }
+
+    #[test]
+    fn a_small_piece_does_not_keep_what_it_came_with() {
+        let (mut client, mut server) = pair(Framing::Fitted);
+        let now = origin();
+        for length in [100, 20_000] {
+            let id = client.open(now).unwrap();
+            client.write(id, vec![1; length].into());
+        }
+        let all = next_piece(&mut client, 30_000).unwrap();
+        server.receive(all.clone(), now).unwrap();
+        let shares = events(&mut server).into_iter().filter_map(|event| match event {
+            Event::Data(_, piece) => Some((piece.len(), all.as_ptr_range().contains(&piece.as_ptr()))),
+            Event::Opened(_) | Event::Finished { .. } | Event::Abandoned(_) => None,
+        });
+        assert_eq!(shares.collect::<Vec<_>>(), [(100, false), (20_000, true)]);
     }
 
     #[test]

@@ -38,7 +38,7 @@ pub(crate) struct Basic {
     next_id: StreamId,
     stream: Option<Stream>,
     /// Client: what the target said before the stream was opened; `None` once it was.
-    early: Option<Vec<Bytes>>,
+    early: Option<BytesMut>,
     /// A flag without a meaning is to be sent as soon as there is room.
     sign_due: bool,
     events: VecDeque<Event>,
@@ -72,7 +72,7 @@ impl Basic {
             events: VecDeque::new(),
         };
         match side {
-            Side::Client => basic.early = Some(Vec::new()),
+            Side::Client => basic.early = Some(BytesMut::new()),
             Side::Server => basic.begin(),
         }
         basic
@@ -88,8 +88,9 @@ impl Basic {
         let early = self.early.take()?;
         let id = self.next_id;
         self.stream = Some(Stream::new(id));
-        self.events
-            .extend(early.into_iter().map(|bytes| Event::Data(id, bytes)));
+        if !early.is_empty() {
+            self.events.push_back(Event::Data(id, early.freeze()));
+        }
         Some(id)
     }
 
@@ -132,11 +133,11 @@ impl Basic {
     /// Takes bytes of the other side.
     pub(crate) fn receive(&mut self, bytes: Bytes, now: Instant) -> Result<(), TooEarly> {
         if let Some(early) = &mut self.early {
-            let before: usize = early.iter().map(Bytes::len).sum();
-            if before + bytes.len() > MOST_EARLY {
+            if early.len() + bytes.len() > MOST_EARLY {
                 return Err(TooEarly);
             }
-            early.push(bytes);
+            // Piece by piece, they would take more memory than is counted.
+            early.extend_from_slice(&bytes);
             return Ok(());
         }
         if self.stream.is_none() && self.side == Side::Server {
@@ -294,7 +295,9 @@ mod tests {
     #[test]
     fn a_client_opens_one_stream_and_finds_the_greeting_on_it() {
         let mut basic = Basic::new(Side::Client, GRACE);
-        basic.receive(bytes("hello"), origin()).unwrap();
+        for piece in ["he", "l", "l", "o"] {
+            basic.receive(bytes(piece), origin()).unwrap();
+        }
         assert_eq!(events(&mut basic), []);
         let id = basic.open().unwrap();
         assert_eq!(events(&mut basic), [Event::Data(id, bytes("hello"))]);

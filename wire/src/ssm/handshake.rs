@@ -61,8 +61,9 @@ pub(crate) struct Offer {
 /// The client's half: reads the request; returns the response to send, and what to think of the agent. The response is
 /// to be sent even when the session can't go on, so that the agent knows why.
 pub(crate) fn answer(request: &[u8]) -> Result<(Bytes, Result<Offer, HandshakeError>), HandshakeError> {
-    let request: HandshakeRequest =
-        serde_json::from_slice(request).map_err(|error| HandshakeError::Malformed(error.to_string()))?;
+    let mut request: HandshakeRequest = serde_json::from_slice(request)
+        .map_err(|error| HandshakeError::Malformed(payload::words(&error.to_string())))?;
+    request.agent_version = payload::words(&request.agent_version);
     let mut refusal = None;
     let mut processed = Vec::new();
     let mut port = None;
@@ -77,7 +78,7 @@ pub(crate) fn answer(request: &[u8]) -> Result<(Bytes, Result<Offer, HandshakeEr
                 Err(error) => (2, Some(error)),
             },
             // 3 is "unsupported"; the official client puts it into the wrong field (ssm.md section 5.3).
-            other => (3, Some(HandshakeError::Unsupported(other.to_owned()))),
+            other => (3, Some(HandshakeError::Unsupported(payload::words(other)))),
         };
         processed.push(ProcessedAction {
             action_type: action.action_type.clone(),
@@ -118,7 +119,7 @@ fn port_type(parameters: &Value) -> Result<Port, HandshakeError> {
         .and_then(Value::as_str)
         .unwrap_or_default();
     if name != "Port" {
-        return Err(HandshakeError::NotPort(name.to_owned()));
+        return Err(HandshakeError::NotPort(payload::words(name)));
     }
     let property = |name| {
         let properties = parameters.get("Properties")?;
@@ -168,13 +169,13 @@ pub(crate) fn request(agent_version: &str, properties: &BTreeMap<String, String>
 
 /// The agent's reading of the client's answer: how the session goes on.
 pub(crate) fn judge(response: &[u8], agent_version: &str) -> Result<Choice, HandshakeError> {
-    let response: HandshakeResponse =
-        serde_json::from_slice(response).map_err(|error| HandshakeError::Malformed(error.to_string()))?;
+    let response: HandshakeResponse = serde_json::from_slice(response)
+        .map_err(|error| HandshakeError::Malformed(payload::words(&error.to_string())))?;
     for action in response.processed_client_actions {
         if action.action_status != 1 {
             return Err(HandshakeError::Refused {
-                action: action.action_type,
-                error: action.error,
+                action: payload::words(&action.action_type),
+                error: payload::words(&action.error),
             });
         }
     }

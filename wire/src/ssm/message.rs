@@ -24,6 +24,8 @@ use bytes::{BufMut, Bytes, BytesMut};
 use sha2::{Digest, Sha256};
 use uuid::Uuid;
 
+use crate::text::in_one_line;
+
 /// Bytes before the payload length in every frame that we send.
 const HEADER_LENGTH: usize = 116;
 /// Bytes before the payload of every frame that we send.
@@ -199,7 +201,7 @@ impl Message {
 
         let kind = Kind::from_name(without_padding(name)).ok_or_else(|| {
             let name = String::from_utf8_lossy(without_padding(name));
-            Malformed::UnknownKind(name.into_owned())
+            Malformed::UnknownKind(in_one_line(&name, TYPE_WIDTH))
         })?;
         if created == 0 {
             return Err(Malformed::Created);

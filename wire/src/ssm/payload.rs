@@ -2,11 +2,14 @@
 
 use std::borrow::Cow;
 use std::collections::BTreeMap;
+use std::fmt::Write;
 
-use bytes::Bytes;
+use bytes::{Bytes, BytesMut};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use uuid::Uuid;
+
+use crate::text::in_one_line;
 
 /// The first websocket message of a client, and the only one sent as text.
 #[derive(Serialize, Deserialize)]
@@ -37,6 +40,20 @@ pub struct Acknowledge {
     pub acknowledged_message_sequence_number: u64,
     /// Always true, also for messages that came out of order.
     pub is_sequential_message: bool,
+}
+
+/// The bytes of the longest acknowledgement that [`write_acknowledge`] writes: 139 of names and punctuation with the
+/// longest type, the id's 36 and a number's 20 digits.
+pub(crate) const LONGEST_ACKNOWLEDGE: usize = 139 + 36 + 20;
+
+/// Appends an [`Acknowledge`] of a message of that type, whose name needs no escapes. There is one for every message that
+/// comes, which is why it is written straight into its frame.
+pub(crate) fn write_acknowledge(name: &str, id: Uuid, number: u64, body: &mut BytesMut) {
+    // Memory takes everything.
+    let _ = write!(
+        body,
+        r#"{{"AcknowledgedMessageType":"{name}","AcknowledgedMessageId":"{id}","AcknowledgedMessageSequenceNumber":{number},"IsSequentialMessage":true}}"#,
+    );
 }
 
 /// Returns the number that an acknowledgement is about. Receivers match nothing else, so nothing else needs to be well.
@@ -139,14 +156,18 @@ pub struct ChannelClosed {
     pub output: String,
 }
 
+/// The most characters that are kept of a far end's words, which end up in status and log.
+const LONGEST_WORDS: usize = 400;
+
+/// Returns words of a far end as they can be shown.
+pub(crate) fn words(text: &str) -> String {
+    in_one_line(text, LONGEST_WORDS)
+}
+
 /// Returns the reason that a `channel_closed` gives. Whatever else is wrong with the body, the session has ended.
 pub fn closing_words(payload: &[u8]) -> String {
     let body: Value = serde_json::from_slice(payload).unwrap_or_default();
-    body.get("Output")
-        .and_then(Value::as_str)
-        .unwrap_or_default()
-        .trim()
-        .to_owned()
+    words(body.get("Output").and_then(Value::as_str).unwrap_or_default())
 }
 
 /// Writes a body as compact JSON.
@@ -154,4 +175,27 @@ pub fn json<T: Serialize>(body: &T) -> Bytes {
     // The bodies above have string keys and no maps of other types, so writing them can't fail; an empty payload,
     // which every receiver ignores, is what a failure would become.
     serde_json::to_vec(body).map(Bytes::from).unwrap_or_default()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_acknowledgement_is_written_as_serialisation_would_and_in_the_room_for_it() {
+        for (name, number) in [("input_stream_data", 0), ("output_stream_data", u64::MAX)] {
+            let id = Uuid::from_u128(u128::MAX / 3);
+            let mut written = BytesMut::with_capacity(LONGEST_ACKNOWLEDGE);
+            let room = written.as_ptr();
+            write_acknowledge(name, id, number, &mut written);
+            assert_eq!(written.as_ptr(), room);
+            let serialised = json(&Acknowledge {
+                acknowledged_message_type: name.into(),
+                acknowledged_message_id: id,
+                acknowledged_message_sequence_number: number,
+                is_sequential_message: true,
+            });
+            assert_eq!(written, serialised);
+        }
+    }
 }

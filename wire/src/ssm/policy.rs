@@ -16,6 +16,10 @@ pub const SMALLEST_PAYLOAD: usize = 1_024;
 /// service for long is 32 KiB, and beyond this little is gained.
 pub const LARGEST_PAYLOAD: usize = 16_384;
 
+/// The most bytes that a client has un-acknowledged: what a path of 160 MB/s and 100 ms holds. It is also what a session may keep in memory
+/// to send again; how much is under way is what the path carries ([`Window`]), which is rarely as much.
+const LARGEST_WINDOW: usize = 16 << 20;
+
 /// The sending rules of one side.
 #[derive(Debug, Clone)]
 pub struct Policy {
@@ -45,8 +49,8 @@ impl Policy {
                 floor: Duration::from_millis(200),
                 ceiling: Duration::from_secs(2),
             },
-            // Never more than the agent buffers for a target that stalls, and four of the largest payloads at least.
-            window: Window::between(64 << 10, 256 << 10, 4 << 20),
+            // Four of the largest payloads at least.
+            window: Window::between(64 << 10, 256 << 10, LARGEST_WINDOW),
             pace: Pace::a_second(MESSAGE_RATE),
             probe: PayloadProbe::between(SMALLEST_PAYLOAD, LARGEST_PAYLOAD),
         }
@@ -88,6 +92,7 @@ impl Policy {
                 floor: Duration::from_millis(200),
                 ceiling: Duration::from_secs(2),
             },
+            // It does not adapt: a larger one would only stand in a queue before a client.
             window: Window::fixed(4 << 20),
             pace: Pace::unlimited(),
             probe: PayloadProbe::fixed(LARGEST_PAYLOAD),

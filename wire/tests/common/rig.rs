@@ -22,7 +22,7 @@ use crate::common::load::Load;
 use crate::common::network::{Arrival, Network, Path};
 use crate::common::witness::Witness;
 
-pub(crate) const CLIENT_WINDOW: usize = 4 << 20;
+pub(crate) const CLIENT_WINDOW: usize = 16 << 20;
 
 /// What the agent learns of a cut of the client's websocket.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

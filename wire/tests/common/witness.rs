@@ -9,7 +9,7 @@ use tunneld_wire::ssm::Frame;
 
 use crate::common::raw::{HANDSHAKE_COMPLETE, OUTPUT, Piece, Pipe, Raw, Streams};
 
-/// More new messages in a second than this are too many: 900 a second and a burst of a tenth of that.
+/// More messages in a second than this are too many: 900 a second and a burst of a tenth of that.
 const MOST_A_SECOND: usize = 992;
 /// A frame of smux that says nothing.
 const NOP: [u8; 8] = [1, 3, 0, 0, 0, 0, 0, 0];
@@ -34,6 +34,8 @@ pub(crate) struct Witness {
     unacknowledged: usize,
     /// New data messages of late, and how much they carry.
     recent: VecDeque<(Instant, usize)>,
+    /// When data messages left of late, new or not.
+    left: VecDeque<Instant>,
     /// Up to which number everything was given to this side, and what was given beyond.
     expected: u64,
     early: BTreeSet<u64>,
@@ -73,6 +75,7 @@ impl Witness {
             lengths: BTreeMap::new(),
             unacknowledged: 0,
             recent: VecDeque::new(),
+            left: VecDeque::new(),
             expected: 0,
             early: BTreeSet::new(),
             owed: VecDeque::new(),
@@ -214,6 +217,9 @@ impl Witness {
             );
             self.repeats += 1;
             self.repeated.push(raw.sequence);
+            if raw.payload_type == OUTPUT {
+                self.count(now);
+            }
             return;
         }
         assert_eq!(index, self.sent.len(), "a gap in the numbers");
@@ -231,7 +237,11 @@ impl Witness {
                     "more than the window un-acknowledged"
                 );
             }
-            self.count(raw.payload.len(), now);
+            self.recent.push_back((now, raw.payload.len()));
+            if self.recent.len() > MOST_A_SECOND {
+                self.recent.pop_front();
+            }
+            self.count(now);
         }
         let (pieces, flags) = self.pipe.take(raw);
         for piece in &pieces {
@@ -241,13 +251,13 @@ impl Witness {
         self.flags.extend(flags);
     }
 
-    fn count(&mut self, length: usize, now: Instant) {
+    fn count(&mut self, now: Instant) {
         if !self.paced {
             return;
         }
-        self.recent.push_back((now, length));
-        if self.recent.len() > MOST_A_SECOND {
-            let (first, _) = self.recent.pop_front().unwrap();
+        self.left.push_back(now);
+        if self.left.len() > MOST_A_SECOND {
+            let first = self.left.pop_front().unwrap();
             assert!(
                 now - first >= Duration::from_secs(1),
                 "more than {MOST_A_SECOND} messages a second"

@@ -72,6 +72,8 @@ pub(super) struct EiceStream {
     opened: Instant,
     present: Bytes,
     ended: Option<Result<(), Arc<Failure>>>,
+    /// Whether the reader knows that the far end has ended well, and so has passed on all that came before.
+    seen: bool,
     pulse: Pulse,
     writing: Writing,
     /// Who waits for bytes, to be told when there is something new to wait for.
@@ -97,6 +99,7 @@ impl EiceStream {
             opened: Instant::now(),
             present: Bytes::new(),
             ended: None,
+            seen: false,
             pulse: Pulse::new(),
             writing: Writing::Open,
             reader: None,
@@ -284,10 +287,11 @@ impl AsyncRead for EiceStream {
                     break;
                 }
                 ready!(present);
-                return Poll::Ready(match &self.ended {
-                    Some(Err(failure)) => Err(io_error(failure)),
-                    Some(Ok(())) | None => Ok(()),
-                });
+                if let Some(Err(failure)) = &self.ended {
+                    return Poll::Ready(Err(io_error(failure)));
+                }
+                self.seen = true;
+                return Poll::Ready(Ok(()));
             }
             let length = self.present.len().min(buffer.remaining());
             buffer.put_slice(&self.present.split_to(length));
@@ -307,6 +311,7 @@ impl AsyncWrite for EiceStream {
         match (&self.ended, &self.writing) {
             (Some(_), _) if !self.present.is_empty() => return Poll::Ready(Ok(bytes.len())),
             (Some(Err(failure)), _) => return Poll::Ready(Err(io_error(failure))),
+            (Some(Ok(())), _) if !self.seen => return Poll::Ready(Ok(bytes.len())),
             (Some(Ok(())), _) | (None, Writing::Silent(_) | Writing::Closed) => {
                 return Poll::Ready(Err(io::ErrorKind::BrokenPipe.into()));
             }

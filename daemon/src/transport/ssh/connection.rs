@@ -248,7 +248,11 @@ impl Connection {
                     let berth = Berth {
                         seat,
                         presence: company.join(),
-                        share: self.context.shared.budget.share(self.context.receive_buffer),
+                        share: self
+                            .context
+                            .shared
+                            .budget
+                            .share(self.context.receive_buffer, &client),
                         ended: why.clone(),
                         client,
                         expires: self.term.map(|term| term.ends_at),

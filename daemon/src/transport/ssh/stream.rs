@@ -24,11 +24,10 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
 use tokio::time::{Instant, timeout};
 use tokio_util::sync::{CancellationToken, WaitForCancellationFutureOwned};
-use tracing::warn;
 
 use crate::failure::{Failure, Reason, Remedy};
 use crate::transport::Stream;
-use crate::transport::budget::{Exceeded, Share};
+use crate::transport::budget::Share;
 use crate::transport::inbox::{self, Feed, Inbox};
 use crate::transport::member::Seat;
 
@@ -79,8 +78,6 @@ pub(super) struct Pump {
     over: CancellationToken,
     /// Why the connection has ended, once it has.
     ended: watch::Receiver<Option<Arc<Failure>>>,
-    /// What to call the stream in messages.
-    client: String,
     presence: Presence,
     _seat: Seat,
 }
@@ -117,7 +114,6 @@ pub(super) fn pair(channel: Channel<Msg>, berth: Berth) -> (SshStream, Pump) {
         finished,
         over,
         ended: berth.ended,
-        client: berth.client,
         presence: berth.presence,
         _seat: berth.seat,
     };
@@ -193,8 +189,8 @@ impl Pump {
             };
             match message {
                 Some(ChannelMsg::Data { data }) if !has_ended => {
-                    if let Err(exceeded) = self.feed.deliver(data, place) {
-                        return self.reset(exceeded).await;
+                    if self.feed.deliver(data, place).is_err() {
+                        return self.close().await;
                     }
                 }
                 Some(ChannelMsg::Eof) => {
@@ -262,18 +258,6 @@ impl Pump {
             let doing = "the SSH connection has ended";
             Arc::new(Failure::new(Reason::Unreachable, Remedy::Retry, doing))
         })
-    }
-
-    /// The reader has left more than may wait.
-    async fn reset(self, exceeded: Exceeded) {
-        let doing = format!("the connection of {} was reset", self.client);
-        let failure = Failure::new(Reason::Unreachable, Remedy::Retry, doing)
-            .because(exceeded)
-            .hint("a larger `receive_buffer` in this tunnel's configuration lets more wait in memory");
-        warn!("{}", failure.in_one_line());
-        // At once, and without what it has not read: the client may never read it.
-        self.feed.abort(Arc::new(failure.of_stream()));
-        self.close().await;
     }
 
     /// Ends the stream at the server, after its reader has left.

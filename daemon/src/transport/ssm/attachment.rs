@@ -81,7 +81,6 @@ impl Driver {
     pub(super) fn renew_if_due(&mut self) {
         let now = Instant::now();
         if let Phase::Attached { plan, renewed, .. } = &mut self.phase
-            && renewed.is_none()
             && plan.is_due(self.session.is_drained(), self.heard.unwrap_or(now), now)
         {
             debug!("replacing the websocket before AWS closes it");
@@ -94,12 +93,13 @@ impl Driver {
             Ok(resumed) => {
                 // What has come on the present one would have to be sent again.
                 self.take_what_has_come();
-                let Phase::Attached { renewed, .. } = &mut self.phase else {
+                let Phase::Attached { plan, renewed, .. } = &mut self.phase else {
                     return;
                 };
                 if !self.session.is_drained() {
                     // A transfer began meanwhile. The next quiet moment will do.
                     *renewed = None;
+                    plan.put_off(Instant::now());
                     return;
                 }
                 self.session.detach();

@@ -14,6 +14,7 @@ use tokio::time::{Instant, sleep_until};
 use tokio_tungstenite::WebSocketStream;
 use tokio_tungstenite::tungstenite::{self, Message, Utf8Bytes};
 use tunneld_wire::ssm::Frame;
+use tunneld_wire::text::in_one_line;
 
 use crate::connector::Socket;
 
@@ -33,6 +34,8 @@ const PROBE_DEADLINE: Duration = Duration::from_secs(1);
 /// Without a frame for this long after one came, the far end is asked too, once: a transfer that stops in its midst may
 /// have lost its network, which the next ping would notice half a minute later.
 const LULL: Duration = Duration::from_secs(3);
+/// The most characters of the reason for a close: as many as a frame holds (RFC 6455, section 5.5).
+const LONGEST_REASON: usize = 123;
 /// A write that takes longer than this is stuck.
 const WRITE_DEADLINE: Duration = Duration::from_secs(20);
 
@@ -219,7 +222,7 @@ fn received(message: Option<Result<Message, tungstenite::Error>>) -> Result<Acti
         Some(Ok(Message::Close(Some(close)))) => Err(Lost::Closed(format!(
             "{} {}",
             u16::from(close.code),
-            close.reason
+            in_one_line(&close.reason, LONGEST_REASON)
         ))),
         Some(Ok(Message::Close(None))) | None => Err(Lost::Ended),
         Some(Ok(Message::Pong(_))) => Ok(Activity::Pong),

@@ -280,7 +280,8 @@ impl Driver {
                 // Without an answer the link looks for another session.
                 let Some((id, sender)) = opened else { return };
                 let ends_at = self.term.map(|term| term.ends_at);
-                let (stream, end) = pair(id, sender, self.upstream.share(), client, seat, ends_at);
+                let share = self.upstream.share(&client);
+                let (stream, end) = pair(id, sender, share, client, seat, ends_at);
                 self.streams.insert(id, end);
                 // A connection that left meanwhile drops the stream, which sends `Command::Drop`.
                 let _ = answer.send(Ok(Box::new(stream)));

@@ -110,18 +110,9 @@ impl Driver {
         let Some(stream) = self.streams.get_mut(&id) else {
             return;
         };
-        let Err(exceeded) = stream.deliver(bytes) else {
-            return;
-        };
-        self.session.reset(id);
-        let doing = format!("the connection of {} was reset", stream.client);
-        let failure = Failure::new(Reason::Unreachable, Remedy::Retry, doing)
-            .because(exceeded)
-            .hint("a larger `receive_buffer` in this tunnel's configuration lets more wait in memory");
-        warn!("{}", failure.in_one_line());
-        // At once, and without what it has not read: the client may never read it.
-        if let Some(stream) = self.streams.remove(&id) {
-            stream.abort(Arc::new(failure.of_stream()));
+        if stream.deliver(bytes).is_err() {
+            self.session.reset(id);
+            self.streams.remove(&id);
         }
     }
 

@@ -2,6 +2,9 @@
 //!
 //! ```text
 //!   opened ── 50 min ──► looks every 5 s for a quiet moment ── 58 min ──► leaves it to AWS
+//!                                │              ▲                             ▲
+//!                                └─► replacing ─┴ no quiet moment any more    │
+//!                                        └────────────────────────────────────┘ failed
 //! ```
 //!
 //! Frames that are under way when a websocket is lost have to be sent again, and the official agent takes 100 ms for
@@ -55,18 +58,29 @@ impl Renewal {
         self.next
     }
 
+    /// Another websocket was there, and the moment was quiet no more.
+    pub(super) fn put_off(&mut self, now: Instant) {
+        self.next = self.look_after(now);
+    }
+
     /// The websocket is not replaced any more.
     pub(super) fn leave_to_aws(&mut self) {
         self.next = None;
     }
 
-    /// Returns whether the websocket is to be replaced at this moment. `heard` is when its last frame came.
+    /// Returns whether the websocket is to be replaced at this moment, and looks for no other while it is. `heard` is when
+    /// its last frame came.
     pub(super) fn is_due(&mut self, is_drained: bool, heard: Instant, now: Instant) -> bool {
         if self.next.is_none_or(|next| next > now) {
             return false;
         }
-        self.next = (now < self.too_late).then_some(now + self.schedule.look);
-        now < self.too_late && is_drained && heard + self.schedule.quiet <= now
+        let is_due = now < self.too_late && is_drained && heard + self.schedule.quiet <= now;
+        self.next = self.look_after(now).filter(|_| !is_due);
+        is_due
+    }
+
+    fn look_after(&self, now: Instant) -> Option<Instant> {
+        (now < self.too_late).then_some(now + self.schedule.look)
     }
 }
 
@@ -102,6 +116,17 @@ mod tests {
         assert!(!renewal.is_due(true, due, due), "a frame just came");
         let due = renewal.poll_timeout().unwrap();
         assert!(renewal.is_due(true, due - HOURLY.quiet, due));
+    }
+
+    #[test]
+    fn while_a_websocket_is_being_replaced_there_is_nothing_to_look_for() {
+        let opened = Instant::now();
+        let mut renewal = Renewal::new(HOURLY, opened);
+        let due = opened + HOURLY.age;
+        assert!(renewal.is_due(true, opened, due));
+        assert_eq!(renewal.poll_timeout(), None);
+        renewal.put_off(due + HOURLY.look * 3);
+        assert_eq!(renewal.poll_timeout(), Some(due + HOURLY.look * 4));
     }
 
     #[test]

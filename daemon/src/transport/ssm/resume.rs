@@ -85,10 +85,10 @@ impl Upstream {
         self.context.settings.stall_timeout
     }
 
-    /// Returns the share of a new stream in the memory for bytes that wait.
-    pub(super) fn share(&self) -> Arc<Share> {
+    /// Returns the share of a client's new stream in the memory for bytes that wait.
+    pub(super) fn share(&self, client: &str) -> Arc<Share> {
         let limit = self.context.receive_buffer;
-        self.context.shared.budget.share(limit)
+        self.context.shared.budget.share(limit, client)
     }
 
     /// Remembers how large payloads may be, for the next session to this target.
@@ -135,25 +135,14 @@ impl Upstream {
                 session = &*self.session_id,
                 "resume failed"
             );
-            let longest = match failure.reason() {
-                Reason::Unreachable => LONGEST_DELAY,
-                Reason::Throttled
-                | Reason::Login
-                | Reason::Denied
-                | Reason::NotFound
-                | Reason::PortInUse
-                | Reason::AgentOffline
-                | Reason::TargetRefused
-                | Reason::Invalid
-                | Reason::Expired => LONGEST_ANSWERED_DELAY,
-            };
+            let jittered = bound.mul_f64(fastrand::f64());
             let wait = match failure.remedy() {
                 Remedy::Fix if Instant::now() >= patient_until => return Err(Hopeless::GivenUp(failure)),
                 Remedy::Login { .. } => Wait::Login,
-                Remedy::RetryAfter(delay) => Wait::Asked(*delay),
-                Remedy::Fix | Remedy::Retry => Wait::Pause(bound.mul_f64(fastrand::f64())),
+                Remedy::RetryAfter(asked) => Wait::Asked(*asked + jittered),
+                Remedy::Fix | Remedy::Retry => Wait::Pause(jittered),
             };
-            bound = (bound * 2).min(longest);
+            bound = (bound * 2).min(longest_delay(&failure));
             reporter.tell(Report::Judged(Judgement::Impaired(Arc::new(failure))));
             felt.wait(wait).await;
         }
@@ -236,6 +225,23 @@ impl Upstream {
     }
 }
 
+/// Returns the longest delay between attempts that fail like this.
+fn longest_delay(failure: &Failure) -> Duration {
+    match failure.reason() {
+        Reason::Unreachable if !failure.is_answered() => LONGEST_DELAY,
+        Reason::Unreachable
+        | Reason::Throttled
+        | Reason::Login
+        | Reason::Denied
+        | Reason::NotFound
+        | Reason::PortInUse
+        | Reason::AgentOffline
+        | Reason::TargetRefused
+        | Reason::Invalid
+        | Reason::Expired => LONGEST_ANSWERED_DELAY,
+    }
+}
+
 /// Ends the sessions that a daemon which is gone has left open.
 pub async fn end_orphans(shared: Arc<Shared>, orphans: Vec<Orphan>) {
     for Orphan { session_id, account } in orphans {
@@ -270,5 +276,19 @@ async fn terminate(shared: &Shared, account: &AccountSpec, session_id: &str) {
             session = session_id,
             "AWS does not answer; the next start will end the session"
         ),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn aws_in_trouble_is_spared_and_a_network_that_is_gone_is_not() {
+        let unreachable = || Failure::new(Reason::Unreachable, Remedy::Retry, "resuming");
+        assert_eq!(longest_delay(&unreachable()), LONGEST_DELAY);
+        assert_eq!(longest_delay(&unreachable().answered()), LONGEST_ANSWERED_DELAY);
+        let throttled = Failure::new(Reason::Throttled, Remedy::Retry, "resuming");
+        assert_eq!(longest_delay(&throttled), LONGEST_ANSWERED_DELAY);
     }
 }

@@ -17,19 +17,20 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
 use tokio::time::Instant;
 use tokio_util::sync::PollSemaphore;
 use tunneld_wire::smux::StreamId;
+use tunneld_wire::ssm::LARGEST_PAYLOAD;
 
 use super::driver::Command;
 use crate::failure::Failure;
 use crate::transport::Stream;
-use crate::transport::budget::{Exceeded, Share};
+use crate::transport::budget::Share;
 use crate::transport::inbox::{self, Feed, Inbox};
 use crate::transport::member::Seat;
 
 /// The most writes of a stream that wait in the driver: with [`LONGEST_WRITE`] a quarter MiB, enough to fill the
 /// session's window together with three other streams.
 const WRITES: usize = 16;
-/// The most bytes of one write: the largest payload of a data message.
-const LONGEST_WRITE: usize = 16_384;
+/// The most bytes of one write: what the largest payload of a data message holds beside the header of its one frame.
+const LONGEST_WRITE: usize = LARGEST_PAYLOAD - 8;
 
 /// One stream of an SSM link.
 pub(super) struct SsmStream {
@@ -85,8 +86,8 @@ pub(super) fn pair(
 }
 
 impl StreamEnd {
-    /// Hands bytes to the stream, unless more than may would wait.
-    pub(super) fn deliver(&mut self, bytes: Bytes) -> Result<(), Exceeded> {
+    /// Hands bytes to the stream, unless more than may would wait: then it is aborted.
+    pub(super) fn deliver(&mut self, bytes: Bytes) -> Result<(), Arc<Failure>> {
         self.heard = true;
         self.feed.deliver(bytes, None)
     }
@@ -94,11 +95,6 @@ impl StreamEnd {
     /// The far end ended the stream, after what was delivered.
     pub(super) fn end(self) {
         self.feed.end();
-    }
-
-    /// The stream ends abnormally, at once.
-    pub(super) fn abort(self, failure: Arc<Failure>) {
-        self.feed.abort(failure);
     }
 
     /// The stream ends abnormally, after what was delivered.

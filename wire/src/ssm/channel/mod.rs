@@ -32,7 +32,7 @@ use self::outgoing::Outgoing;
 pub(crate) use self::stamps::Stamps;
 pub(crate) use self::window::Window;
 use super::message::{self, Draft, Kind, Message, PayloadType};
-use super::payload::{self, Acknowledge};
+use super::payload::{self, LONGEST_ACKNOWLEDGE};
 use super::policy::{Pace, Policy, Resend};
 use super::probe::PayloadProbe;
 
@@ -111,19 +111,16 @@ impl Channel {
         }
     }
 
-    /// The other side is there, as the service says or a frame of it shows.
-    pub(crate) fn resume(&mut self) {
+    /// The other side is there, as the service says or a frame of it shows. What it can't have is sent again.
+    pub(crate) fn resume(&mut self, now: Instant) {
         if matches!(self.presence, Presence::Paused { .. }) {
             self.presence = Presence::Here;
-            if self.outgoing.resend() == Resend::All {
-                self.outgoing.send_all_again();
-            }
+            self.peer_is_back(now);
         }
     }
 
-    /// The service says that the other side has just come: what it can't have is sent again at once.
+    /// The service says that the other side has just come: what it can't have is sent again.
     pub(crate) fn peer_is_back(&mut self, now: Instant) {
-        self.resume();
         if self.presence == Presence::Here && self.outgoing.resend() == Resend::All {
             self.outgoing.send_overdue_again(now);
         }
@@ -164,6 +161,11 @@ impl Channel {
         } else {
             None
         }
+    }
+
+    /// Returns when pacing lets the next message be sent again that waits for it.
+    pub(crate) fn again_at(&self, now: Instant) -> Option<Instant> {
+        self.outgoing.again_at(now).filter(|_| self.is_attached())
     }
 
     /// Returns when pacing lets the next data message leave, if nothing else stands in its way.
@@ -327,16 +329,11 @@ impl Channel {
 
     fn acknowledgement(&mut self, ack: Ack, now: Instant) -> Bytes {
         let (_, kind) = self.role.kinds();
-        let body = payload::json(&Acknowledge {
-            acknowledged_message_type: kind.name().into(),
-            acknowledged_message_id: ack.id,
-            acknowledged_message_sequence_number: ack.sequence,
-            is_sequential_message: true,
-        });
+        let mut draft = Draft::with_room(LONGEST_ACKNOWLEDGE);
+        payload::write_acknowledge(kind.name(), ack.id, ack.sequence, draft.payload());
         // Flags 3: some Windows agents were seen to reject acknowledgements with SYN alone (ssm.md section 3.5).
         self.stamps
-            .message(Kind::Acknowledge, 0, 3, PayloadType::Undefined, body, now)
-            .encode()
+            .frame(Kind::Acknowledge, 0, 3, PayloadType::Undefined, draft, now)
     }
 }
 

@@ -18,6 +18,8 @@ const TICK: Duration = Duration::from_millis(100);
 const OVERTAKEN: u32 = 3;
 /// How far behind the oldest un-acknowledged message later acknowledgements are compared.
 const OVERTAKEN_REACH: usize = 64;
+/// Early answers to repeats in succession, and to nothing else, after which the path counts as quicker than it was.
+const QUICKER_AFTER: u32 = 2;
 /// Sendings after which an agent that is silent on duplicates is believed to have the message.
 const BELIEVED_AFTER: u32 = 6;
 
@@ -34,6 +36,8 @@ pub(super) struct Outgoing {
     waiting_since: Option<Instant>,
     highest_acknowledged: Option<u64>,
     flight: Flight,
+    /// Acknowledgements of late that came too soon after a repeat to be of it.
+    early_answers: u32,
     again: BTreeSet<u64>,
     last_tick: Option<Instant>,
     /// The message that finds out whether its size passes.
@@ -41,6 +45,7 @@ pub(super) struct Outgoing {
 }
 
 struct Sent {
+    /// Empty once it is acknowledged, however many before it are not.
     frame: Bytes,
     length: usize,
     last_sent: Instant,
@@ -61,6 +66,7 @@ impl Outgoing {
             waiting_since: None,
             highest_acknowledged: None,
             flight: Flight::default(),
+            early_answers: 0,
             again: BTreeSet::new(),
             last_tick: None,
             trial: None,
@@ -178,14 +184,28 @@ impl Outgoing {
         self.policy.pace.sent(now);
     }
 
-    /// Returns the next message to be sent again, lowest first.
+    /// Returns the next message to be sent again, lowest first, if pacing lets it leave.
     pub(super) fn poll_again(&mut self, now: Instant) -> Option<Bytes> {
-        while let Some(sequence) = self.again.pop_first() {
-            if let Some(frame) = self.send_again(sequence, now) {
-                return Some(frame);
+        while let Some(sequence) = self.again.first().copied() {
+            let is_live = self.sent_mut(sequence).is_some();
+            if is_live && self.again_at(now).is_some() {
+                return None;
+            }
+            self.again.pop_first();
+            if is_live {
+                return self.send_again(sequence, now);
             }
         }
         None
+    }
+
+    /// Returns when pacing lets the next message be sent again that waits for it. The official agent paces what it reads
+    /// from its target alone.
+    pub(super) fn again_at(&self, now: Instant) -> Option<Instant> {
+        match self.policy.resend {
+            Resend::All if !self.again.is_empty() => self.policy.pace.wait_until(now),
+            Resend::All | Resend::Oldest => None,
+        }
     }
 
     /// Everything un-acknowledged is to be sent again.
@@ -201,7 +221,9 @@ impl Outgoing {
     pub(super) fn send_overdue_again(&mut self, now: Instant) {
         self.expire_flight(self.round_trip.smoothed(), now);
         while let Some(sending) = self.flight.take_overdue() {
-            self.again.insert(sending.sequence);
+            if self.is_latest(sending) {
+                self.again.insert(sending.sequence);
+            }
         }
     }
 
@@ -210,9 +232,13 @@ impl Outgoing {
         self.again.extend(self.first_sequence());
     }
 
-    /// Nothing is sent for now.
+    /// Nothing is sent for now: what was to be sent again is as good as overdue.
     pub(super) fn rest(&mut self) {
-        self.again.clear();
+        for sequence in std::mem::take(&mut self.again) {
+            if let Some(at) = self.sent_mut(sequence).map(|sent| sent.last_sent) {
+                self.flight.keep_overdue(Sending { at, sequence });
+            }
+        }
     }
 
     /// A moment has come that [`Outgoing::poll_timeout`] named.
@@ -259,12 +285,17 @@ impl Outgoing {
         let Some(sent) = self.sent.get_mut(index).filter(|sent| !sent.acknowledged) else {
             return;
         };
-        sent.acknowledged = true;
+        sent.settle();
         let (sent_at, length) = (sent.last_sent, sent.length);
         let sent_once = sent.times_sent == 1;
-        // What comes this soon after a repeat tells of an earlier sending.
-        let plausible = now.saturating_duration_since(sent_at) >= self.round_trip.smoothed() / 2;
-        if sent_once || plausible {
+        // What comes this soon after a repeat tells of an earlier sending, unless nothing but repeats is answered.
+        let early = now.saturating_duration_since(sent_at) < self.round_trip.smoothed() / 2;
+        self.early_answers = if early && !sent_once {
+            self.early_answers + 1
+        } else {
+            0
+        };
+        if self.early_answers == 0 || self.early_answers >= QUICKER_AFTER {
             self.again.extend(self.flight.handle_arrival(sent_at));
         }
         if sent_once {
@@ -321,6 +352,10 @@ impl Outgoing {
         sent.overtaken = 0;
         let frame = sent.frame.clone();
         self.flight.launch(Sending { at: now, sequence });
+        match self.policy.resend {
+            Resend::All => self.policy.pace.sent(now),
+            Resend::Oldest => {}
+        }
         Some(frame)
     }
 
@@ -378,7 +413,7 @@ impl Outgoing {
         else {
             return false;
         };
-        sent.acknowledged = true;
+        sent.settle();
         let length = sent.length;
         self.unacknowledged -= length;
         if self.trial == Some(sequence) {
@@ -418,6 +453,14 @@ impl Outgoing {
         let oldest = self.sent.front()?;
         let due = oldest.last_sent + self.round_trip.timeout();
         Some(self.last_tick.map_or(due, |last| due.max(last + TICK)))
+    }
+}
+
+impl Sent {
+    /// It has arrived.
+    fn settle(&mut self) {
+        self.acknowledged = true;
+        self.frame = Bytes::new();
     }
 }
 
@@ -557,6 +600,42 @@ mod tests {
         assert_eq!(outgoing.room(now), None);
         outgoing.handle_ack(0, now);
         assert!(outgoing.room(now).is_some());
+    }
+
+    #[test]
+    fn what_was_lost_comes_again_at_once_although_the_path_has_become_quicker() {
+        let (mut outgoing, mut now) = sent(1);
+        now += MILLISECOND * 400;
+        outgoing.handle_ack(0, now);
+        for number in 1..10 {
+            outgoing.keep(Bytes::from(vec![number]), 1, now);
+        }
+        let mut repeated = Vec::new();
+        for _ in 0..2 {
+            while repeated.is_empty() {
+                now = outgoing.poll_timeout().unwrap();
+                outgoing.handle_timeout(now);
+                repeated = again(&mut outgoing, now);
+            }
+            let [asked] = repeated[..] else {
+                panic!("{repeated:?}")
+            };
+            now += MILLISECOND * 20;
+            outgoing.handle_ack(asked.into(), now);
+            repeated = again(&mut outgoing, now);
+        }
+        assert_eq!(repeated, [3, 4, 5, 6, 7, 8, 9]);
+    }
+
+    #[test]
+    fn what_has_arrived_is_not_kept_for_what_was_sent_before_it() {
+        let mut outgoing = Outgoing::new(Policy::client());
+        let (first, second) = (Bytes::from(vec![1]), Bytes::from(vec![2]));
+        outgoing.keep(first.clone(), 1, origin());
+        outgoing.keep(second.clone(), 1, origin());
+        outgoing.handle_ack(1, origin());
+        assert!(!first.is_unique(), "it may have to be sent again");
+        assert!(second.is_unique());
     }
 
     #[test]

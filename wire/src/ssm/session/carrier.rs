@@ -159,6 +159,14 @@ impl Carrier {
         }
     }
 
+    /// Returns how many streams may still turn out to be refused. In basic mode the session ends with a refusal.
+    pub(super) fn unheard(&self) -> usize {
+        match self {
+            Self::Mux(mux) => mux.unheard(),
+            Self::Basic(_) => 0,
+        }
+    }
+
     pub(super) fn streams(&self) -> Vec<StreamId> {
         match self {
             Self::Mux(mux) => mux.streams().collect(),

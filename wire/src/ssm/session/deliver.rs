@@ -10,7 +10,7 @@ use crate::smux::{self, Side};
 use crate::ssm::channel::Role;
 use crate::ssm::handshake::{self, HandshakeError};
 use crate::ssm::message::{Flag, Message, PayloadType};
-use crate::ssm::payload::HandshakeComplete;
+use crate::ssm::payload::{self, HandshakeComplete};
 
 /// How often an old agent is told that we are there: the official library's interval. An agent that hears nothing
 /// between two ticks of 30 s closes all its streams (plugin issues 83 and 93).
@@ -25,7 +25,10 @@ impl Session {
             (PayloadType::HandshakeComplete, Role::Client) => self.deliver_complete(&payload, now),
             (PayloadType::HandshakeResponse, Role::Agent) => self.deliver_response(&payload, now),
             (PayloadType::Flag, role) => match (Flag::from_payload(&payload), role) {
-                (Some(Flag::ConnectToPortError), Role::Client) => self.refusals += 1,
+                (Some(Flag::ConnectToPortError), Role::Client) => {
+                    self.refusals += 1;
+                    self.forget_stale_refusals();
+                }
                 (Some(Flag::TerminateSession), Role::Agent) => self.events.push_back(Event::Terminate),
                 (Some(Flag::DisconnectToPort), Role::Agent) => {
                     if let Some(carrier) = self.carrier() {
@@ -67,15 +70,15 @@ impl Session {
         }
     }
 
-    fn deliver_complete(&mut self, payload: &[u8], now: Instant) {
+    fn deliver_complete(&mut self, complete: &[u8], now: Instant) {
         let Stage::Agreed(offer) = &self.stage else { return };
         let offer = offer.clone();
         if !offer.acknowledges_duplicates {
             self.channel.peer_is_silent_on_duplicates();
         }
         self.can_terminate = offer.understands_terminate;
-        let customer_message = serde_json::from_slice::<HandshakeComplete>(payload)
-            .map(|body| body.customer_message)
+        let customer_message = serde_json::from_slice::<HandshakeComplete>(complete)
+            .map(|body| payload::words(&body.customer_message))
             .unwrap_or_default();
         let multiplexes = offer.multiplexes;
         let needed = offer.wants_keep_alives.then_some(KEEP_ALIVE);
@@ -150,9 +153,22 @@ impl Session {
             };
             self.events.push_back(event);
         }
+        self.forget_stale_refusals();
+    }
+
+    /// A refusal of a stream that is gone must not become that of another one, which ends well.
+    pub(super) fn forget_stale_refusals(&mut self) {
+        if self.refusals > 0 {
+            let unheard = self.carrier().map_or(0, |carrier| carrier.unheard());
+            self.refusals = self.refusals.min(unheard);
+        }
     }
 
     fn deliver_output(&mut self, payload: Bytes, now: Instant) {
+        // The official sides ignore it too (ssm.md section 3.4), and a reader would take it for bytes.
+        if payload.is_empty() {
+            return;
+        }
         let carrier = match &mut self.stage {
             Stage::Running(carrier) => carrier,
             // Output without a handshake is how a shell begins (ssm.md section 5.5). An agent throws early data away.

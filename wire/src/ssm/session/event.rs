@@ -74,7 +74,7 @@ pub enum End {
     #[error("no handshake within a minute of opening the data channel")]
     HandshakeTimeout,
     /// So many of the agent's messages were lost that waiting for them takes longer than a new session.
-    #[error("{missing} messages of the SSM agent were lost, and it sends only 10 a second again")]
+    #[error("{missing} messages of the SSM agent were lost, and it does not send them again in time")]
     Hole {
         /// How many.
         missing: u64,

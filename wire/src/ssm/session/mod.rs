@@ -56,7 +56,7 @@ pub struct Session {
     keep_alive: Option<Duration>,
     /// Agent: what it says of itself.
     agent_version: String,
-    /// Dials that failed and whose stream's FIN has not come.
+    /// Client: dials that failed and whose stream's FIN has not come; never more than there are streams that it can be.
     refusals: usize,
     can_terminate: bool,
     quiet: Duration,
@@ -325,6 +325,7 @@ impl Session {
             self.doubtful_at(),
             self.silent_until,
             self.channel.poll_timeout(),
+            self.channel.again_at(now),
             carrier
                 .filter(|_| self.channel.is_open())
                 .and_then(Carrier::poll_timeout),

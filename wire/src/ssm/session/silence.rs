@@ -21,7 +21,7 @@ impl Session {
     pub(super) fn heard(&mut self, now: Instant) {
         let was_away = std::mem::take(&mut self.away);
         if was_away || self.channel.paused_since().is_some() {
-            self.channel.resume();
+            self.channel.resume(now);
             self.channel.restart_waiting(now);
             self.restart_grace(now);
             self.doubted = false;

@@ -47,6 +47,7 @@ impl Session {
         if let Some(carrier) = self.carrier() {
             carrier.close(id);
         }
+        self.forget_stale_refusals();
     }
 
     /// Ends a stream in both directions; what is queued is dropped.
@@ -54,6 +55,7 @@ impl Session {
         if let Some(carrier) = self.carrier() {
             carrier.reset(id);
         }
+        self.forget_stale_refusals();
     }
 
     /// Agent: the target of a stream can't be reached. Where the session carries one stream alone, it ends.

@@ -427,3 +427,19 @@ async fn a_goodbye_that_nobody_hears_ends() {
     assert_eq!(began.elapsed(), GOODBYE);
     assert!(gate.try_take().is_some());
 }
+
+#[tokio::test(start_paused = true)]
+async fn what_is_written_after_the_targets_end_goes_nowhere_until_the_reader_has_seen_it() {
+    let Rig {
+        mut stream,
+        mut endpoint,
+        ..
+    } = for_clients().await;
+    endpoint.send(Message::binary(&b"all"[..])).await.unwrap();
+    endpoint.send(close(1000, "")).await.unwrap();
+    assert_eq!(stream.read(&mut [0; 100]).await.unwrap(), 3);
+    stream.write_all(b"thanks").await.unwrap();
+    assert_eq!(stream.read(&mut [0; 100]).await.unwrap(), 0);
+    let error = stream.write_all(b"anybody?").await.unwrap_err();
+    assert_eq!(error.kind(), io::ErrorKind::BrokenPipe);
+}
