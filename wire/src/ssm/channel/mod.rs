@@ -16,6 +16,7 @@
 //! Every well-formed data message is acknowledged, duplicates too: the official agent sends only its oldest message
 //! again, so one lost acknowledgement would stall it for ever (ssm.md section 7.5).
 
+mod backlog;
 mod flight;
 mod incoming;
 mod outgoing;

@@ -1,10 +1,11 @@
 //! Our direction of a channel: keeps what is un-acknowledged, and decides what is sent again.
 
-use std::collections::{BTreeSet, VecDeque};
+use std::collections::BTreeSet;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 
+use super::backlog::Backlog;
 use super::flight::{Flight, Sending};
 use crate::ssm::policy::{Pace, Policy, Resend, SMALLEST_PAYLOAD};
 use crate::ssm::probe::PayloadProbe;
@@ -28,10 +29,7 @@ pub(super) struct Outgoing {
     policy: Policy,
     round_trip: RoundTrip,
     silent_on_duplicates: bool,
-    next_sequence: u64,
-    /// From the oldest un-acknowledged message on, without gaps in the numbers.
-    sent: VecDeque<Sent>,
-    unacknowledged: usize,
+    sent: Backlog,
     /// Since when something has been un-acknowledged without any acknowledgement.
     waiting_since: Option<Instant>,
     highest_acknowledged: Option<u64>,
@@ -44,25 +42,13 @@ pub(super) struct Outgoing {
     trial: Option<u64>,
 }
 
-struct Sent {
-    /// Empty once it is acknowledged, however many before it are not.
-    frame: Bytes,
-    length: usize,
-    last_sent: Instant,
-    times_sent: u32,
-    overtaken: u32,
-    acknowledged: bool,
-}
-
 impl Outgoing {
     pub(super) fn new(policy: Policy) -> Self {
         Self {
             round_trip: RoundTrip::new(policy.limits),
             policy,
             silent_on_duplicates: false,
-            next_sequence: 0,
-            sent: VecDeque::new(),
-            unacknowledged: 0,
+            sent: Backlog::default(),
             waiting_since: None,
             highest_acknowledged: None,
             flight: Flight::default(),
@@ -91,7 +77,11 @@ impl Outgoing {
     /// The service paused or the websocket was lost: large messages that were under way may be why.
     pub(super) fn trouble(&mut self) {
         self.policy.window.trouble();
-        if self.sent.iter().any(|sent| sent.length > SMALLEST_PAYLOAD) {
+        if self
+            .sent
+            .unacknowledged()
+            .any(|sent| sent.length > SMALLEST_PAYLOAD)
+        {
             self.policy.probe.trouble();
             self.trial = None;
         }
@@ -114,8 +104,7 @@ impl Outgoing {
 
     /// Returns the frames that are un-acknowledged.
     pub(super) fn unacknowledged(&self) -> impl Iterator<Item = &Bytes> {
-        let sent = self.sent.iter().filter(|sent| !sent.acknowledged);
-        sent.map(|sent| &sent.frame)
+        self.sent.unacknowledged().map(|sent| &sent.frame)
     }
 
     /// Returns how many bytes a new message may carry now; `None` when none may be sent.
@@ -135,12 +124,12 @@ impl Outgoing {
     /// A message may be sent now, as [`Outgoing::room`] has said.
     pub(super) fn trial(&self) -> Option<usize> {
         let size = self.policy.probe.next_trial()?;
-        (self.unacknowledged.saturating_add(size) <= self.policy.window.limit()).then_some(size)
+        (self.sent.bytes().saturating_add(size) <= self.policy.window.limit()).then_some(size)
     }
 
     /// Keeps what a trial is when it has to be sent again; the trial itself, of that length, is sent now.
     pub(super) fn keep_trial(&mut self, again: Bytes, length: usize, now: Instant) {
-        self.trial = Some(self.next_sequence);
+        self.trial = Some(self.next_sequence());
         self.policy.probe.try_size(length);
         self.keep(again, length, now);
     }
@@ -161,33 +150,22 @@ impl Outgoing {
 
     /// Returns the number that the next new message has.
     pub(super) fn next_sequence(&self) -> u64 {
-        self.next_sequence
+        self.sent.next()
     }
 
     /// Keeps a new message with [`Outgoing::next_sequence`], which is sent now.
     pub(super) fn keep(&mut self, frame: Bytes, length: usize, now: Instant) {
-        self.flight.launch(Sending {
-            at: now,
-            sequence: self.next_sequence,
-        });
-        self.next_sequence += 1;
-        self.unacknowledged += length;
+        let sequence = self.next_sequence();
+        self.flight.launch(Sending { at: now, sequence });
         self.waiting_since.get_or_insert(now);
-        self.sent.push_back(Sent {
-            frame,
-            length,
-            last_sent: now,
-            times_sent: 1,
-            overtaken: 0,
-            acknowledged: false,
-        });
+        self.sent.push(frame, length, now);
         self.policy.pace.sent(now);
     }
 
     /// Returns the next message to be sent again, lowest first, if pacing lets it leave.
     pub(super) fn poll_again(&mut self, now: Instant) -> Option<Bytes> {
         while let Some(sequence) = self.again.first().copied() {
-            let is_live = self.sent_mut(sequence).is_some();
+            let is_live = self.sent.get_mut(sequence).is_some();
             if is_live && self.again_at(now).is_some() {
                 return None;
             }
@@ -210,10 +188,10 @@ impl Outgoing {
 
     /// Everything un-acknowledged is to be sent again.
     pub(super) fn send_all_again(&mut self) {
-        let Some(first) = self.first_sequence() else {
+        let Some(first) = self.sent.first() else {
             return;
         };
-        self.again = (first..self.next_sequence).collect();
+        self.again = (first..self.next_sequence()).collect();
         self.flight.clear();
     }
 
@@ -229,13 +207,13 @@ impl Outgoing {
 
     /// The oldest un-acknowledged message is to be sent again.
     pub(super) fn send_oldest_again(&mut self) {
-        self.again.extend(self.first_sequence());
+        self.again.extend(self.sent.first());
     }
 
     /// Nothing is sent for now: what was to be sent again is as good as overdue.
     pub(super) fn rest(&mut self) {
         for sequence in std::mem::take(&mut self.again) {
-            if let Some(at) = self.sent_mut(sequence).map(|sent| sent.last_sent) {
+            if let Some(at) = self.sent.get_mut(sequence).map(|sent| sent.last_sent) {
                 self.flight.keep_overdue(Sending { at, sequence });
             }
         }
@@ -275,19 +253,13 @@ impl Outgoing {
     }
 
     fn acknowledge(&mut self, sequence: u64, now: Instant) {
-        let Some(index) = self
-            .first_sequence()
-            .and_then(|first| sequence.checked_sub(first))
-        else {
+        let is_oldest = self.sent.first() == Some(sequence);
+        let Some(sent) = self.sent.get_mut(sequence) else {
             return;
         };
-        let index = usize::try_from(index).unwrap_or(usize::MAX);
-        let Some(sent) = self.sent.get_mut(index).filter(|sent| !sent.acknowledged) else {
-            return;
-        };
-        sent.settle();
         let (sent_at, length) = (sent.last_sent, sent.length);
         let sent_once = sent.times_sent == 1;
+        self.sent.settle(sequence);
         // What comes this soon after a repeat tells of an earlier sending, unless nothing but repeats is answered.
         let early = now.saturating_duration_since(sent_at) < self.round_trip.smoothed() / 2;
         self.early_answers = if early && !sent_once {
@@ -309,18 +281,17 @@ impl Outgoing {
             (false, true) => self.policy.probe.acknowledged(length),
             (false, false) => {}
         }
-        self.unacknowledged -= length;
         self.highest_acknowledged = self.highest_acknowledged.max(Some(sequence));
-        if self.policy.resend == Resend::All && index > 0 {
-            self.notice_overtaken(index, sent_at);
+        if self.policy.resend == Resend::All && !is_oldest {
+            self.notice_overtaken(sequence, sent_at);
         }
-        self.drop_acknowledged();
+        self.rest_if_drained();
     }
 
     fn has_room(&self) -> bool {
-        let next = self.unacknowledged.saturating_add(self.policy.probe.size());
+        let next = self.sent.bytes().saturating_add(self.policy.probe.size());
         // However large it is, one message is always under way.
-        let fits = self.unacknowledged == 0 || next <= self.policy.window.limit();
+        let fits = self.sent.bytes() == 0 || next <= self.policy.window.limit();
         let fits = fits && self.sent.len() < MOST_SENT;
         self.again.is_empty() && (fits || self.needs_witness())
     }
@@ -331,22 +302,12 @@ impl Outgoing {
         self.silent_on_duplicates
             && self
                 .sent
-                .back()
+                .latest()
                 .is_some_and(|sent| sent.times_sent >= BELIEVED_AFTER)
     }
 
-    fn first_sequence(&self) -> Option<u64> {
-        (!self.sent.is_empty()).then(|| self.next_sequence - self.sent.len() as u64)
-    }
-
-    fn sent_mut(&mut self, sequence: u64) -> Option<&mut Sent> {
-        let index = sequence.checked_sub(self.first_sequence()?)?;
-        let sent = self.sent.get_mut(usize::try_from(index).ok()?)?;
-        (!sent.acknowledged).then_some(sent)
-    }
-
     fn send_again(&mut self, sequence: u64, now: Instant) -> Option<Bytes> {
-        let sent = self.sent_mut(sequence)?;
+        let sent = self.sent.get_mut(sequence)?;
         sent.last_sent = now;
         sent.times_sent += 1;
         sent.overtaken = 0;
@@ -394,7 +355,8 @@ impl Outgoing {
 
     /// Returns whether a message is un-acknowledged and was sent then for the last time.
     fn is_latest(&mut self, sending: Sending) -> bool {
-        self.sent_mut(sending.sequence)
+        self.sent
+            .get_mut(sending.sequence)
             .is_some_and(|sent| sent.last_sent == sending.at)
     }
 
@@ -404,63 +366,42 @@ impl Outgoing {
         let overtaken = self
             .highest_acknowledged
             .is_some_and(|highest| highest > sequence);
-        if !self.silent_on_duplicates || !overtaken {
+        let sent = self.sent.get_mut(sequence);
+        let sent_often = sent.is_some_and(|sent| sent.times_sent >= BELIEVED_AFTER);
+        if !self.silent_on_duplicates || !overtaken || !sent_often {
             return false;
         }
-        let Some(sent) = self
-            .sent_mut(sequence)
-            .filter(|sent| sent.times_sent >= BELIEVED_AFTER)
-        else {
-            return false;
-        };
-        sent.settle();
-        let length = sent.length;
-        self.unacknowledged -= length;
+        self.sent.settle(sequence);
         if self.trial == Some(sequence) {
             self.policy.probe.trial_failed();
         }
-        self.drop_acknowledged();
+        self.rest_if_drained();
         self.restart_waiting(now);
         true
     }
 
-    fn notice_overtaken(&mut self, index: usize, by: Instant) {
-        let Some(first) = self.first_sequence() else {
-            return;
-        };
-        let before = self.sent.iter_mut().take(index.min(OVERTAKEN_REACH)).enumerate();
-        for (offset, sent) in before {
-            if sent.acknowledged || sent.last_sent > by {
+    fn notice_overtaken(&mut self, by: u64, sent_at: Instant) {
+        for (sequence, sent) in self.sent.before(by, OVERTAKEN_REACH) {
+            if sent.last_sent > sent_at {
                 continue;
             }
             sent.overtaken += 1;
             if sent.overtaken == OVERTAKEN && sent.times_sent == 1 {
-                self.again.insert(first + offset as u64);
+                self.again.insert(sequence);
             }
         }
     }
 
-    fn drop_acknowledged(&mut self) {
-        while self.sent.front().is_some_and(|sent| sent.acknowledged) {
-            self.sent.pop_front();
-        }
+    fn rest_if_drained(&mut self) {
         if self.sent.is_empty() {
             self.flight.clear();
         }
     }
 
     fn next_tick(&self) -> Option<Instant> {
-        let oldest = self.sent.front()?;
+        let oldest = self.sent.oldest()?;
         let due = oldest.last_sent + self.round_trip.timeout();
         Some(self.last_tick.map_or(due, |last| due.max(last + TICK)))
-    }
-}
-
-impl Sent {
-    /// It has arrived.
-    fn settle(&mut self) {
-        self.acknowledged = true;
-        self.frame = Bytes::new();
     }
 }
 
@@ -517,7 +458,7 @@ mod tests {
         for number in [1, 2, 3] {
             outgoing.handle_ack(number, later);
         }
-        assert_eq!(outgoing.sent.front().unwrap().overtaken, 0);
+        assert_eq!(outgoing.sent.oldest().unwrap().overtaken, 0);
     }
 
     #[test]
@@ -625,17 +566,6 @@ mod tests {
             repeated = again(&mut outgoing, now);
         }
         assert_eq!(repeated, [3, 4, 5, 6, 7, 8, 9]);
-    }
-
-    #[test]
-    fn what_has_arrived_is_not_kept_for_what_was_sent_before_it() {
-        let mut outgoing = Outgoing::new(Policy::client());
-        let (first, second) = (Bytes::from(vec![1]), Bytes::from(vec![2]));
-        outgoing.keep(first.clone(), 1, origin());
-        outgoing.keep(second.clone(), 1, origin());
-        outgoing.handle_ack(1, origin());
-        assert!(!first.is_unique(), "it may have to be sent again");
-        assert!(second.is_unique());
     }
 
     #[test]
