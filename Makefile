@@ -26,7 +26,7 @@ test:
 	scripts/deny
 	cargo clippy --workspace --locked --all-targets -- --deny warnings
 	@$(MAKE) --no-print-directory build
-	cargo test --workspace --locked
+	cargo test --workspace --locked --no-fail-fast
 	RUSTDOCFLAGS='--deny warnings' cargo doc --workspace --locked --no-deps --lib --examples --bin tunnelctl
 
 demo:

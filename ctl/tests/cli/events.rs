@@ -109,10 +109,11 @@ async fn states_that_were_skipped_between_two_looks_are_told_all_the_same() {
     );
     fake.script.end_watches();
     let missed = "2 transitions of prod-db missed: they came faster than they were read\n";
-    following
-        .end()
-        .await
-        .is(3, "", &format!("{missed}tunneld has stopped\n  tunneld &\n"));
+    following.end().await.is(
+        3,
+        "",
+        &format!("{missed}tunneld has stopped\n  tunnelctl daemon start\n"),
+    );
 }
 
 #[tokio::test]

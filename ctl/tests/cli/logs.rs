@@ -83,10 +83,11 @@ async fn whoever_follows_sees_each_line_and_hears_of_those_that_were_missed() {
     );
     fake.script.end_logs();
     let missed = "12 lines missed: they came faster than they were read\n";
-    following
-        .end()
-        .await
-        .is(3, "", &format!("{missed}tunneld has stopped\n  tunneld &\n"));
+    following.end().await.is(
+        3,
+        "",
+        &format!("{missed}tunneld has stopped\n  tunnelctl daemon start\n"),
+    );
 }
 
 #[tokio::test]
