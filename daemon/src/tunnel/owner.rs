@@ -65,10 +65,18 @@ mod linux {
     const CONNECTED: [u8; 3] = [TCP_ESTABLISHED, TCP_FIN_WAIT1, TCP_FIN_WAIT2];
 
     /// The way to ask whose a socket is. One is enough for a daemon.
-    #[derive(Debug, Default)]
+    #[derive(Debug)]
     pub(crate) struct Owners {
-        /// Opened with the first question.
         kept: Mutex<Option<Questions>>,
+    }
+
+    impl Default for Owners {
+        /// A way that is open from the start: a connection that comes when descriptors run out needs it too.
+        fn default() -> Self {
+            Self {
+                kept: Mutex::new(Questions::open().ok()),
+            }
+        }
     }
 
     impl Owners {
