@@ -9,6 +9,7 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
+use crate::skipped::skip;
 use crate::target::{ECHO, Target, connect, echoes};
 use crate::world::{World, free_port};
 use crate::{account, configuration};
@@ -66,7 +67,7 @@ fn try_run(program: &str, arguments: &[&str]) -> Result<(), String> {
 #[test]
 fn a_new_network_is_noticed_and_a_new_address_on_it() {
     if let Err(why) = try_run("unshare", &["--net", "true"]) {
-        return println!("skipped: no network can be made here ({why})");
+        return skip(format_args!("no network can be made here ({why})"));
     }
     let mut world = World::new(&account("fast", free_port()), &configuration(free_port()));
     world.launch_by(&["unshare", "--net", "--"]);
@@ -79,7 +80,7 @@ fn a_new_network_is_noticed_and_a_new_address_on_it() {
     let noticed = |world: &World| world.said("the network changed");
     inside("link set lo up").unwrap();
     if let Err(why) = inside("link add here type veth peer name there") {
-        return println!("skipped: no network interface can be made here ({why})");
+        return skip(format_args!("no network interface can be made here ({why})"));
     }
     for change in [
         "link set here up",
