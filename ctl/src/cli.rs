@@ -110,7 +110,8 @@ pub(crate) enum Command {
     /// Print every change of the tunnels' states and why, those that were and those that come
     ///
     /// Begins with the latest changes of each tunnel, which the daemon remembers, and goes on until interrupted. Where
-    /// `watch` shows how tunnels are, this shows what they went through: no state is skipped.
+    /// `watch` shows how tunnels are, this shows what they went through: repeated attempts for the same reason are told
+    /// once.
     #[command(after_help = "Example:\n  tunnelctl events prod-db --no-follow")]
     Events(Events),
 

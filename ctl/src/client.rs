@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use tokio::sync::mpsc;
-use tokio::time::timeout;
+use tokio::time::{Instant, sleep, timeout};
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::transport::Channel;
 use tonic::{Code, Response, Status, Streaming};
@@ -56,13 +56,37 @@ impl Client {
     /// Connects to the daemon on `explicit` or on the usual socket, and warns where its version is another than ours.
     pub(crate) async fn connect(explicit: Option<&Path>, output: &Output) -> Result<Self, Error> {
         let client = Self::quietly(explicit).await?;
-        if client.daemon.version != VERSION {
+        client.compare(output);
+        Ok(client)
+    }
+
+    /// Connects to a daemon that was just started, as soon as it answers, unless something `ended` its start.
+    pub(crate) async fn started(
+        explicit: Option<&Path>,
+        mut ended: impl FnMut() -> Result<(), Error>,
+    ) -> Result<Self, Error> {
+        let deadline = Instant::now() + START_LIMIT;
+        loop {
+            match Self::quietly(explicit).await {
+                Err(error) if error.exit() == Exit::NoDaemon => {}
+                answered => return answered,
+            }
+            ended()?;
+            if Instant::now() > deadline {
+                return Err(silent(START_LIMIT));
+            }
+            sleep(LOOK).await;
+        }
+    }
+
+    /// Warns where the daemon's version is another than ours.
+    pub(crate) fn compare(&self, output: &Output) {
+        if self.daemon.version != VERSION {
             output.talk(&format!(
                 "warning: tunneld is version {} and tunnelctl {VERSION}; after an update: tunnelctl restart-daemon",
-                client.daemon.version
+                self.daemon.version
             ));
         }
-        Ok(client)
     }
 
     /// The same without the warning: for what runs behind another program.
@@ -299,7 +323,7 @@ pub(crate) fn refused(status: Status) -> Error {
     }
     if matches!(
         status.code(),
-        Code::NotFound | Code::FailedPrecondition | Code::InvalidArgument
+        Code::NotFound | Code::FailedPrecondition | Code::InvalidArgument | Code::Aborted
     ) && !said.is_empty()
     {
         return Error::failed(said);

@@ -52,6 +52,7 @@ use crate::config::{Config, Problems};
 use crate::daemon::{Daemon, Means};
 use crate::heritage::{Heritage, Legacy};
 use crate::logging::RecentLines;
+use crate::restart::Program;
 use crate::rpc::{Asks, ControlSocket, ServeError, Service};
 use crate::service_manager::ServiceManager;
 use crate::surroundings::Surroundings;
@@ -84,6 +85,8 @@ pub struct Options {
     pub heritage: Arc<Heritage>,
     /// Who wants to know how the daemon is.
     pub manager: Option<Arc<ServiceManager>>,
+    /// What is run when the daemon begins anew.
+    pub program: Arc<Program>,
     /// What a person typed last about the tunnels.
     pub wishes: Wishes,
     /// The way to AWS.
@@ -120,6 +123,7 @@ pub async fn run(options: Options) -> Result<Ending, ServeError> {
         socket,
         heritage,
         manager,
+        program,
         wishes,
         aws,
         ledger: (ledger, orphans),
@@ -181,6 +185,7 @@ pub async fn run(options: Options) -> Result<Ending, ServeError> {
         Arc::clone(&daemon),
         log,
         manager.as_ref().map_or("", |manager| manager.name()),
+        program,
         Asks {
             stop: stop.clone(),
             restart: restart.clone(),

@@ -101,6 +101,7 @@ fn file(explicit: Option<PathBuf>) -> Result<PathBuf> {
 fn start(arguments: &Arguments) -> Result<ExitCode> {
     let inherited = Inherited::of_this_process();
     let program = Program::of_this_process().context("cannot tell which program this is")?;
+    let program = Arc::new(program);
     if rustix::process::geteuid().is_root() && !arguments.allow_root {
         complain(format_args!(
             "tunneld: refuses to run as root: it needs none of root's rights, and a fault in it would have them all\n  \
@@ -139,6 +140,7 @@ fn start(arguments: &Arguments) -> Result<ExitCode> {
         environment,
         heritage: Arc::new(Heritage::new(inherited, manager.clone())),
         manager,
+        program: Arc::clone(&program),
     };
     match runtime.block_on(run(path, config, log, origin, arguments))? {
         Ending::Stopped => Ok(ExitCode::SUCCESS),
@@ -156,6 +158,7 @@ struct Origin {
     environment: Environment,
     manager: Option<Arc<ServiceManager>>,
     heritage: Arc<Heritage>,
+    program: Arc<Program>,
 }
 
 async fn run(
@@ -171,6 +174,7 @@ async fn run(
         environment,
         manager,
         heritage,
+        program,
     } = origin;
     let socket = ControlSocket::bind(&rpc::default_path(arguments.socket.as_deref())?, &heritage)?;
     let folder = state_folder(arguments.state.as_deref())?;
@@ -187,6 +191,7 @@ async fn run(
         socket,
         heritage,
         manager,
+        program,
         wishes: Wishes::open(&folder),
         aws,
         ledger,

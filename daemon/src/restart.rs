@@ -11,6 +11,8 @@ use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
+use rustix::fs::{Access, access};
+
 use crate::heritage::Legacy;
 
 /// This program, as it was started.
@@ -34,6 +36,18 @@ impl Program {
             path: named(&written, env::split_paths(&path), &env::current_exe()?)?,
             arguments: arguments.collect(),
         })
+    }
+
+    /// Checks that there is a program to take the place of this one.
+    ///
+    /// # Errors
+    ///
+    /// There is no file, or none that can be executed.
+    pub(crate) fn check(&self) -> io::Result<()> {
+        if !fs::metadata(&self.path)?.is_file() {
+            return Err(io::Error::new(io::ErrorKind::InvalidInput, "it is no file"));
+        }
+        Ok(access(&self.path, Access::EXEC_OK)?)
     }
 
     /// Takes the place of this process. Returns only if that failed.
@@ -69,9 +83,31 @@ fn named(written: &Path, folders: impl Iterator<Item = PathBuf>, running: &Path)
 
 #[cfg(test)]
 mod tests {
-    use std::os::unix::fs::symlink;
+    use std::os::unix::fs::{PermissionsExt, symlink};
 
     use super::*;
+
+    #[test]
+    fn what_cannot_be_executed_is_found_out_before() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("tunneld");
+        let program = Program {
+            path: path.clone(),
+            arguments: Vec::new(),
+        };
+        assert_eq!(program.check().unwrap_err().kind(), io::ErrorKind::NotFound);
+        fs::write(&path, "").unwrap();
+        fs::set_permissions(&path, fs::Permissions::from_mode(0o600)).unwrap();
+        assert_eq!(
+            program.check().unwrap_err().kind(),
+            io::ErrorKind::PermissionDenied
+        );
+        fs::set_permissions(&path, fs::Permissions::from_mode(0o700)).unwrap();
+        program.check().unwrap();
+        fs::remove_file(&path).unwrap();
+        fs::create_dir(&path).unwrap();
+        assert!(program.check().is_err());
+    }
 
     #[test]
     fn a_link_in_the_path_is_kept_and_what_leads_elsewhere_is_not() {

@@ -1,10 +1,13 @@
 //! The official AWS CLI of version 2 against the emulator, where it is installed: only that version opens tunnels, and
 //! it cannot be had from a package index. It comes through the proxy, because its port 443 is fixed.
 
-use std::fs;
+use std::env;
+use std::fs::{self, OpenOptions};
+use std::io::{self, Write};
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 use std::process::Stdio;
+use std::thread;
 use std::time::Duration;
 
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWriteExt};
@@ -58,7 +61,7 @@ impl Stage {
         let mut environment = self.emulator.environment();
         environment.remove("AWS_ENDPOINT_URL");
         let url = self.emulator.url();
-        let own = std::env::var("PATH").expect("a path");
+        let own = env::var("PATH").expect("a path");
         let path = format!("{}:{own}", self.home.path().display());
         Command::new("aws")
             .arg("ec2-instance-connect")
@@ -79,6 +82,24 @@ impl Stage {
             .kill_on_drop(true)
             .spawn()
             .expect("it starts")
+    }
+}
+
+/// Names a file that a line is added to for each test that was skipped.
+const SKIPPED: &str = "TUNNELD_SKIPPED";
+
+/// Says why the test of this thread is skipped: past the harness, which shows nothing of a test that passes.
+fn skip(why: &str) {
+    let thread = thread::current();
+    let line = format!("skipped: {}: {why}\n", thread.name().unwrap_or("a test"));
+    io::stderr().write_all(line.as_bytes()).expect("it can be said");
+    if let Some(list) = env::var_os(SKIPPED) {
+        let mut list = OpenOptions::new()
+            .append(true)
+            .create(true)
+            .open(list)
+            .expect("a file");
+        list.write_all(line.as_bytes()).expect("written");
     }
 }
 
@@ -106,7 +127,7 @@ async fn talk(tunnel: &mut Child, target: &mut TcpStream) {
 async fn open_tunnel_pipes_its_input_and_ends_with_the_target() {
     let stage = match Stage::start().await {
         Ok(stage) => stage,
-        Err(missing) => return println!("skipped: {missing}"),
+        Err(missing) => return skip(&missing),
     };
     let mut tunnel = stage.aws(&["open-tunnel", "--instance-id", INSTANCE]);
     let (mut target, _) = timeout(PATIENCE, stage.target.accept())
@@ -126,7 +147,7 @@ async fn open_tunnel_pipes_its_input_and_ends_with_the_target() {
 async fn open_tunnel_prints_what_the_service_says_of_a_target_that_is_down() {
     let stage = match Stage::start().await {
         Ok(stage) => stage,
-        Err(missing) => return println!("skipped: {missing}"),
+        Err(missing) => return skip(&missing),
     };
     let mut tunnel = stage.aws(&["open-tunnel", "--instance-id", INSTANCE, "--remote-port", "3389"]);
     let mut said = String::new();
@@ -142,7 +163,7 @@ async fn open_tunnel_prints_what_the_service_says_of_a_target_that_is_down() {
 async fn ssh_logs_in_by_a_pushed_key_through_the_tunnel() {
     let stage = match Stage::start().await {
         Ok(stage) => stage,
-        Err(missing) => return println!("skipped: {missing}"),
+        Err(missing) => return skip(&missing),
     };
     // What the CLI runs as `ssh`: the real one, with a place to go, and without what its user has configured.
     let wrapper = stage.home.path().join("ssh");

@@ -62,7 +62,7 @@ pub(crate) enum Daemon {
 /// What `restart-daemon` is told.
 #[derive(Debug, Args)]
 pub(crate) struct RestartDaemon {
-    /// Give up waiting for the tunnels after this long, with exit code 5
+    /// Give up waiting for the new daemon and the tunnels after this long, with exit code 5
     #[arg(long, value_name = "DURATION", default_value = "60s", value_parser = timeout)]
     pub(crate) timeout: Duration,
 }

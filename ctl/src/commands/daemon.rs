@@ -18,7 +18,7 @@ use tokio::time::{Instant, sleep};
 use tunneld_proto::socket;
 
 use crate::cli::service::Daemon;
-use crate::client::{Client, END_LIMIT, LOOK, START_LIMIT};
+use crate::client::{Client, END_LIMIT, LOOK};
 use crate::error::{Error, Exit};
 use crate::json::{Versioned, Versions};
 use crate::output::Output;
@@ -55,7 +55,9 @@ async fn start(arguments: &[OsString], socket: Option<&Path>, output: &Output) -
             );
         }
         manager.start()?;
-        return tell_started(&Client::connect(socket, output).await?, output);
+        let client = Client::started(socket, || Ok(())).await?;
+        client.compare(output);
+        return tell_started(&client, output);
     }
     let mut log = Log::open()?;
     let child = launch(arguments, socket, &log)?;
@@ -97,29 +99,19 @@ fn launch(arguments: &[OsString], socket: Option<&Path>, log: &Log) -> Result<Ch
 
 /// Waits until the daemon answers that was just started, or has ended.
 async fn answering(mut child: Child, socket: Option<&Path>, log: &mut Log) -> Result<Client, Error> {
-    let deadline = Instant::now() + START_LIMIT;
-    loop {
-        match Client::quietly(socket).await {
-            Ok(client) => return Ok(client),
-            Err(error) if error.exit() == Exit::NoDaemon => {}
-            Err(error) => return Err(error),
-        }
+    let ended = || {
         let ended = child
             .try_wait()
             .map_err(|error| Error::failed("cannot wait for `tunneld`").because(error.to_string()))?;
-        if let Some(status) = ended {
-            let exit = match status.code() {
-                Some(code) if code == Exit::Usage as i32 => Exit::Usage,
-                Some(_) | None => Exit::Failed,
-            };
-            return Err(log.last_words(Error::new(exit, "tunneld did not start")));
-        }
-        if Instant::now() > deadline {
-            let failed = format!("tunneld did not answer within {} s", START_LIMIT.as_secs());
-            return Err(log.last_words(Error::new(Exit::TimedOut, failed)));
-        }
-        sleep(LOOK).await;
-    }
+        let Some(status) = ended else { return Ok(()) };
+        let exit = match status.code() {
+            Some(code) if code == Exit::Usage as i32 => Exit::Usage,
+            Some(_) | None => Exit::Failed,
+        };
+        Err(Error::new(exit, "tunneld did not start"))
+    };
+    let started = Client::started(socket, ended).await;
+    started.map_err(|error| log.last_words(error))
 }
 
 async fn stop(socket: Option<&Path>, output: &Output) -> Result<Exit, Error> {

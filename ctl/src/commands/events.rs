@@ -56,6 +56,15 @@ struct Journal<'a> {
     told: HashMap<String, Transition>,
 }
 
+/// A transition that was not told.
+struct Fresh<'t> {
+    /// The latest time, in seconds and nanoseconds, of this one and those before it: what happened to one tunnel stays
+    /// in its order also where the clock was set back.
+    place: (i64, i32),
+    name: &'t str,
+    transition: &'t Transition,
+}
+
 impl Journal<'_> {
     fn record(&mut self, change: WatchResponse) -> Result<(), Error> {
         let clock = Clock::read();
@@ -72,31 +81,38 @@ impl Journal<'_> {
         let meant = change.tunnels.iter();
         let meant = meant.filter(|tunnel| self.selection.contains(&tunnel.name));
         let mut fresh: Vec<_> = meant.flat_map(|tunnel| self.fresh(tunnel)).collect();
-        // Stable: what happened to one tunnel stays in its order, also where a clock was set back.
-        fresh.sort_by_key(|(_, transition)| {
-            let at = transition.at.unwrap_or_default();
-            (at.seconds, at.nanos)
-        });
+        fresh.sort_by_key(|fresh| fresh.place);
         fresh
             .into_iter()
-            .try_for_each(|(name, transition)| self.tell(name, transition, &clock))
+            .try_for_each(|fresh| self.tell(fresh.name, fresh.transition, &clock))
     }
 
-    /// Returns the transitions of a tunnel that were not told.
-    fn fresh<'t>(&self, tunnel: &'t Tunnel) -> Vec<(&'t str, &'t Transition)> {
+    /// Returns the transitions of a tunnel that were not told, in the order of their numbers.
+    fn fresh<'t>(&self, tunnel: &'t Tunnel) -> Vec<Fresh<'t>> {
         let last = self.told.get(&tunnel.name).map_or(0, |told| told.number);
         let fresh = tunnel.history.iter();
-        let fresh = fresh.filter(|transition| transition.number > last);
+        let mut fresh: Vec<_> = fresh.filter(|transition| transition.number > last).collect();
+        fresh.sort_by_key(|transition| transition.number);
+        let mut place = (i64::MIN, 0);
         fresh
-            .map(|transition| (tunnel.name.as_str(), transition))
+            .into_iter()
+            .map(|transition| {
+                let at = transition.at.unwrap_or_default();
+                place = place.max((at.seconds, at.nanos));
+                Fresh {
+                    place,
+                    name: &tunnel.name,
+                    transition,
+                }
+            })
             .collect()
     }
 
     fn tell(&mut self, name: &str, transition: &Transition, clock: &Clock) -> Result<(), Error> {
         let before = self.told.insert(name.to_owned(), transition.clone());
-        let missed = before
-            .as_ref()
-            .map_or(0, |before| (transition.number - before.number).saturating_sub(1));
+        let missed = before.as_ref().map_or(0, |before| {
+            transition.number.saturating_sub(before.number).saturating_sub(1)
+        });
         if missed > 0 {
             let missed = count(missed, "transition");
             self.output.talk(&format!(

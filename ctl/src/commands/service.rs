@@ -42,7 +42,8 @@ async fn install(told: &Install, socket: Option<&Path>, output: &Output) -> Resu
     let served = manager.socket().or(socket);
     refuse_another(&manager, served).await?;
     let installed = manager.install(&program, arguments)?;
-    let mut client = Client::connect(served, output).await?;
+    let mut client = Client::started(served, || Ok(())).await?;
+    client.compare(output);
     if output.json() {
         tell_json(&manager, Some(&client), output)?;
     } else {
@@ -67,6 +68,10 @@ async fn install(told: &Install, socket: Option<&Path>, output: &Output) -> Resu
 
 /// Refuses while a daemon that is not the service's has the socket: two cannot, and it is not ours to end.
 async fn refuse_another(manager: &Manager, socket: Option<&Path>) -> Result<(), Error> {
+    // Who listens is the manager itself then, and to connect would start a service that perhaps cannot start.
+    if manager.listens() {
+        return Ok(());
+    }
     let client = match Client::quietly(socket).await {
         Ok(client) => client,
         Err(error) if error.exit() == Exit::NoDaemon => return Ok(()),

@@ -5,7 +5,7 @@ use std::io::{self, Write};
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 
-use crate::error::Error;
+use crate::error::{Error, Exit};
 
 /// What tells a file that was written here from one that a package or a person put there.
 pub(super) const MARK: &str =
@@ -36,8 +36,25 @@ pub(super) enum Whose {
     Anothers,
 }
 
-/// Writes a file, at once or not at all, and the folders that it lies in.
+/// Refuses to write a file that was not written here: it may be all that a person has of it.
+pub(super) fn refuse_anothers(path: &Path) -> Result<(), Error> {
+    match whose(path)? {
+        Whose::Nobodys | Whose::Ours => Ok(()),
+        Whose::Anothers => {
+            let path = path.display();
+            Err(
+                Error::new(Exit::MustAct, format!("`{path}` was not written by tunnelctl"))
+                    .because("only what it has written does it replace")
+                    .hint(format!("mv '{path}' '{path}.old'"))
+                    .hint("tunnelctl service install"),
+            )
+        }
+    }
+}
+
+/// Writes a file of ours, at once or not at all, and the folders that it lies in.
 pub(super) fn write(path: &Path, text: &str) -> Result<Written, Error> {
+    refuse_anothers(path)?;
     let outcome = match fs::read(path) {
         Ok(present) if present == text.as_bytes() => return Ok(Written::Same),
         Ok(_) => Written::Replaced,
@@ -61,8 +78,11 @@ fn replace(path: &Path, text: &str) -> io::Result<()> {
     Ok(())
 }
 
-/// Returns who has written a file.
+/// Returns who has written a file. Links are written by others, whatever they lead to.
 pub(super) fn whose(path: &Path) -> Result<Whose, Error> {
+    if path.is_symlink() {
+        return Ok(Whose::Anothers);
+    }
     match fs::read(path) {
         Ok(present) if String::from_utf8_lossy(&present).contains(MARK) => Ok(Whose::Ours),
         Ok(_) => Ok(Whose::Anothers),
@@ -82,16 +102,19 @@ fn failed(doing: &str, path: &Path, error: &io::Error) -> Error {
 
 #[cfg(test)]
 mod tests {
+    use std::os::unix::fs::symlink;
+
     use super::*;
 
     #[test]
     fn a_file_is_written_with_its_folders_and_told_apart_from_one_that_was_there() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("systemd/user/tunneld.service");
-        assert_eq!(write(&path, "one").unwrap(), Written::New);
-        assert_eq!(write(&path, "one").unwrap(), Written::Same);
-        assert_eq!(write(&path, "two").unwrap(), Written::Replaced);
-        assert_eq!(fs::read_to_string(&path).unwrap(), "two");
+        let [one, two] = ["one", "two"].map(|name| format!("# {MARK}\n[{name}]\n"));
+        assert_eq!(write(&path, &one).unwrap(), Written::New);
+        assert_eq!(write(&path, &one).unwrap(), Written::Same);
+        assert_eq!(write(&path, &two).unwrap(), Written::Replaced);
+        assert_eq!(fs::read_to_string(&path).unwrap(), two);
         assert_eq!(fs::metadata(&path).unwrap().permissions().mode() & 0o777, MODE);
         assert_eq!(fs::read_dir(path.parent().unwrap()).unwrap().count(), 1);
     }
@@ -101,11 +124,27 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("tunneld.service");
         assert_eq!(whose(&path).unwrap(), Whose::Nobodys);
-        write(&path, "[Unit]\n").unwrap();
-        assert_eq!(whose(&path).unwrap(), Whose::Anothers);
         write(&path, &format!("# {MARK}\n[Unit]\n")).unwrap();
         assert_eq!(whose(&path).unwrap(), Whose::Ours);
         remove(&path).unwrap();
         assert_eq!(whose(&path).unwrap(), Whose::Nobodys);
+    }
+
+    #[test]
+    fn anothers_file_is_kept_and_so_is_a_link_wherever_it_leads() {
+        let folder = tempfile::tempdir().unwrap();
+        let ours = format!("# {MARK}\n[Unit]\n");
+        let [foreign, marked, link, broken] =
+            ["foreign", "marked", "link", "broken"].map(|name| folder.path().join(name));
+        fs::write(&foreign, "[Unit]\n").unwrap();
+        fs::write(&marked, &ours).unwrap();
+        symlink(&marked, &link).unwrap();
+        symlink(folder.path().join("nothing"), &broken).unwrap();
+        for path in [&foreign, &link, &broken] {
+            assert_eq!(whose(path).unwrap(), Whose::Anothers);
+            assert_eq!(write(path, &ours).unwrap_err().exit(), Exit::MustAct);
+        }
+        assert_eq!(fs::read_to_string(&foreign).unwrap(), "[Unit]\n");
+        assert!(link.is_symlink() && broken.is_symlink());
     }
 }

@@ -100,6 +100,14 @@ impl Manager {
         }
     }
 
+    /// Returns whether it listens for the daemon on that socket now.
+    pub(crate) fn listens(&self) -> bool {
+        match self {
+            Self::Systemd(systemd) => systemd.listens(),
+            Self::Launchd(_) => false,
+        }
+    }
+
     /// Returns how the service is. Starts nothing.
     pub(crate) fn state(&self) -> Result<State, Error> {
         match self {

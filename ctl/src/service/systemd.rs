@@ -66,6 +66,11 @@ impl Systemd {
         variable(&self.environment, name)
     }
 
+    pub(super) fn listens(&self) -> bool {
+        // It fails for a unit that is not active, or not there.
+        systemctl(&["is-active", SOCKET]).is_ok()
+    }
+
     pub(super) fn state(&self) -> Result<State, Error> {
         let wanted = "--property=FragmentPath,UnitFileState,MainPID,StatusText";
         systemctl(&["show", wanted, SERVICE]).map(|told| state(&told))
@@ -74,12 +79,16 @@ impl Systemd {
     pub(super) fn install(&self, program: &Path, arguments: &[&str]) -> Result<Installed, Error> {
         let folder = own_folder()?;
         let ran = self.state()?.pid.is_some();
+        let units = [
+            (folder.join(SOCKET), socket_unit()),
+            (folder.join(SERVICE), service_unit(program, arguments)?),
+        ];
+        // Both or neither.
+        for (path, _) in &units {
+            file::refuse_anothers(path)?;
+        }
         let mut installed = Installed::default();
-        for (name, text) in [
-            (SOCKET, socket_unit()),
-            (SERVICE, service_unit(program, arguments)?),
-        ] {
-            let path = folder.join(name);
+        for (path, text) in units {
             match file::write(&path, &text)? {
                 Written::New => installed.restarted = ran,
                 Written::Same => {}

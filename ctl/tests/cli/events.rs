@@ -51,6 +51,25 @@ async fn what_was_is_told_in_the_order_of_time() {
 }
 
 #[tokio::test]
+async fn a_clock_that_was_set_back_changes_no_tunnels_order() {
+    let set_back = vec![
+        transition(1, "00:00:05", "connecting", ""),
+        transition(2, "00:00:01", "up", ""),
+        transition(3, "00:00:07", "down", ""),
+    ];
+    let other = vec![transition(1, "00:00:06", "up", "")];
+    let fake = Fake::serving(vec![with("stage-db", other), with("prod-db", set_back)]);
+    let ran = fake.run(&["events", "--no-follow"]).await;
+    assert_eq!((ran.code, ran.stderr.as_str()), (Some(0), ""));
+    insta::assert_snapshot!(ran.stdout, @r"
+    2025-11-24 00:00:05 prod-db connecting
+    2025-11-24 00:00:01 prod-db up
+    2025-11-24 00:00:06 stage-db up
+    2025-11-24 00:00:07 prod-db down
+    ");
+}
+
+#[tokio::test]
 async fn json_is_one_object_for_each_transition() {
     let ran = house().run(&["events", "--no-follow", "--json", "prod-db"]).await;
     assert_eq!((ran.code, ran.stderr.as_str()), (Some(0), ""));

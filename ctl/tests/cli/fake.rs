@@ -59,6 +59,8 @@ pub(crate) struct Script {
     far_end: Mutex<FarEnd>,
     /// Who takes its place when it is asked to restart, with these tunnels.
     successor: Mutex<Option<(VersionResponse, Vec<Tunnel>)>>,
+    /// Ends without a successor when it is asked to restart.
+    is_last: Mutex<bool>,
     /// Has nobody listen any more.
     stop: Mutex<Option<oneshot::Sender<()>>>,
     /// Connections without a tunnel.
@@ -114,6 +116,7 @@ impl Fake {
             unaccepted: Mutex::default(),
             far_end: Mutex::new(FarEnd::Echo),
             successor: Mutex::default(),
+            is_last: Mutex::default(),
             stop: Mutex::new(Some(stop)),
             serving: Mutex::default(),
         });
@@ -273,6 +276,11 @@ impl Script {
             ..self.version.lock().unwrap().clone()
         };
         *self.successor.lock().unwrap() = Some((successor, tunnels));
+    }
+
+    /// Ends when it is asked to restart, and nobody takes its place.
+    pub(crate) fn is_followed_by_nobody(&self) {
+        *self.is_last.lock().unwrap() = true;
     }
 
     pub(crate) fn uses_configuration(&self, path: &str) {
@@ -526,6 +534,11 @@ impl Tunnels for Script {
         if let Some((version, tunnels)) = self.successor.lock().unwrap().take() {
             *self.version.lock().unwrap() = version;
             *self.tunnels.lock().unwrap() = tunnels;
+        }
+        if *self.is_last.lock().unwrap()
+            && let Some(stop) = self.stop.lock().unwrap().take()
+        {
+            stop.send(()).unwrap();
         }
         Ok(Response::new(RestartResponse {}))
     }

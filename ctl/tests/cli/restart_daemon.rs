@@ -61,6 +61,27 @@ async fn a_tunnel_that_does_not_come_back_is_told() {
 }
 
 #[tokio::test]
+async fn the_time_given_bounds_the_wait_for_the_new_daemon_too() {
+    let fake = Fake::serving(Vec::new());
+    let talk = "the old tunneld has not ended\n  its log says what it is doing\n";
+    let arguments = ["restart-daemon", "--timeout", "300ms"];
+    fake.run(&arguments).await.is(5, "", talk);
+    fake.script.is_followed_by_nobody();
+    let talk = "the old tunneld has ended, and no new one answers yet\n  its log says what it is doing\n";
+    fake.run(&arguments).await.is(5, "", talk);
+}
+
+#[tokio::test]
+async fn a_daemon_that_cannot_be_run_again_says_so_and_goes_on() {
+    let fake = Fake::serving(Vec::new());
+    let words = "cannot run `/opt/tunneld` anew: No such file or directory (os error 2)";
+    fake.script.refuses("restart", Status::failed_precondition(words));
+    fake.run(&["restart-daemon"])
+        .await
+        .is(1, "", &format!("{words}\n"));
+}
+
+#[tokio::test]
 async fn json_names_both_daemons() {
     let fake = Fake::serving(Vec::new());
     fake.script.is_version("0.0.9");

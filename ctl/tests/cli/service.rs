@@ -15,6 +15,7 @@ shift
 case "$1" in
     show-environment) printf 'XDG_RUNTIME_DIR=%s/run\nSSH_AUTH_SOCK=/tmp/agent\n' "$here" ;;
     enable) mkdir -p "$here/run/tunneld" && ln -s "$(cat "$here/daemon")" "$here/run/tunneld/tunneld.sock" && touch "$here/enabled" ;;
+    is-active) [ -e "$here/enabled" ] ;;
     disable) rm "$here/run/tunneld/tunneld.sock" "$here/enabled" ;;
     show)
         if [ -e "$here/enabled" ]; then
@@ -68,7 +69,7 @@ impl Machine {
         asked
             .lines()
             .map(|line| line.strip_prefix("--user ").unwrap().to_owned())
-            .filter(|line| !line.starts_with("show"))
+            .filter(|line| !line.starts_with("show") && !line.starts_with("is-active"))
             .collect()
     }
 }
@@ -107,11 +108,11 @@ async fn an_installation_writes_the_units_and_has_them_started() {
 }
 
 #[tokio::test]
-async fn units_with_other_content_are_replaced_and_the_daemon_is_restarted_with_them() {
+async fn units_of_ours_with_other_content_are_replaced_and_the_daemon_is_restarted_with_them() {
     let machine = Machine::new();
     machine.install().await;
     let unit = machine.installed.path(".config/systemd/user/tunneld.service");
-    fs::write(&unit, "[Service]\n").unwrap();
+    fs::write(&unit, machine.unit("tunneld.service") + "[Install]\n").unwrap();
     machine
         .installed
         .add("systemctl", &MANAGER.replace("ln -s", "ln -sf"));
@@ -121,6 +122,49 @@ async fn units_with_other_content_are_replaced_and_the_daemon_is_restarted_with_
     let talk = format!("replaced `{}`, which had other content\n", unit.display());
     assert!(ran.stderr.starts_with(&talk), "{}", ran.stderr);
     assert_eq!(machine.asked().last().unwrap(), "restart tunneld.service");
+}
+
+#[tokio::test]
+async fn anothers_unit_is_named_with_what_to_do_and_nothing_is_touched() {
+    let machine = Machine::new();
+    let folder = machine.installed.path(".config/systemd/user");
+    fs::create_dir_all(&folder).unwrap();
+    let unit = folder.join("tunneld.service");
+    fs::write(&unit, "[Service]\n").unwrap();
+    let talk = format!(
+        "`{unit}` was not written by tunnelctl\n  because only what it has written does it replace\n  \
+         mv '{unit}' '{unit}.old'\n  tunnelctl service install\n",
+        unit = unit.display()
+    );
+    machine.install().await.is(4, "", &talk);
+    assert_eq!(machine.unit("tunneld.service"), "[Service]\n");
+    assert!(!folder.join("tunneld.socket").exists());
+    assert_eq!(machine.asked(), Vec::<String>::new());
+}
+
+#[tokio::test]
+async fn an_installation_is_repaired_though_its_daemon_does_not_run() {
+    let machine = Machine::new();
+    machine.install().await;
+    let broken = MANAGER
+        .replace("MainPID=4711", "MainPID=0")
+        .replace("ln -s", "ln -sf");
+    machine.installed.add("systemctl", &broken);
+    let ran = machine.install().await;
+    assert_eq!(ran.code, Some(0), "{}", ran.stderr);
+}
+
+#[tokio::test]
+async fn a_daemon_that_listens_only_later_is_waited_for() {
+    let machine = Machine::new();
+    let late = MANAGER.replace(
+        "ln -s \"$(cat \"$here/daemon\")\" \"$here/run/tunneld/tunneld.sock\"",
+        "{ (sleep 0.3; ln -s \"$(cat \"$here/daemon\")\" \"$here/run/tunneld/tunneld.sock\") >/dev/null 2>&1 & }",
+    );
+    assert_ne!(late, MANAGER);
+    machine.installed.add("systemctl", &late);
+    let ran = machine.install().await;
+    assert_eq!(ran.code, Some(0), "{}", ran.stderr);
 }
 
 #[tokio::test]

@@ -270,6 +270,12 @@ async fn the_daemons_refusals_are_passed_on() {
         .await
         .is(1, "", "there is no tunnel `prod-db`\n");
 
+    let reloaded = "`prod-db` was changed by a reload meanwhile";
+    fake.script.refuses("up", Status::aborted(reloaded));
+    fake.run(&["up", "prod-db"])
+        .await
+        .is(1, "", &format!("{reloaded}\n"));
+
     fake.script.refuses("up", Status::internal("the board is gone"));
     fake.run(&["up", "prod-db"])
         .await

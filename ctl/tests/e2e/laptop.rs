@@ -9,6 +9,7 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
+use crate::skipped::skip;
 use crate::target::{ECHO, Target, connect, echoes};
 use crate::world::{World, free_port};
 use crate::{account, configuration};
@@ -66,7 +67,7 @@ fn try_run(program: &str, arguments: &[&str]) -> Result<(), String> {
 #[test]
 fn a_new_network_is_noticed_and_a_new_address_on_it() {
     if let Err(why) = try_run("unshare", &["--net", "true"]) {
-        return println!("skipped: no network can be made here ({why})");
+        return skip(format_args!("no network can be made here ({why})"));
     }
     let mut world = World::new(&account("fast", free_port()), &configuration(free_port()));
     world.launch_by(&["unshare", "--net", "--"]);
@@ -79,7 +80,7 @@ fn a_new_network_is_noticed_and_a_new_address_on_it() {
     let noticed = |world: &World| world.said("the network changed");
     inside("link set lo up").unwrap();
     if let Err(why) = inside("link add here type veth peer name there") {
-        return println!("skipped: no network interface can be made here ({why})");
+        return skip(format_args!("no network interface can be made here ({why})"));
     }
     for change in [
         "link set here up",
@@ -172,30 +173,45 @@ fn a_connection_outlives_a_login_that_expires_while_its_websocket_is_replaced() 
 #[test]
 fn a_missing_login_is_told_on_the_desktop_once_where_that_is_wanted() {
     let port = free_port();
-    let configuration = configuration(port) + "profile = \"dev\"\n[daemon]\ndesktop_notifications = true\n";
+    let other =
+        configuration(free_port()).replace("tunnels.prod-db", "tunnels.other") + "profile = \"other\"\n";
+    let configuration =
+        configuration(port) + "profile = \"dev\"\n" + &other + "[daemon]\ndesktop_notifications = true\n";
     let mut world = World::new(&account("fast", free_port()), &configuration);
     let (folder, told) = (world.path("bin"), world.path("told"));
     fs::create_dir(&folder).unwrap();
     let program = folder.join("notify-send");
-    let script = format!("#!/bin/sh\nprintf '%s|' \"$@\" >> '{}'\n", told.display());
+    let script = format!(
+        "#!/bin/sh\n{{ printf '%s|' \"$@\"; echo; }} >> '{}'\n",
+        told.display()
+    );
     fs::write(&program, script).unwrap();
     fs::set_permissions(&program, fs::Permissions::from_mode(0o755)).unwrap();
     world.set("PATH", &format!("{}:/usr/bin:/bin", folder.display()));
     world.log_in("dev");
+    // The same credentials for another profile, whose login is missing too.
+    let file = world.path(".aws/credentials");
+    let dev = fs::read_to_string(&file).unwrap();
+    fs::write(&file, format!("{dev}{}", dev.replace("[dev]", "[other]"))).unwrap();
     world.emulator.rotate_credentials();
     world.start();
-    for _ in 0..2 {
-        assert_eq!(world.tunnelctl(&["up", "prod-db"]).status.code(), Some(4));
+    // What is told of the other one comes after whatever else is told of the first.
+    for name in ["prod-db", "prod-db", "other"] {
+        assert_eq!(world.tunnelctl(&["up", name]).status.code(), Some(4));
     }
-    let words = world.wait_for("it is told", |_| fs::read_to_string(&told).ok());
-    let words: Vec<_> = words.split('|').collect();
-    assert_eq!(
-        words[..3],
-        ["--app-name=tunneld", "--", "tunneld: a login is missing"]
-    );
-    assert!(
-        words[3].contains("prod-db waits for a login of profile dev"),
-        "{words:?}"
-    );
-    assert_eq!(words.len(), 5, "once: {words:?}");
+    let words = world.wait_for("the other one is told", |_| {
+        let words = fs::read_to_string(&told).ok()?;
+        (words.contains("other waits") && words.ends_with("|\n")).then_some(words)
+    });
+    let records: Vec<_> = words.split_terminator("|\n").collect();
+    let [first, second] = records[..] else {
+        panic!("once each: {words}")
+    };
+    for (record, what) in [
+        (first, "prod-db waits for a login of profile dev."),
+        (second, "other waits for a login of profile other."),
+    ] {
+        let begin = format!("--app-name=tunneld|--|tunneld: a login is missing|{what}");
+        assert!(record.starts_with(&begin), "{record}");
+    }
 }

@@ -31,6 +31,7 @@ mod restart;
 mod secrets;
 mod seeing;
 mod service;
+mod skipped;
 mod slow_reader;
 mod ssh;
 mod sshd;

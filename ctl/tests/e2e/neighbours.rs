@@ -9,6 +9,7 @@ use std::os::unix::process::CommandExt;
 use std::process::Command;
 
 use crate::account;
+use crate::skipped::skip;
 use crate::target::{ECHO, Target, connect, echoes, open};
 use crate::world::{World, free_port};
 
@@ -18,11 +19,10 @@ const NEIGHBOUR: u32 = 54_321;
 const STRANGER: u32 = 54_322;
 
 /// Returns whether we can be somebody else; says so where we cannot.
-#[expect(clippy::print_stdout, reason = "a test that is skipped says so")]
 fn can_be_somebody_else() -> bool {
     let is_root = rustix::process::getuid().is_root();
     if !is_root {
-        println!("skipped: only root can start a program of another user");
+        skip("only root can start a program of another user");
     }
     is_root
 }

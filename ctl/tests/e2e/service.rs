@@ -115,6 +115,9 @@ fn without_a_manager_it_is_started_and_stopped_by_hand() {
     start.extend(["--state", state.to_str().unwrap(), "--allow-root"]);
     let said = world.ok(&start);
     assert!(said.starts_with("tunneld is running (pid "), "{said}");
+    let version = world.ok(&["version", "--json"]);
+    let version: serde_json::Value = serde_json::from_str(&version).unwrap();
+    let _not_left_running = ByHand(version["tunneld"]["pid"].as_u64().unwrap());
     world.ok(&["up", "prod-db"]);
     assert!(world.ok(&start).starts_with("tunneld runs already (pid "));
     let said = world.ok(&["restart-daemon"]);
@@ -124,6 +127,18 @@ fn without_a_manager_it_is_started_and_stopped_by_hand() {
     assert!(world.emulator.sessions().is_empty());
     let log = fs::read_to_string(world.path(".local/state/tunneld/daemon.log")).unwrap();
     assert!(log.contains("stopping"), "{log}");
+}
+
+/// The process of a daemon that nobody waits for. A restart keeps it.
+struct ByHand(u64);
+
+impl Drop for ByHand {
+    fn drop(&mut self) {
+        // In a test that succeeds it has ended, and its number may be another's.
+        if thread::panicking() {
+            let _ = Command::new("kill").arg(self.0.to_string()).status();
+        }
+    }
 }
 
 /// Returns the names of all files and links below a folder.

@@ -10,6 +10,7 @@ use std::time::Duration;
 use tunneld_emulator::{Conditions, ConnectConditions};
 
 use crate::postgres::{Postgres, client, psql};
+use crate::skipped::skip;
 use crate::sshd::{Sshd, user};
 use crate::world::{World, free_port};
 
@@ -187,12 +188,11 @@ fn psql_copies_through_an_agent_and_ssh() {
 }
 
 /// An address whose port 22 a server may have; an error, and a word about it, where there is none.
-#[expect(clippy::print_stdout, reason = "a test that is skipped says so")]
 pub(crate) fn public_address() -> io::Result<SocketAddr> {
     let address = Ipv4Addr::new(127, 22, fastrand::u8(..), fastrand::u8(1..255));
     let address = SocketAddr::from((address, 22));
     TcpListener::bind(address)
-        .inspect_err(|error| println!("skipped: {address} cannot be had for an SSH server: {error}"))?;
+        .inspect_err(|error| skip(format_args!("{address} cannot be had for an SSH server: {error}")))?;
     Ok(address)
 }
 

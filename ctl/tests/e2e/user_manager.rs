@@ -5,6 +5,7 @@ use std::fs;
 use std::path::PathBuf;
 use std::process::{Command, Output};
 
+use crate::skipped::skip;
 use crate::world::World;
 
 /// Set in the process that runs beside a manager.
@@ -14,7 +15,6 @@ const BESIDE: &str = "TUNNELD_TEST_BESIDE_MANAGER";
 const IMPOSSIBLE: i32 = 99;
 
 /// Returns whether this process runs beside a manager of its own. If not, the named test is run in one that does.
-#[expect(clippy::print_stdout, reason = "a test that is skipped says so")]
 pub(crate) fn is_beside(test: &str) -> bool {
     if env::var_os(BESIDE).is_some() {
         return true;
@@ -29,7 +29,7 @@ pub(crate) fn is_beside(test: &str) -> bool {
     .output()
     .unwrap();
     if output.status.code() == Some(IMPOSSIBLE) {
-        println!("skipped: {}", String::from_utf8_lossy(&output.stderr).trim());
+        skip(String::from_utf8_lossy(&output.stderr).trim());
         return false;
     }
     let said = String::from_utf8_lossy(&output.stdout);

@@ -303,6 +303,8 @@ impl World {
         ];
         read_all(&self.path("state"), &mut texts);
         read_all(&self.path("run"), &mut texts);
+        // Where a daemon that was told no place keeps its state, and one that was started by hand its log.
+        read_all(&Path::new(&self.environment["HOME"]).join(".local"), &mut texts);
         let secrets = self.emulator.secrets();
         let mut leaks = Vec::new();
         for (place, bytes) in texts {

@@ -232,11 +232,7 @@ where
         }
         let mut words = Words::default();
         event.record(&mut words);
-        line.message = words.message + &words.values;
-        if line.message.len() > LONGEST {
-            line.message.truncate(line.message.floor_char_boundary(LONGEST));
-            line.message.push('…');
-        }
+        line.message = words.joined();
         self.write(line);
     }
 }
@@ -271,13 +267,47 @@ impl Visit for Value {
 /// What an event says: its sentence, and its values in the form of the lines on stderr.
 #[derive(Default)]
 struct Words {
-    message: String,
-    values: String,
+    message: Bounded,
+    values: Bounded,
+}
+
+impl Words {
+    /// Returns the text of the line, in no more memory than it needs.
+    fn joined(self) -> String {
+        let mut joined = self.message;
+        // What does not fit is cut.
+        joined.write_str(&self.values.text).ok();
+        if joined.is_cut || self.values.is_cut {
+            joined.text.push('…');
+        }
+        joined.text.shrink_to_fit();
+        joined.text
+    }
+}
+
+/// A text that takes no more than a line may have, and refuses the rest, so that whoever writes it stops.
+#[derive(Default)]
+struct Bounded {
+    text: String,
+    is_cut: bool,
+}
+
+impl Write for Bounded {
+    fn write_str(&mut self, more: &str) -> fmt::Result {
+        if self.is_cut {
+            return Err(fmt::Error);
+        }
+        let room = LONGEST - self.text.len();
+        let fitting = &more[..more.floor_char_boundary(room)];
+        self.text.push_str(fitting);
+        self.is_cut = fitting.len() < more.len();
+        if self.is_cut { Err(fmt::Error) } else { Ok(()) }
+    }
 }
 
 impl Visit for Words {
     fn record_debug(&mut self, field: &Field, value: &dyn fmt::Debug) {
-        // To write to a text cannot fail.
+        // It fails where no more fits.
         if field.name() == "message" {
             write!(self.message, "{value:?}").ok();
         } else {
@@ -390,6 +420,35 @@ mod tests {
         assert!(bytes <= MOST_BYTES, "{bytes}");
         assert!(kept.lines[0].message.ends_with("é…"));
         assert!(kept.forgotten > 0);
+    }
+
+    /// A value whose text has no end.
+    struct Endless;
+
+    impl fmt::Debug for Endless {
+        fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+            loop {
+                formatter.write_str("é")?;
+            }
+        }
+    }
+
+    #[test]
+    fn what_is_longer_than_a_line_is_not_even_written_and_no_more_memory_is_kept_than_text() {
+        let lines = logging(|_| {
+            info!("{Endless:?}");
+            info!(value = ?Endless, other = 1, "a sentence");
+            info!("a short one");
+        });
+        let kept = lines.kept();
+        for line in &kept.lines {
+            assert!(line.message.len() <= LONGEST + '…'.len_utf8());
+            assert_eq!(line.message.capacity(), line.message.len());
+        }
+        assert!(kept.lines[0].message.ends_with("é…"));
+        assert!(kept.lines[1].message.starts_with("a sentence value=éé"));
+        assert!(kept.lines[1].message.ends_with("é…"));
+        assert_eq!(kept.lines[2].message, "a short one");
     }
 
     #[tokio::test]

@@ -16,6 +16,7 @@ use crate::config::{SSH_PORT, TunnelName};
 use crate::daemon::{Daemon, Error};
 use crate::logging::RecentLines;
 use crate::meter::Traffic;
+use crate::restart::Program;
 use crate::rpc::convert;
 use crate::rpc::logs::Lines;
 use crate::rpc::pipe::{self, Pipe};
@@ -32,6 +33,8 @@ pub(crate) struct Service {
     started: SystemTime,
     /// Who starts the daemon; empty: a person.
     manager: &'static str,
+    /// What a restart runs.
+    program: Arc<Program>,
     asks: Asks,
     ended: CancellationToken,
 }
@@ -51,6 +54,7 @@ impl Service {
         daemon: Arc<Daemon>,
         log: RecentLines,
         manager: &'static str,
+        program: Arc<Program>,
         asks: Asks,
         ended: CancellationToken,
     ) -> Self {
@@ -59,6 +63,7 @@ impl Service {
             log,
             started: wall_clock(),
             manager,
+            program,
             asks,
             ended,
         }
@@ -173,6 +178,11 @@ impl v1::tunnels_server::Tunnels for Service {
         &self,
         _request: Request<v1::RestartRequest>,
     ) -> Result<Response<v1::RestartResponse>, RpcStatus> {
+        // Once the tunnels have ended it is too late to go on.
+        self.program.check().map_err(|error| {
+            let path = self.program.path().display();
+            RpcStatus::failed_precondition(format!("cannot run `{path}` anew: {error}"))
+        })?;
         info!("a client asked the daemon to restart");
         self.asks.restart.cancel();
         Ok(Response::new(v1::RestartResponse {}))
@@ -239,7 +249,8 @@ fn refused(error: Error) -> RpcStatus {
     match error {
         Error::Unknown(_) => RpcStatus::not_found(words),
         Error::Problems(_) | Error::NoTunnels(_) => RpcStatus::failed_precondition(words),
-        Error::Reloaded(_) | Error::Stopping => RpcStatus::unavailable(words),
+        Error::Reloaded(_) => RpcStatus::aborted(words),
+        Error::Stopping => RpcStatus::unavailable(words),
     }
 }
 

@@ -26,6 +26,7 @@ use crate::config::{Config, DaemonSettings, TunnelSpec};
 use crate::daemon::{Daemon, Means};
 use crate::heritage::Heritage;
 use crate::logging::RecentLines;
+use crate::restart::Program;
 use crate::tunnel::Afterwards;
 use crate::tunnel::fake::{self, Attempts};
 
@@ -99,6 +100,7 @@ impl Rig {
             Arc::clone(&daemon),
             log.clone(),
             "systemd",
+            Arc::new(Program::of_this_process().unwrap()),
             asks.clone(),
             ended.clone(),
         );
