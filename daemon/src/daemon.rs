@@ -4,7 +4,7 @@
 //! succeeds.
 //!
 //! A reload compares specifications: equal ones are the same tunnel and are left alone. All listeners that go are
-//! closed before any new one is bound, so that two tunnels can swap their ports.
+//! offered before any new one is bound, so that two tunnels can swap their ports and no client is refused meanwhile.
 
 mod error;
 mod mind;
@@ -27,7 +27,7 @@ use crate::config::{
     Config, DaemonSettings, Defaults, Instance, Problems, Target, TunnelName, TunnelSpec, Wanted, Written,
 };
 use crate::failure::{Failure, Reason, Remedy};
-use crate::heritage::Heritage;
+use crate::heritage::{Address, Heritage};
 use crate::limits::Allowance;
 use crate::status::{Board, Changes, Snapshot, Status};
 use crate::transport::Transports;
@@ -343,12 +343,17 @@ impl Daemon {
         let finishing = former.iter().map(|handle| async {
             // One that has finished was not wanted.
             let wanted = handle
-                .finish(RELOAD_GRACE, Afterwards::Free)
+                .finish(RELOAD_GRACE, Afterwards::Offer)
                 .await
                 .unwrap_or(false);
             (handle.spec().name.clone(), wanted)
         });
         let finished: HashMap<TunnelName, bool> = join_all(finishing).await.into_iter().collect();
+        let addresses: Vec<_> = specs
+            .iter()
+            .flat_map(|spec| Address::all_of(&spec.listen))
+            .collect();
+        self.common.heritage.close_all_but(&addresses);
         let gone = former.iter().map(|handle| &handle.spec().name);
         reloaded.removed = gone.filter(|name| !by_name.contains_key(name)).cloned().collect();
 
