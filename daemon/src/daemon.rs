@@ -9,7 +9,7 @@
 mod error;
 mod mind;
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -329,7 +329,6 @@ impl Daemon {
         let _changing = self.changing.lock().await;
         let mut reloaded = Reloaded::default();
         let names: Vec<_> = specs.iter().map(|spec| spec.name.clone()).collect();
-        self.wishes.forget_all_but(&specs).await;
         let by_name: HashMap<_, _> = specs.iter().map(|spec| (&spec.name, spec)).collect();
         let (mut kept, mut former) = (HashMap::new(), Vec::new());
         for handle in self.handles() {
@@ -340,6 +339,9 @@ impl Daemon {
             }
         }
 
+        let typed = former.iter().filter(|handle| self.wishes.has(handle.spec()));
+        let typed: HashSet<TunnelName> = typed.map(|handle| handle.spec().name.clone()).collect();
+        self.wishes.forget_all_but(&specs).await;
         let finishing = former.iter().map(|handle| async {
             // One that has finished was not wanted.
             let wanted = handle
@@ -369,6 +371,15 @@ impl Daemon {
                 None => (&mut reloaded.added, self.wishes.wants(&spec)),
             };
             changes.push(spec.name.clone());
+            // As it is after the reload, so it is after a restart.
+            if typed.contains(&spec.name) && finished.contains_key(&spec.name) && wants != spec.autostart {
+                let wish = if wants {
+                    wishes::Wanted::Up
+                } else {
+                    wishes::Wanted::Down
+                };
+                self.wishes.typed(&[&spec], wish).await;
+            }
             let transport = (self.transports)(&spec);
             let entry = self.board.enter(&spec);
             let handle = Handle::start(
