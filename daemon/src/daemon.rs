@@ -4,12 +4,12 @@
 //! succeeds.
 //!
 //! A reload compares specifications: equal ones are the same tunnel and are left alone. All listeners that go are
-//! closed before any new one is bound, so that two tunnels can swap their ports.
+//! offered before any new one is bound, so that two tunnels can swap their ports and no client is refused meanwhile.
 
 mod error;
 mod mind;
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -27,7 +27,7 @@ use crate::config::{
     Config, DaemonSettings, Defaults, Instance, Problems, Target, TunnelName, TunnelSpec, Wanted, Written,
 };
 use crate::failure::{Failure, Reason, Remedy};
-use crate::heritage::Heritage;
+use crate::heritage::{Address, Heritage};
 use crate::limits::Allowance;
 use crate::status::{Board, Changes, Snapshot, Status};
 use crate::transport::Transports;
@@ -329,7 +329,6 @@ impl Daemon {
         let _changing = self.changing.lock().await;
         let mut reloaded = Reloaded::default();
         let names: Vec<_> = specs.iter().map(|spec| spec.name.clone()).collect();
-        self.wishes.forget_all_but(&specs).await;
         let by_name: HashMap<_, _> = specs.iter().map(|spec| (&spec.name, spec)).collect();
         let (mut kept, mut former) = (HashMap::new(), Vec::new());
         for handle in self.handles() {
@@ -340,15 +339,23 @@ impl Daemon {
             }
         }
 
+        let typed = former.iter().filter(|handle| self.wishes.has(handle.spec()));
+        let typed: HashSet<TunnelName> = typed.map(|handle| handle.spec().name.clone()).collect();
+        self.wishes.forget_all_but(&specs).await;
         let finishing = former.iter().map(|handle| async {
             // One that has finished was not wanted.
             let wanted = handle
-                .finish(RELOAD_GRACE, Afterwards::Free)
+                .finish(RELOAD_GRACE, Afterwards::Offer)
                 .await
                 .unwrap_or(false);
             (handle.spec().name.clone(), wanted)
         });
         let finished: HashMap<TunnelName, bool> = join_all(finishing).await.into_iter().collect();
+        let addresses: Vec<_> = specs
+            .iter()
+            .flat_map(|spec| Address::all_of(&spec.listen))
+            .collect();
+        self.common.heritage.close_all_but(&addresses);
         let gone = former.iter().map(|handle| &handle.spec().name);
         reloaded.removed = gone.filter(|name| !by_name.contains_key(name)).cloned().collect();
 
@@ -364,6 +371,15 @@ impl Daemon {
                 None => (&mut reloaded.added, self.wishes.wants(&spec)),
             };
             changes.push(spec.name.clone());
+            // As it is after the reload, so it is after a restart.
+            if typed.contains(&spec.name) && finished.contains_key(&spec.name) && wants != spec.autostart {
+                let wish = if wants {
+                    wishes::Wanted::Up
+                } else {
+                    wishes::Wanted::Down
+                };
+                self.wishes.typed(&[&spec], wish).await;
+            }
             let transport = (self.transports)(&spec);
             let entry = self.board.enter(&spec);
             let handle = Handle::start(

@@ -6,6 +6,7 @@
 //!   this program, begun anew ──────────┘
 //!
 //!   a listener is bound ─► in the store ──────────────────────────► … is freed (`down`): taken out
+//!                              ├─ … is offered (reload): stays, found by whichever tunnel has the address now
 //!                              └─ … is left (stop, restart): stays, and goes to the program begun anew
 //! ```
 //!
@@ -27,6 +28,7 @@ use rustix::io::{FdFlags, fcntl_dupfd_cloexec, fcntl_setfd};
 use socket2::Socket;
 use tracing::{info, warn};
 
+use crate::config::Listen;
 use crate::service_manager::ServiceManager;
 use crate::socket_file::{self, BACKLOG, SocketFile};
 
@@ -52,6 +54,14 @@ pub(crate) enum Address {
 }
 
 impl Address {
+    /// Returns the addresses of a tunnel.
+    pub(crate) fn all_of(listen: &Listen) -> Vec<Self> {
+        match listen {
+            Listen::Tcp(addresses) => addresses.iter().copied().map(Self::Tcp).collect(),
+            Listen::Unix(path) => vec![Self::Unix(path.clone())],
+        }
+    }
+
     fn of(socket: &Socket) -> Option<Self> {
         let address = socket.local_addr().ok()?;
         let path = || address.as_pathname().map(|path| Self::Unix(path.to_owned()));
@@ -93,12 +103,12 @@ fn same_file(one: &Path, other: &Path) -> bool {
 #[derive(Debug, Default)]
 pub struct Heritage {
     manager: Option<Arc<ServiceManager>>,
-    /// Inherited, and taken by nobody yet.
+    /// Inherited or offered, and taken by nobody yet.
     found: Mutex<Vec<Found>>,
     left: Mutex<Vec<Left>>,
 }
 
-/// An inherited socket.
+/// A socket that was inherited, or offered by a tunnel.
 #[derive(Debug)]
 pub(crate) struct Found {
     pub(crate) address: Address,
@@ -106,6 +116,8 @@ pub(crate) struct Found {
     pub(crate) socket: OwnedFd,
     /// What whoever left it called it.
     pub(crate) name: String,
+    /// Where a tunnel of this daemon offered it; that of an inherited one stays until somebody takes it.
+    pub(crate) file: Option<SocketFile>,
     /// Of a store that it may come from.
     pub(crate) claim: Claim,
 }
@@ -178,6 +190,7 @@ impl Heritage {
             address,
             socket: socket.into(),
             name,
+            file: None,
             claim,
         })
     }
@@ -196,10 +209,22 @@ impl Heritage {
         Some(found.swap_remove(place))
     }
 
+    /// Closes what has none of these addresses, so that it is in nobody's way: of two addresses that are not the same,
+    /// one may still stand for the other.
+    pub(crate) fn close_all_but(&self, wanted: &[Address]) {
+        let mut found = lock(&self.found);
+        let unwanted = found.extract_if(.., |found| {
+            !wanted.iter().any(|address| found.address.is(address))
+        });
+        for found in unwanted {
+            info!(address = %found.address, "closed a socket that no tunnel wants");
+        }
+    }
+
     /// Closes what nobody has taken.
     pub(crate) fn close_rest(&self) {
         for found in std::mem::take(&mut *lock(&self.found)) {
-            info!(address = %found.address, "closed an inherited socket that no tunnel wants");
+            info!(address = %found.address, "closed a socket that no tunnel wants");
         }
     }
 
@@ -217,6 +242,22 @@ impl Heritage {
         lock(&self.left).push(left);
     }
 
+    /// Has a socket ready for whoever takes its address.
+    pub(crate) fn offer(&self, left: Left) {
+        let socket = Socket::from(left.socket);
+        // Without an address nobody could ask for it.
+        let Some(address) = Address::of(&socket) else {
+            return;
+        };
+        lock(&self.found).push(Found {
+            address,
+            socket: socket.into(),
+            name: left.name,
+            file: left.file,
+            claim: left.claim,
+        });
+    }
+
     /// Returns all that is left, also what was found and not taken.
     pub(crate) fn close(&self) -> Legacy {
         let mut left = std::mem::take(&mut *lock(&self.left));
@@ -224,7 +265,7 @@ impl Heritage {
         left.extend(found.into_iter().map(|found| Left {
             socket: found.socket,
             name: found.name,
-            file: None,
+            file: found.file,
             claim: found.claim,
         }));
         Legacy {
@@ -253,6 +294,11 @@ impl Claim {
             manager.store(name, socket.as_fd());
             self.is_kept = true;
         }
+    }
+
+    /// Has what is kept of the address closed, also what was to be closed before: that message may be lost.
+    pub(crate) fn renounce(mut self) {
+        self.is_kept = true;
     }
 
     fn stay(mut self) {

@@ -129,7 +129,7 @@ pub async fn run(options: Options) -> Result<Ending, ServeError> {
         ledger: (ledger, orphans),
         ssh,
         stop,
-        mut reload,
+        reload,
     } = options;
     let (restart, closing) = (CancellationToken::new(), CancellationToken::new());
     let tasks = TaskTracker::new();
@@ -201,16 +201,13 @@ pub async fn run(options: Options) -> Result<Ending, ServeError> {
             Arc::clone(&daemon),
         ));
     }
-    let outcome = loop {
-        tokio::select! {
-            () = stop.cancelled() => break Ok(()),
-            () = restart.cancelled() => break Ok(()),
-            Some(served) = serving.join_next() => break flatten(served),
-            Some(()) = reload.recv() => match daemon.reload().await {
-                Ok(_) => {}
-                Err(error) => warn!("{error}"),
-            },
-        }
+    // A reload that has begun is waited for by the end of the tunnels, which it must not keep from beginning.
+    let mut reloading = JoinSet::new();
+    reloading.spawn(reload_when_told(Arc::clone(&daemon), reload));
+    let outcome = tokio::select! {
+        () = stop.cancelled() => Ok(()),
+        () = restart.cancelled() => Ok(()),
+        Some(served) = serving.join_next() => flatten(served),
     };
     let afterwards = if restart.is_cancelled() || heritage.is_kept() {
         Afterwards::Leave
@@ -247,6 +244,15 @@ pub async fn run(options: Options) -> Result<Ending, ServeError> {
     }
     heritage.close().end();
     outcome.map(|()| Ending::Stopped)
+}
+
+/// Reads the configuration again with each message.
+async fn reload_when_told(daemon: Arc<Daemon>, mut reload: mpsc::Receiver<()>) {
+    while reload.recv().await.is_some() {
+        if let Err(error) = daemon.reload().await {
+            warn!("{error}");
+        }
+    }
 }
 
 /// Reads the configuration again whenever its file changes, until it has no problems.

@@ -120,6 +120,14 @@ impl Wishes {
         }
     }
 
+    /// Returns whether a person typed something about this entry.
+    pub(crate) fn has(&self, spec: &TunnelSpec) -> bool {
+        let typed = self.typed.lock().unwrap_or_else(PoisonError::into_inner);
+        typed
+            .get(spec.name.as_str())
+            .is_some_and(|typed| typed.entry == entry(spec))
+    }
+
     /// A person typed something about tunnels. Returns when it is on disk, or could not be written.
     pub(crate) async fn typed(&self, specs: &[&TunnelSpec], wanted: Wanted) {
         let entries = specs.iter().map(|spec| {

@@ -33,6 +33,10 @@ use crate::failure::{Failure, Reason, Remedy};
 /// noticed after this time at the earliest.
 const IDLE_TIMEOUT: Duration = Duration::from_secs(5);
 
+/// The call whose answer is waited for also when the network changes: it is not made again, and the session that it
+/// may have started is known by its answer alone.
+const START_SESSION: &str = "AmazonSSM.StartSession";
+
 /// Makes the SDK's HTTP requests over a [`Connector`]. Clones share the connections.
 #[derive(Clone)]
 pub(super) struct Http {
@@ -118,10 +122,12 @@ impl HttpConnector for Requests {
             let request = request
                 .try_into_http1x()
                 .map_err(|error| ConnectorError::user(error.into()))?;
+            let target = request.headers().get("x-amz-target");
+            let is_given_up = target.is_none_or(|target| target != START_SESSION);
             let answer = async {
                 tokio::select! {
                     answer = client.request(request) => answer.map_err(|error| ConnectorError::io(error.into())),
-                    stranded = connector.stranded() => Err(ConnectorError::io(stranded.into())),
+                    stranded = connector.stranded(), if is_given_up => Err(ConnectorError::io(stranded.into())),
                 }
             };
             let answer = match limit {

@@ -855,6 +855,33 @@ async fn a_call_that_the_network_forgot_is_made_again_soon_after_the_change() {
 }
 
 #[tokio::test]
+async fn a_start_is_waited_for_when_the_network_changes() {
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let url = format!("http://{}", listener.local_addr().unwrap());
+    let fake = FakeAws::start().await;
+    let aws = fake.aws(&[("AWS_ENDPOINT_URL", &url)]);
+    let account = aws.account(&AccountSpec::default()).await.unwrap();
+    let far = async {
+        let (mut socket, _) = listener.accept().await.unwrap();
+        assert_ne!(socket.read(&mut [0; 16 << 10]).await.unwrap(), 0);
+        aws.network_changed();
+        let hung_up = async { while socket.read(&mut [0; 1 << 10]).await.unwrap() > 0 {} };
+        timeout(Duration::from_secs(2), hung_up)
+            .await
+            .expect_err("it is waited for");
+        let body = r#"{"SessionId": "me-1", "TokenValue": "t", "StreamUrl": "wss://x/"}"#;
+        let head = "HTTP/1.1 200 OK\r\nContent-Type: application/x-amz-json-1.1\r\nContent-Length";
+        let answer = format!("{head}: {}\r\n\r\n{body}", body.len());
+        socket.write_all(answer.as_bytes()).await.unwrap();
+    };
+    let (instance, document) = (bastion(), Document::Port { port: 22 });
+    let (started, ()) = tokio::join!(account.start_session(&instance, &document), far);
+    assert_eq!(started.unwrap().session_id, "me-1");
+}
+
+#[tokio::test]
 async fn accounts_are_made_anew_once_somebody_may_have_logged_in() {
     let fake = FakeAws::start().await;
     let aws = fake.aws(&[]);

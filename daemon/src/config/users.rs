@@ -9,7 +9,11 @@
 //! in, be it a file, LDAP or a domain, on Linux as on macOS; `/etc/passwd` alone knows only some of them.
 
 use std::collections::{BTreeSet, HashMap};
+use std::io::{self, Read};
 use std::process::{Command, Stdio};
+use std::sync::mpsc;
+use std::thread;
+use std::time::Duration;
 
 use toml::Spanned;
 use toml::de::DeValue;
@@ -23,6 +27,12 @@ const ALLOW_USERS: Key = Key::new("allow_users", r#"allow_users = ["NAME", 1001]
 /// The most names that a file can have, each at the cost of a process: far more than share a machine, and a fraction of
 /// a second.
 const MOST_NAMES: usize = 64;
+
+/// How long `id` may take over one name: it may ask a server on the network, which may be gone.
+const PATIENCE: Duration = Duration::from_secs(5);
+
+/// The most that is read of its answer, which is a number.
+const LONGEST_ANSWER: u64 = 64;
 
 /// Users as written.
 #[derive(Debug)]
@@ -123,17 +133,51 @@ fn look_up(name: &str) -> Result<u32, Refusal> {
     if name.is_empty() || !name.chars().all(is_plain) {
         return Err(unknown());
     }
-    let asked = Command::new("id")
-        .args(["-u", "--", name])
+    let mut id = Command::new("id");
+    id.args(["-u", "--", name]);
+    let answer = ask(&mut id, PATIENCE).map_err(|error| {
+        let message = format!("cannot ask `id` for the user {}: {error}", quoted(name));
+        Refusal::new(message).instead("a uid such as 1001")
+    })?;
+    answer.and_then(|uid| uid.trim().parse().ok()).ok_or_else(unknown)
+}
+
+/// Returns what a program says; `None` if it says that it has failed. It is ended when it takes longer than `patience`.
+fn ask(program: &mut Command, patience: Duration) -> io::Result<Option<String>> {
+    let mut program = program
         .stdin(Stdio::null())
-        .output()
-        .map_err(|error| {
-            let message = format!("cannot ask `id` for the user {}: {error}", quoted(name));
-            Refusal::new(message).instead("a uid such as 1001")
-        })?;
-    std::str::from_utf8(&asked.stdout)
-        .ok()
-        .filter(|_| asked.status.success())
-        .and_then(|uid| uid.trim().parse().ok())
-        .ok_or_else(unknown)
+        .stdout(Stdio::piped())
+        .stderr(Stdio::null())
+        .spawn()?;
+    let (tell, told) = mpsc::channel();
+    if let Some(output) = program.stdout.take() {
+        thread::spawn(move || {
+            let mut text = String::new();
+            let read = output.take(LONGEST_ANSWER).read_to_string(&mut text);
+            // Whoever asked may have lost patience.
+            let _ = tell.send(read.map(|_| text));
+        });
+    }
+    let Ok(text) = told.recv_timeout(patience) else {
+        program.kill()?;
+        program.wait()?;
+        let late = format!("no answer within {} s", patience.as_secs());
+        return Err(io::Error::new(io::ErrorKind::TimedOut, late));
+    };
+    let status = program.wait()?;
+    Ok(text.ok().filter(|_| status.success()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_program_that_does_not_answer_is_ended() {
+        let error = ask(Command::new("sleep").arg("600"), Duration::ZERO).unwrap_err();
+        assert_eq!(error.kind(), io::ErrorKind::TimedOut);
+        let mut said = Command::new("echo");
+        assert_eq!(ask(said.arg("7"), PATIENCE).unwrap().as_deref(), Some("7\n"));
+        assert_eq!(ask(&mut Command::new("false"), PATIENCE).unwrap(), None);
+    }
 }

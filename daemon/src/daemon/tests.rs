@@ -353,6 +353,23 @@ async fn what_was_typed_last_outlives_a_reload_and_not_a_change() {
 }
 
 #[tokio::test]
+async fn what_was_typed_goes_with_a_tunnel_to_its_changed_entry() {
+    let typed = automatic("typed");
+    let untouched = automatic("untouched");
+    let rig = Rig::new(vec![typed.clone(), untouched.clone()]).await;
+    rig.daemon.down(&names(["typed"])).await.unwrap();
+    let change = |spec: &TunnelSpec| TunnelSpec {
+        hold: Duration::from_secs(1),
+        ..spec.clone()
+    };
+    let (typed, untouched) = (change(&typed), change(&untouched));
+    rig.daemon.adopt(vec![typed.clone(), untouched.clone()]).await;
+    assert_eq!(rig.state("typed"), "down");
+    assert!(!rig.daemon.wishes.wants(&typed), "nor after a restart");
+    assert!(!rig.daemon.wishes.has(&untouched));
+}
+
+#[tokio::test]
 async fn without_a_configuration_a_daemon_waits_for_a_good_one() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("config.toml");

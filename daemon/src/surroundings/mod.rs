@@ -13,6 +13,7 @@ mod wake;
 
 use std::future::pending;
 use std::path::PathBuf;
+use std::time::Duration;
 
 use tracing::warn;
 
@@ -20,6 +21,10 @@ use self::network::Network;
 use self::wake::Vigil;
 pub(crate) use self::wake::Woke;
 use crate::watched::Watched;
+
+/// How often changes of the network may hurry what waits: a VPN changes the network twice in a few seconds, and only the
+/// second change is of use; a machine that starts containers does so for minutes, and AWS is to be spared.
+pub(crate) const HURRY_AGAIN: Duration = Duration::from_secs(5);
 
 /// Something that happened around the daemon.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

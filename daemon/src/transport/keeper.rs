@@ -358,8 +358,8 @@ impl<K: Kind> Keeper<K> {
         });
     }
 
-    /// Ends everything in this order: the outside and whoever waits learn of it; the members end, all at the same time; then what they had
-    /// in common.
+    /// Ends everything in this order: the outside and whoever waits learn of it; the members end, all at the same time;
+    /// then what they had in common.
     async fn finish(mut self, failure: Arc<Failure>) {
         self.requests.close();
         // Whoever asked in the last moment learns of it by the lack of an answer.

@@ -31,6 +31,7 @@ use tokio::time::Instant;
 pub(crate) use self::state::{Fitness, Hindrance, Need, Sharing};
 use self::state::{Starts, State, Tenure};
 use crate::config::PoolSize;
+use crate::surroundings::HURRY_AGAIN;
 
 /// How long a new connection waits for a member of its own: StartSession, websocket and handshake take about one.
 const PATIENCE: Duration = Duration::from_millis(1_500);
@@ -72,9 +73,11 @@ pub(crate) struct Pool {
     waiting: VecDeque<Waiting>,
     /// Members and tickets so far.
     named: u64,
-    /// Sessions that did not start, one after the other.
+    /// Members that did not start, one after the other.
     failures: u32,
     starts: Starts,
+    /// The time to which a change of network has brought a start forward, the latest one.
+    hurried: Option<Instant>,
     actions: VecDeque<Action>,
 }
 
@@ -95,6 +98,7 @@ impl Pool {
             named: 0,
             failures: 0,
             starts: Starts::AtWill,
+            hurried: None,
             actions: VecDeque::new(),
         };
         pool.start();
@@ -169,10 +173,14 @@ impl Pool {
         self.settle(now);
     }
 
-    /// The network is another than before: the next member may start at once.
+    /// The network is another than before: the next member may start at once, unless that was so a moment ago.
     pub(crate) fn hurry(&mut self, now: Instant) {
-        if let Starts::After(_) = self.starts {
-            self.starts = Starts::AtWill;
+        let sooner = self.hurried.map_or(now, |hurried| now.max(hurried + HURRY_AGAIN));
+        if let Starts::After(at) = &mut self.starts
+            && sooner < *at
+        {
+            *at = sooner;
+            self.hurried = Some(sooner);
             self.settle(now);
         }
     }

@@ -37,7 +37,7 @@
 //!   Blocked ──── whatever ends it ───┘
 //! ```
 //!
-//! *Quiet* is no connection at all for `idle_after`; a lost link's own connections do not wait, they end with it.
+//! A missing login blocks it all the same. *Quiet* is no connection at all for `idle_after`; a lost link's own connections do not wait, they end with it.
 //!
 //! The machine has the face of every machine here: `handle` and `handle_timeout` take facts and the time, `poll_action`
 //! and `poll_timeout` give work. It never waits, reads a clock or touches a socket. An event that does not concern the
@@ -330,20 +330,24 @@ impl Lifecycle {
             until: now + backoff::delay(failures, cause.remedy(), &mut self.random),
             cause: Arc::clone(&cause),
         };
+        let is_outdated = self.renewed && matches!(self.state, State::Connecting { .. });
+        // Also where nobody needs a link: whoever comes next would ask AWS in vain.
+        if let Remedy::Login { .. } = cause.remedy()
+            && !is_outdated
+        {
+            return self.enter(State::Blocked {
+                cause,
+                ends: Ends::Login,
+            });
+        }
         if !self.needs_link() {
             return self.enter(State::Idle {
                 setback: Some(setback),
             });
         }
         let state = match cause.remedy() {
-            Remedy::Login { .. } if self.renewed && matches!(self.state, State::Connecting { .. }) => {
-                return self.connect(failures.saturating_add(1));
-            }
+            Remedy::Login { .. } => return self.connect(failures.saturating_add(1)),
             Remedy::Retry | Remedy::RetryAfter(_) => State::Waiting(setback),
-            Remedy::Login { .. } => State::Blocked {
-                cause,
-                ends: Ends::Login,
-            },
             Remedy::Fix => State::Blocked {
                 cause,
                 ends: Ends::Attempt(now + ATTEMPT_AGAIN),

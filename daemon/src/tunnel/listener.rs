@@ -102,21 +102,30 @@ impl Listener {
 
     /// Leaves the address to the next daemon: whoever connects from now on waits for it.
     pub(crate) fn leave(self, heritage: &Heritage) {
-        for Bound { socket, claim } in self.sockets {
+        self.into_left().for_each(|left| heritage.leave(left));
+    }
+
+    /// Offers the address to the tunnels of this daemon: whoever connects from now on waits for the one that takes it.
+    pub(crate) fn offer(self, heritage: &Heritage) {
+        self.into_left().for_each(|left| heritage.offer(left));
+    }
+
+    fn into_left(self) -> impl Iterator<Item = Left> {
+        self.sockets.into_iter().filter_map(|Bound { socket, claim }| {
             let (socket, file) = match socket {
                 Accepting::Tcp(socket) => (socket.into_std().map(OwnedFd::from), None),
                 Accepting::Unix { socket, file } => (socket.into_std().map(OwnedFd::from), Some(file)),
             };
-            match socket {
-                Ok(socket) => heritage.leave(Left {
-                    socket,
-                    name: String::new(),
-                    file,
-                    claim,
-                }),
-                Err(error) => warn!(%error, "cannot leave a local address to the next daemon"),
-            }
-        }
+            let socket = socket
+                .inspect_err(|error| warn!(%error, "cannot pass a local address on"))
+                .ok()?;
+            Some(Left {
+                socket,
+                name: String::new(),
+                file,
+                claim,
+            })
+        })
     }
 
     /// Waits for the next local client, and for the descriptors that it needs. Cancel-safe.
@@ -275,7 +284,14 @@ fn bind_tcp(address: SocketAddr, heritage: &Heritage) -> io::Result<Bound> {
             debug!(%address, "took over a socket that listens already");
             (found.socket, found.claim)
         }
-        None => (new_tcp(address)?, heritage.claim(&known)),
+        None => {
+            let socket = new_tcp(address).inspect_err(|error| {
+                if error.kind() == io::ErrorKind::AddrInUse {
+                    heritage.claim(&known).renounce();
+                }
+            });
+            (socket?, heritage.claim(&known))
+        }
     };
     Ok(Bound {
         socket: Accepting::Tcp(TcpListener::from_std(socket.into())?),
@@ -306,7 +322,10 @@ fn bind_unix(path: &Path, allowed: &AllowedUsers, heritage: &Heritage) -> Result
     };
     let found = heritage.take(&known).and_then(|found| {
         // Without its file nobody finds the way to it.
-        let file = SocketFile::adopt(path).ok().flatten()?;
+        let file = match found.file {
+            Some(file) => file,
+            None => SocketFile::adopt(path).ok().flatten()?,
+        };
         audience.admit(path).ok()?;
         debug!(address = shown, "took over a socket that listens already");
         Some((found.socket.into(), file, found.claim))

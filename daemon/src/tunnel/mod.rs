@@ -64,6 +64,8 @@ pub(crate) enum Afterwards {
     Free,
     /// Whoever connects waits for the next daemon.
     Leave,
+    /// Whoever connects waits for a tunnel of this daemon that takes it, until what nobody has taken is closed.
+    Offer,
 }
 
 /// What all tunnels of a daemon have in common.

@@ -385,7 +385,8 @@ impl Supervisor {
         let wanted = !matches!(self.lifecycle.state(), State::Down);
         match (afterwards, self.period.listener.take()) {
             (Afterwards::Leave, Some(listener)) => listener.leave(&self.common.heritage),
-            (Afterwards::Leave, None) | (Afterwards::Free, _) => {}
+            (Afterwards::Offer, Some(listener)) => listener.offer(&self.common.heritage),
+            (Afterwards::Leave | Afterwards::Offer, None) | (Afterwards::Free, _) => {}
         }
         self.period.shut();
         if let Some(unbound) = unbound {

@@ -17,7 +17,7 @@ use tokio::net::TcpStream;
 use tokio::process::Command;
 use tokio::time::timeout;
 use tonic::Code;
-use tunneld_proto::v1::{DownRequest, ListRequest, UpRequest, VersionRequest};
+use tunneld_proto::v1::{DownRequest, ListRequest, ReloadRequest, UpRequest, VersionRequest};
 
 use crate::place::{ENOUGH, Place, Running};
 
@@ -171,6 +171,49 @@ async fn the_address_of_a_tunnel_that_is_down_is_kept_by_nobody() {
     assert!(removed.text.contains(name), "{}", removed.text);
     drop(stored.sockets);
     StdListener::bind(("127.0.0.1", place.port)).expect("the port is free");
+}
+
+#[tokio::test]
+async fn a_changed_tunnel_has_its_address_before_the_manager_has_let_go_of_it() {
+    let place = Place::new().await;
+    let manager = Manager::new(&place);
+    let _daemon = Running::of(manager.listens(place.command()));
+    let _stored = manager.told("FDSTORE=1").await;
+    place.configure(&format!("{}hold = \"1s\"\n", place.tunnel("db")));
+    let mut client = place.client().await;
+    let reloaded = client.reload(ReloadRequest {}).await.unwrap().into_inner();
+    assert_eq!(reloaded.changed, db());
+    let status = client
+        .up(UpRequest {
+            names: db(),
+            ..UpRequest::default()
+        })
+        .await
+        .unwrap();
+    assert!(!format!("{status:?}").contains("is held by"), "{status:?}");
+    place.through().await;
+}
+
+#[tokio::test]
+async fn a_manager_that_missed_what_it_is_to_close_is_told_again() {
+    let place = Place::new().await;
+    let manager = Manager::new(&place);
+    let _daemon = Running::of(manager.listens(place.command()));
+    let stored = manager.told("FDSTORE=1").await;
+    let mut client = place.client().await;
+    client.down(DownRequest { names: db() }).await.unwrap();
+    manager.told("FDSTOREREMOVE=1").await;
+    client
+        .up(UpRequest {
+            names: db(),
+            ..UpRequest::default()
+        })
+        .await
+        .unwrap();
+    manager.told("FDSTOREREMOVE=1").await;
+    drop(stored.sockets);
+    manager.told("FDSTORE=1").await;
+    place.through().await;
 }
 
 #[tokio::test]

@@ -489,6 +489,29 @@ fn another_network_ends_the_pause_after_a_session_that_did_not_start() {
     assert_eq!(rig.started.len(), started + 1);
 }
 
+#[test]
+fn a_network_that_changes_all_the_time_spares_what_gives_sessions() {
+    let (mut rig, _) = Rig::ready(LIMITS);
+    rig.open();
+    for _ in 0..8 {
+        // So that the pause is longer than that between two hurries.
+        rig.fails(rig.last_started());
+        rig.wait(LONGEST_PAUSE);
+    }
+    rig.fails(rig.last_started());
+    let started = rig.started.len();
+    rig.pool.hurry(rig.now);
+    rig.perform();
+    rig.fails(rig.last_started());
+    for _ in 0..10 {
+        rig.pool.hurry(rig.now);
+        rig.perform();
+    }
+    assert_eq!(rig.started.len(), started + 1, "the first change counts");
+    rig.wait(HURRY_AGAIN);
+    assert_eq!(rig.started.len(), started + 2, "and those after it together");
+}
+
 #[derive(Debug, Clone)]
 enum Step {
     Open,

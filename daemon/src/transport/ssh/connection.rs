@@ -276,7 +276,12 @@ impl Connection {
                     station.reporter.tell(self.judged(&mut below, life));
                 }
                 Wake::Silence => {
-                    life.handle_timeout(self.tally.read(), Instant::now());
+                    let now = Instant::now();
+                    if below.borrow().impaired.is_some() {
+                        life.excused(now);
+                    } else {
+                        life.handle_timeout(self.tally.read(), now);
+                    }
                     if life == Life::Lost && !company.stands_still() {
                         return Stop::Lost(words::unanswered(&self.places.server));
                     }

@@ -27,13 +27,17 @@ pub(super) enum Life {
     Known,
     /// It was asked.
     Asked {
-        /// When, the latest time.
+        /// When, the latest time that counts.
         since: Instant,
+        /// When, the first time.
+        first: Instant,
     },
     /// It should have answered.
     Doubtful {
-        /// When it was asked, the latest time.
+        /// When it was asked, the latest time that counts.
         since: Instant,
+        /// When it was asked, the first time.
+        first: Instant,
         /// How many bytes had come when the doubt began: what came before may have waited since before a sleep.
         heard: u64,
     },
@@ -42,9 +46,23 @@ pub(super) enum Life {
 }
 
 impl Life {
-    /// The server was asked, or there is reason to ask again and the answer has not come.
+    /// The server was asked, or there is reason to ask again and the answer has not come. That gives it its time anew
+    /// once: a network that changes all the time must not keep a dead connection for ever.
     pub(super) fn asked(&mut self, now: Instant) {
-        *self = Self::Asked { since: now };
+        let first = match *self {
+            Self::Asked { since, first } | Self::Doubtful { since, first, .. } if since > first => return,
+            Self::Asked { first, .. } | Self::Doubtful { first, .. } => first,
+            Self::Known | Self::Lost => now,
+        };
+        *self = Self::Asked { since: now, first };
+    }
+
+    /// Nothing can come from the server before the route below is back, which it is not: its time begins now.
+    pub(super) fn excused(&mut self, now: Instant) {
+        *self = Self::Asked {
+            since: now,
+            first: now,
+        };
     }
 
     /// The server answered, or cannot be expected to.
@@ -58,7 +76,11 @@ impl Life {
             return;
         }
         *self = match *self {
-            Self::Asked { since } => Self::Doubtful { since, heard: came },
+            Self::Asked { since, first } => Self::Doubtful {
+                since,
+                first,
+                heard: came,
+            },
             Self::Doubtful { heard, .. } if came == heard => Self::Lost,
             Self::Doubtful { .. } | Self::Known => Self::Known,
             Self::Lost => Self::Lost,
@@ -68,7 +90,7 @@ impl Life {
     /// Returns when [`Self::handle_timeout`] wants to be called.
     pub(super) fn poll_timeout(&self) -> Option<Instant> {
         match self {
-            Self::Asked { since } => Some(*since + PATIENCE),
+            Self::Asked { since, .. } => Some(*since + PATIENCE),
             Self::Doubtful { since, .. } => Some(*since + DEADLINE),
             Self::Known | Self::Lost => None,
         }
@@ -134,5 +156,30 @@ mod tests {
         life.asked(began + DEADLINE / 2);
         assert_eq!(pass(&mut life, 0), began + DEADLINE / 2 + PATIENCE);
         assert_eq!(pass(&mut life, 0), began + DEADLINE / 2 + DEADLINE);
+    }
+
+    #[test]
+    fn a_network_that_changes_all_the_time_keeps_no_dead_connection() {
+        let (mut life, began) = asked();
+        let mut now = began;
+        while life != Life::Lost {
+            now += PATIENCE / 2;
+            assert!(now <= began + 2 * DEADLINE, "{life:?}");
+            life.handle_timeout(0, now);
+            if life != Life::Lost {
+                life.asked(now);
+            }
+        }
+    }
+
+    #[test]
+    fn a_connection_that_cannot_be_heard_has_its_time_once_it_can() {
+        let (mut life, began) = asked();
+        pass(&mut life, 0);
+        let back = began + 10 * DEADLINE;
+        life.excused(back);
+        assert_eq!(pass(&mut life, 0), back + PATIENCE);
+        assert_eq!(pass(&mut life, 0), back + DEADLINE);
+        assert_eq!(life, Life::Lost);
     }
 }

@@ -842,6 +842,37 @@ async fn a_link_is_as_impaired_as_the_one_below() {
 }
 
 #[tokio::test]
+async fn a_connection_is_not_given_up_while_the_link_below_is_brought_back() {
+    let rig = Rig::new(Wish::default()).await;
+    let below = Below::to(rig.sshd.port, None);
+    let transport = rig.over(below.whoever());
+    let link = timeout(PATIENCE, transport.connect()).await.unwrap().unwrap();
+    let cause = Arc::new(Failure::new(Reason::Unreachable, Remedy::Retry, "resuming"));
+    below.health.send_modify(|below| {
+        below.impaired = Some(crate::transport::Impaired {
+            since: tokio::time::Instant::now(),
+            cause,
+        });
+    });
+    rig.sshd.freeze_logins();
+    link.probe();
+    let mut health = link.health();
+    timeout(
+        Duration::from_secs(7),
+        health.wait_for(|health| health.ended.is_some()),
+    )
+    .await
+    .expect_err("longer than a server may be silent");
+    below.health.send_modify(|below| below.impaired = None);
+    let ended = timeout(PATIENCE, health.wait_for(|health| health.ended.is_some())).await;
+    let failure = ended.unwrap().unwrap().ended.clone().unwrap();
+    assert!(
+        failure.in_one_line().contains("did not answer a ping"),
+        "{failure}"
+    );
+}
+
+#[tokio::test]
 async fn the_route_below_leads_to_the_server_that_was_found_and_to_no_other() {
     let rig = Rig::new(Wish::default()).await;
     let below = Below::to(rig.sshd.port, None);

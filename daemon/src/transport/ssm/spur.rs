@@ -7,7 +7,9 @@
 use std::time::Duration;
 
 use tokio::sync::watch;
-use tokio::time::{Instant, sleep};
+use tokio::time::{Instant, sleep, sleep_until};
+
+use crate::surroundings::HURRY_AGAIN;
 
 /// An attempt that is younger than this when the network changes has begun on the network as it is. An older one may
 /// wait for one that is gone.
@@ -25,6 +27,8 @@ pub(super) struct Spur {
 pub(super) struct Felt {
     network: watch::Receiver<()>,
     login: watch::Receiver<()>,
+    /// When a change of network hurried it, the latest time.
+    hurried: Option<Instant>,
 }
 
 /// How long to wait before the next attempt.
@@ -63,6 +67,7 @@ impl Spur {
         Felt {
             network: self.network.subscribe(),
             login: self.login.subscribe(),
+            hurried: None,
         }
     }
 }
@@ -72,11 +77,11 @@ impl Felt {
     pub(super) async fn sleep(&mut self, time: Duration) {
         tokio::select! {
             () = sleep(time) => {}
-            () = changed(&mut self.network) => {}
+            () = hurry(&mut self.network, &mut self.hurried) => {}
         }
     }
 
-    /// Makes an attempt; `None` if it was given up because the network changed under it.
+    /// Makes an attempt; `None` if it was given up because the network changed under it, and none was a moment ago.
     pub(super) async fn unless_stranded<T>(&mut self, attempt: impl Future<Output = T>) -> Option<T> {
         let began = Instant::now();
         self.network.mark_unchanged();
@@ -85,7 +90,7 @@ impl Felt {
             loop {
                 changed(&mut self.network).await;
                 if began.elapsed() >= YOUNG {
-                    return;
+                    return calm(&mut self.hurried).await;
                 }
             }
         };
@@ -102,7 +107,7 @@ impl Felt {
             Wait::Pause(time) => {
                 tokio::select! {
                     () = sleep(time) => {}
-                    () = changed(&mut self.network) => {}
+                    () = hurry(&mut self.network, &mut self.hurried) => {}
                     () = changed(&mut self.login) => {}
                 }
             }
@@ -110,6 +115,20 @@ impl Felt {
             Wait::Login => changed(&mut self.login).await,
         }
     }
+}
+
+/// Waits for a change of network that hurries: not soon after the last one that did.
+async fn hurry(network: &mut watch::Receiver<()>, hurried: &mut Option<Instant>) {
+    changed(network).await;
+    calm(hurried).await;
+}
+
+/// Waits until a change of network may hurry again, and notes that it does.
+async fn calm(hurried: &mut Option<Instant>) {
+    if let Some(hurried) = *hurried {
+        sleep_until(hurried + HURRY_AGAIN).await;
+    }
+    *hurried = Some(Instant::now());
 }
 
 /// Waits for a change. The driver's end lives as long as the attempt, which the driver holds.
@@ -183,5 +202,22 @@ mod tests {
         assert!(attempt.as_mut().now_or_never().is_none());
         spur.network();
         assert_eq!(attempt.now_or_never(), Some(None));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_network_that_changes_all_the_time_leaves_attempts_their_time() {
+        let spur = Spur::default();
+        let mut felt = spur.felt();
+        for given_up_before in [false, true] {
+            let mut attempt = Box::pin(felt.unless_stranded(pending::<()>()));
+            assert!(attempt.as_mut().now_or_never().is_none());
+            advance(YOUNG).await;
+            spur.network();
+            if given_up_before {
+                assert!(attempt.as_mut().now_or_never().is_none(), "a moment ago");
+                advance(HURRY_AGAIN - YOUNG).await;
+            }
+            assert_eq!(attempt.now_or_never(), Some(None));
+        }
     }
 }

@@ -8,10 +8,7 @@ use super::Lifecycle;
 use super::event::Action;
 use super::state::{Ends, Mends, Setback, State};
 use crate::failure::Remedy;
-
-/// How often changes of the network may bring an attempt forward: a VPN changes the network twice in a few seconds, and
-/// only the second change is of use; a machine that starts containers does so for minutes, and AWS is to be spared.
-pub(super) const HURRY_AGAIN: Duration = Duration::from_secs(5);
+use crate::surroundings::HURRY_AGAIN;
 
 /// The same where a person must mend what keeps the tunnel down: the network is seldom what it was.
 const HURRY_BLOCKED_AGAIN: Duration = Duration::from_secs(30);

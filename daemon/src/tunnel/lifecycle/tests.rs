@@ -1,8 +1,8 @@
 use proptest::prelude::*;
 
-use super::around::HURRY_AGAIN;
 use super::*;
 use crate::failure::Reason;
+use crate::surroundings::HURRY_AGAIN;
 
 fn failure(remedy: Remedy) -> Arc<Failure> {
     Arc::new(Failure::new(
@@ -244,6 +244,25 @@ fn a_missing_login_asks_nothing_of_aws_until_credentials_change() {
 }
 
 #[test]
+fn an_on_demand_tunnel_without_a_login_asks_no_more_than_once() {
+    let mut rig = Rig::idle();
+    rig.tell(Event::Demand(Demand::Wait));
+    rig.tell(Event::Demand(Demand::Nothing));
+    rig.tell(Event::Lost(login()));
+    assert!(matches!(
+        rig.machine.state(),
+        State::Blocked {
+            ends: Ends::Login,
+            ..
+        }
+    ));
+    assert_eq!(rig.tell(Event::Demand(Demand::Wait)), []);
+    rig.tell(Event::Demand(Demand::Nothing));
+    rig.tell(Event::CredentialsChanged);
+    assert!(matches!(rig.machine.state(), State::Idle { setback: None }));
+}
+
+#[test]
 fn a_missing_login_is_tried_again_on_up_and_on_reload() {
     for event in [Event::Up(Wish::Listen), Event::Reloaded] {
         let mut rig = Rig::new();
@@ -392,7 +411,7 @@ fn an_impaired_link_without_a_connection_is_let_go_too() {
 
 #[test]
 fn a_lost_link_that_nobody_waits_for_leaves_the_tunnel_idle() {
-    for remedy in [Remedy::Retry, Remedy::Login { profile: None }, Remedy::Fix] {
+    for remedy in [Remedy::Retry, Remedy::Fix] {
         let mut rig = Rig::used();
         assert_eq!(
             rig.tell(Event::Lost(failure(remedy))),
@@ -415,7 +434,7 @@ fn a_lost_link_that_somebody_waits_for_is_made_anew() {
 
 #[test]
 fn a_failed_attempt_that_nobody_waits_for_any_more_leaves_the_tunnel_idle() {
-    for remedy in [Remedy::Retry, Remedy::Login { profile: None }, Remedy::Fix] {
+    for remedy in [Remedy::Retry, Remedy::Fix] {
         let mut rig = Rig::idle();
         rig.tell(Event::Demand(Demand::Wait));
         rig.tell(Event::Demand(Demand::Nothing));
