@@ -4,9 +4,9 @@
 //!   {"version": 1, "tunnels": {"prod-db": {"wanted": "up", "entry": "listen 127.0.0.1:15432\n…"}}}
 //! ```
 //!
-//! It overrides `autostart` also when a reload changes the tunnel's entry, so the entry that it was typed for
-//! is written beside it. The file is a comfort: one that cannot be understood is set aside, one that cannot be written
-//! is said, and neither keeps a tunnel from anything.
+//! It overrides `autostart` as long as the tunnel's entry in the configuration is the one that it was typed for, which is
+//! written beside it; a reload that changes the entry takes it along. The file is a comfort: one that cannot be understood
+//! is set aside, one that cannot be written is said, and neither keeps a tunnel from anything.
 
 use std::collections::BTreeMap;
 use std::io;
