@@ -11,6 +11,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio::process::Command;
 use tokio::task::JoinSet;
+use tonic::Code;
 use tunneld_proto::v1::tunnels_client::TunnelsClient;
 use tunneld_proto::v1::{DownRequest, ListRequest, RestartRequest, UpRequest, VersionRequest, tunnel};
 
@@ -169,7 +170,14 @@ async fn a_restart_that_cannot_be_fails_with_the_reason() {
     let mut daemon = Running::of(command);
     daemon.says("configuration adopted").await;
     fs::remove_file(&link).unwrap();
-    place.client().await.restart(RestartRequest {}).await.unwrap();
+    let mut client = place.client().await;
+    let refused = client.restart(RestartRequest {}).await.unwrap_err();
+    assert_eq!(refused.code(), Code::FailedPrecondition, "{refused}");
+    assert!(started(&mut client).await.is_some(), "it goes on");
+    // What only the system finds out: there is nothing that could interpret it.
+    fs::write(&link, "#!/nowhere/interpreter\n").unwrap();
+    fs::set_permissions(&link, fs::Permissions::from_mode(0o755)).unwrap();
+    client.restart(RestartRequest {}).await.unwrap();
     daemon.says("anew").await;
     assert_eq!(daemon.end().await.code(), Some(1));
 }
