@@ -223,6 +223,14 @@ pub(crate) struct Changes {
 }
 
 impl Changes {
+    /// Takes the beginning as if it were a change: every tunnel is news.
+    pub(crate) fn take_present(&mut self) -> WatchResponse {
+        WatchResponse {
+            tunnels: std::mem::take(&mut self.present),
+            removed: Vec::new(),
+        }
+    }
+
     /// Waits for the next change; the daemon's end is an error.
     pub(crate) async fn next(&mut self) -> Result<WatchResponse, Error> {
         next(&mut self.stream).await

@@ -31,16 +31,12 @@ async fn print(
 ) -> Result<Exit, Error> {
     let mut changes = client.watch().await?;
     selection.pick(&changes.present)?;
-    let present = WatchResponse {
-        tunnels: std::mem::take(&mut changes.present),
-        removed: Vec::new(),
-    };
     let mut journal = Journal {
         selection,
         output,
         told: HashMap::new(),
     };
-    journal.record(present)?;
+    journal.record(changes.take_present())?;
     if told.no_follow {
         return Ok(Exit::Ok);
     }

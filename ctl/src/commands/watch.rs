@@ -25,16 +25,12 @@ pub(super) async fn run(names: &[String], client: &mut Client, output: &Output) 
 async fn follow(selection: &Selection, client: &mut Client, output: &Output) -> Result<Exit, Error> {
     let mut changes = client.watch().await?;
     selection.pick(&changes.present)?;
-    let present = WatchResponse {
-        tunnels: std::mem::take(&mut changes.present),
-        removed: Vec::new(),
-    };
     let mut journal = Journal {
         selection,
         output,
         seen: HashMap::new(),
     };
-    journal.record(present)?;
+    journal.record(changes.take_present())?;
     loop {
         journal.record(changes.next().await?)?;
     }
