@@ -372,7 +372,7 @@ impl Daemon {
             };
             changes.push(spec.name.clone());
             // As it is after the reload, so it is after a restart.
-            if typed.contains(&spec.name) && finished.contains_key(&spec.name) && wants != spec.autostart {
+            if typed.contains(&spec.name) && wants != spec.autostart {
                 let wish = if wants {
                     wishes::Wanted::Up
                 } else {
