@@ -141,10 +141,10 @@ pub async fn run(options: Options) -> Result<Ending, ServeError> {
         budget: transport::Budget::new(transport::RECEIVE_BUDGET),
         tasks: tasks.clone(),
     });
-    tasks.spawn(
-        closing
-            .clone()
-            .run_until_cancelled_owned(transport::end_orphans(Arc::clone(&shared), orphans)),
+    beside(
+        &tasks,
+        &closing,
+        transport::end_orphans(Arc::clone(&shared), orphans),
     );
     let calls = aws.calls().clone();
     let surroundings = Surroundings::watch(&aws.credential_files());
@@ -159,26 +159,14 @@ pub async fn run(options: Options) -> Result<Ending, ServeError> {
         Err(problems) => {
             error!("no tunnel runs until the configuration is mended\n{problems}");
             let daemon = Daemon::without_tunnels(path, problems, means);
-            tasks.spawn(
-                closing
-                    .clone()
-                    .run_until_cancelled_owned(mend(Arc::clone(&daemon))),
-            );
+            beside(&tasks, &closing, mend(Arc::clone(&daemon)));
             daemon
         }
     };
-    tasks.spawn(
-        closing
-            .clone()
-            .run_until_cancelled_owned(Arc::clone(&daemon).mind(surroundings)),
-    );
-    tasks.spawn(
-        closing
-            .clone()
-            .run_until_cancelled_owned(metrics::run(Arc::clone(&daemon), calls)),
-    );
+    beside(&tasks, &closing, Arc::clone(&daemon).mind(surroundings));
+    beside(&tasks, &closing, metrics::run(Arc::clone(&daemon), calls));
     let notifications = notifications::tell(daemon.watch(), daemon.settings());
-    tasks.spawn(closing.clone().run_until_cancelled_owned(notifications));
+    beside(&tasks, &closing, notifications);
     let ended = CancellationToken::new();
     let socket = Arc::new(socket);
     let service = Service::new(
@@ -244,6 +232,11 @@ pub async fn run(options: Options) -> Result<Ending, ServeError> {
     }
     heritage.close().end();
     outcome.map(|()| Ending::Stopped)
+}
+
+/// Lets a task run until the daemon closes.
+fn beside(tasks: &TaskTracker, closing: &CancellationToken, task: impl Future<Output = ()> + Send + 'static) {
+    tasks.spawn(closing.clone().run_until_cancelled_owned(task));
 }
 
 /// Reads the configuration again with each message.
